@@ -1,0 +1,1 @@
+//! ld_so_cache

@@ -1,0 +1,30 @@
+//! On-disk format of elfuse: what an index of a sysroot looks like in bytes.
+//!
+//! `FORMAT.md` beside this crate documents every file byte by byte; the modules follow it:
+//!
+//! | module | file or part |
+//! |---|---|
+//! | [`header`] | the 64-byte plain header that every file starts with, and the table of parts |
+//! | [`sidecar`] | `.elfuse-sidecar-index`: the names of one directory |
+//! | [`elf_facts`] | what a sidecar says of an ELF file |
+//! | [`keys`] | `.elfuse/keys`: what binds an index to this host |
+//! | [`loader_cache`] | `.elfuse/loader-cache`: roll-up of all sidecars, SONAME table, closures |
+//! | [`ld_so_cache`] | `ld.so.cache` in glibc's own format |
+//! | [`names`] | the reserved names, and the hash of a name |
+//!
+//! Everything read is hostile until checked. Reading never panics, never allocates (without the `std` feature the
+//! crate is `no_std` and has no allocator), and costs time in proportion to what is touched. Writing needs `std`.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+pub mod checksum;
+pub mod elf_facts;
+pub mod error;
+pub mod header;
+pub mod keys;
+pub mod ld_so_cache;
+pub mod loader_cache;
+pub mod names;
+pub mod sidecar;
+pub mod span;
+
+pub use error::FormatError;

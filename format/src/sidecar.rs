@@ -1,0 +1,1 @@
+//! `.elfuse-sidecar-index`: what one directory holds.

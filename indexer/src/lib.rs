@@ -1,0 +1,9 @@
+//! `elfuse-index` as a library: walk a sysroot, inspect its ELF files, resolve their libraries, write and question the
+//! index. `ARCHITECTURE.md` at the top of the repository shows the pipeline.
+
+pub mod bundle;
+pub mod inspect;
+pub mod ldcache;
+pub mod live;
+pub mod resolve;
+pub mod tree;

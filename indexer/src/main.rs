@@ -1,0 +1,2 @@
+//! `elfuse-index`: see `elfuse-index --help`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The index as a run sees it.
+#![no_std]
