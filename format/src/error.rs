@@ -75,16 +75,29 @@ impl fmt::Display for FormatError {
                 write!(f, "not an elfuse file: it starts with {found:02x?}")
             }
             Self::Version { expected, found } => {
-                write!(f, "format version {found}, this build reads {expected}; build the index again")
+                write!(
+                    f,
+                    "format version {found}, this build reads {expected}; build the index again"
+                )
             }
             Self::Kind { expected, found } => {
-                write!(f, "a file of kind {found} where kind {expected} was expected")
+                write!(
+                    f,
+                    "a file of kind {found} where kind {expected} was expected"
+                )
             }
             Self::Length { expected, found } => {
                 write!(f, "wrong length: expected {expected}, found {found}")
             }
-            Self::Checksum { of, expected, found } => {
-                write!(f, "wrong checksum of the {of}: expected {expected:016x}, found {found:016x}")
+            Self::Checksum {
+                of,
+                expected,
+                found,
+            } => {
+                write!(
+                    f,
+                    "wrong checksum of the {of}: expected {expected:016x}, found {found:016x}"
+                )
             }
             Self::Malformed { what } => write!(f, "malformed {what}"),
             Self::MissingPart { part } => write!(f, "part {part} is missing"),

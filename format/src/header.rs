@@ -1,1 +1,509 @@
-//! header
+//! The plain header that every file starts with, and the table of parts behind it.
+//!
+//! Both are fixed-width little-endian integers at fixed places, read without rkyv, so that a file of another version is
+//! told apart and refused at the cost of 64 bytes. Magic and version keep their places in every version to come.
+
+use crate::checksum::checksum;
+use crate::error::FormatError;
+
+/// First eight bytes. The first is not ASCII and the last is a newline, as PNG has it, so that a transfer in text mode shows.
+pub const MAGIC: [u8; 8] = *b"\x89elfuse\n";
+/// The version this build writes, and the only one it reads.
+pub const VERSION: u16 = 1;
+/// Length of the header in bytes.
+pub const HEADER_LEN: usize = 64;
+/// Length of a row of the part table in bytes.
+pub const PART_ROW_LEN: usize = 32;
+/// Parts start at multiples of this many bytes from the start of the file.
+pub const PART_ALIGN: usize = 8;
+/// Rows per chunk of a chunked table: small enough that the first touch checks some tens of kilobytes at most.
+pub const CHUNK_ROWS: usize = 1024;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// `.elfuse-sidecar-index`.
+    Sidecar = 1,
+    /// `.elfuse/keys`.
+    Keys = 2,
+    /// `.elfuse/loader-cache`.
+    LoaderCache = 3,
+    /// `.elfuse/generation`. Reserved: written by the runtime.
+    Generation = 4,
+    /// `.elfuse/resident/*`. Reserved: written by the runtime.
+    Snapshot = 5,
+    /// `.elfuse/cpuid`. Reserved: written by the runtime.
+    Cpuid = 6,
+}
+
+/// What a part of a file holds. The numbers are of all files together, so that a part is never taken for another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum PartKind {
+    /// Keys: [`crate::keys::DeviceRow`].
+    Devices = 1,
+    /// Keys, chunked: [`crate::keys::DirKey`], a row a directory of the loader cache.
+    DirKeys = 2,
+    /// Keys, chunked: [`crate::keys::FileKey`], a row an ELF file with facts.
+    FileKeys = 3,
+    /// Keys: [`crate::keys::FileKey`], a row a configuration file that the closures depend on.
+    InputKeys = 4,
+    /// Keys: slots from (device, inode) to a directory's number.
+    Identities = 5,
+    /// Keys, reserved: attributes that stat returns, for frozen trees.
+    Attributes = 6,
+    /// Loader cache, chunked: [`crate::loader_cache::DirRow`].
+    Dirs = 16,
+    /// Loader cache: the sidecars' payloads. Not checksummed as a part: each row of [`PartKind::Dirs`] has its block's.
+    Blocks = 17,
+    /// Loader cache: [`crate::loader_cache::Inputs`].
+    Inputs = 18,
+    /// Loader cache: [`crate::loader_cache::Sonames`].
+    Sonames = 19,
+    /// Loader cache: [`crate::loader_cache::Closures`].
+    Closures = 20,
+    /// Loader cache, reserved: syscall sites of interpreters and libraries.
+    Sites = 21,
+}
+
+impl PartKind {
+    /// For messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Devices => "device table",
+            Self::DirKeys => "directory keys",
+            Self::FileKeys => "file keys",
+            Self::InputKeys => "input keys",
+            Self::Identities => "identity slots",
+            Self::Attributes => "attributes",
+            Self::Dirs => "directory rows",
+            Self::Blocks => "blocks",
+            Self::Inputs => "inputs",
+            Self::Sonames => "SONAME table",
+            Self::Closures => "closures",
+            Self::Sites => "syscall sites",
+        }
+    }
+}
+
+/// The header, decoded. Byte offsets stand at the fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// 10: see [`Kind`].
+    pub kind: u16,
+    /// 12: length of header and part table in bytes; the payload starts here.
+    pub header_len: u32,
+    /// 16: bytes from `header_len` to the end of the file.
+    pub payload_len: u64,
+    /// 24: [`checksum`] of the payload; in a file with parts, of the part table, whose rows hold the parts' checksums.
+    pub payload_checksum: u64,
+    /// 32: bits that depend on the kind.
+    pub flags: u32,
+    /// 36: rows of the part table.
+    pub part_count: u16,
+    /// 40: in keys, the `payload_checksum` of the loader cache they were made for; else 0.
+    pub bound_to: u64,
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    let mut le = [0; 2];
+    le.copy_from_slice(&bytes[at..at + 2]);
+    u16::from_le_bytes(le)
+}
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut le = [0; 4];
+    le.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(le)
+}
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut le = [0; 8];
+    le.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(le)
+}
+
+impl Header {
+    /// Reads and checks the first 64 bytes, in the order that gives the most useful error: magic, version, checksum.
+    ///
+    /// # Errors
+    /// [`FormatError::TooShort`], [`FormatError::NotOurs`], [`FormatError::Version`], [`FormatError::Checksum`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        let Some(head) = bytes.get(..HEADER_LEN) else {
+            return Err(FormatError::TooShort {
+                expected: HEADER_LEN as u64,
+                found: bytes.len() as u64,
+            });
+        };
+        if head[..8] != MAGIC {
+            let mut found = [0; 8];
+            found.copy_from_slice(&head[..8]);
+            return Err(FormatError::NotOurs { found });
+        }
+        let version = u16_at(head, 8);
+        if version != VERSION {
+            return Err(FormatError::Version {
+                expected: VERSION,
+                found: version,
+            });
+        }
+        let (expected, found) = (u64_at(head, 56), checksum(&head[..56]));
+        if expected != found {
+            return Err(FormatError::Checksum {
+                of: "header",
+                expected,
+                found,
+            });
+        }
+        Ok(Self {
+            kind: u16_at(head, 10),
+            header_len: u32_at(head, 12),
+            payload_len: u64_at(head, 16),
+            payload_checksum: u64_at(head, 24),
+            flags: u32_at(head, 32),
+            part_count: u16_at(head, 36),
+            bound_to: u64_at(head, 40),
+        })
+    }
+
+    /// The 64 bytes of this header.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
+        let mut out = [0; HEADER_LEN];
+        out[..8].copy_from_slice(&MAGIC);
+        out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        out[10..12].copy_from_slice(&self.kind.to_le_bytes());
+        out[12..16].copy_from_slice(&self.header_len.to_le_bytes());
+        out[16..24].copy_from_slice(&self.payload_len.to_le_bytes());
+        out[24..32].copy_from_slice(&self.payload_checksum.to_le_bytes());
+        out[32..36].copy_from_slice(&self.flags.to_le_bytes());
+        out[36..38].copy_from_slice(&self.part_count.to_le_bytes());
+        out[40..48].copy_from_slice(&self.bound_to.to_le_bytes());
+        let sum = checksum(&out[..56]);
+        out[56..].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+}
+
+/// A file whose header, length and part table (or, without parts, whole payload) have been checked.
+#[derive(Debug, Clone, Copy)]
+pub struct File<'a> {
+    bytes: &'a [u8],
+    header: Header,
+}
+
+/// A row of the part table, decoded. Byte offsets within the row stand at the fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartRow {
+    /// 0: see [`PartKind`].
+    pub kind: u16,
+    /// 4: which chunk of a chunked table, else 0.
+    pub index: u32,
+    /// 8: offset from the start of the file in bytes.
+    pub offset: u64,
+    /// 16: length in bytes.
+    pub len: u64,
+    /// 24: [`checksum`] of the part; 0 for [`PartKind::Blocks`].
+    pub checksum: u64,
+}
+
+impl<'a> File<'a> {
+    /// Checks that `bytes` are a whole file of `kind`.
+    ///
+    /// # Errors
+    /// Every variant of [`FormatError`] but [`FormatError::Malformed`] and [`FormatError::TooLarge`].
+    pub fn parse(bytes: &'a [u8], kind: Kind) -> Result<Self, FormatError> {
+        let header = Header::parse(bytes)?;
+        if header.kind != kind as u16 {
+            return Err(FormatError::Kind {
+                expected: kind as u16,
+                found: header.kind,
+            });
+        }
+        let table_len = PART_ROW_LEN * usize::from(header.part_count);
+        let expected = (HEADER_LEN + table_len) as u64;
+        if u64::from(header.header_len) != expected {
+            return Err(FormatError::Length {
+                expected,
+                found: u64::from(header.header_len),
+            });
+        }
+        let expected = expected.saturating_add(header.payload_len);
+        if expected != bytes.len() as u64 {
+            return Err(FormatError::Length {
+                expected,
+                found: bytes.len() as u64,
+            });
+        }
+        let (of, covered) = if header.part_count == 0 {
+            ("payload", &bytes[HEADER_LEN..])
+        } else {
+            ("part table", &bytes[HEADER_LEN..HEADER_LEN + table_len])
+        };
+        let found = checksum(covered);
+        if found != header.payload_checksum {
+            return Err(FormatError::Checksum {
+                of,
+                expected: header.payload_checksum,
+                found,
+            });
+        }
+        Ok(Self { bytes, header })
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Everything behind header and part table.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        self.bytes
+            .get(self.header.header_len as usize..)
+            .unwrap_or_default()
+    }
+
+    fn part_row(&self, number: usize) -> Option<PartRow> {
+        let start = HEADER_LEN + number * PART_ROW_LEN;
+        let inside = number < usize::from(self.header.part_count);
+        let row = self
+            .bytes
+            .get(start..start + PART_ROW_LEN)
+            .filter(|_| inside)?;
+        Some(PartRow {
+            kind: u16_at(row, 0),
+            index: u32_at(row, 4),
+            offset: u64_at(row, 8),
+            len: u64_at(row, 16),
+            checksum: u64_at(row, 24),
+        })
+    }
+
+    /// The rows of the part table, sorted by (kind, index).
+    pub fn parts(&self) -> impl Iterator<Item = PartRow> + use<'a> {
+        let file = *self;
+        (0..usize::from(self.header.part_count)).filter_map(move |i| file.part_row(i))
+    }
+
+    fn row_of(&self, kind: PartKind, index: u32) -> Result<PartRow, FormatError> {
+        let wanted = (kind as u16, index);
+        let (mut low, mut high) = (0, usize::from(self.header.part_count));
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.part_row(middle) {
+                Some(row) if (row.kind, row.index) == wanted => return Ok(row),
+                Some(row) if (row.kind, row.index) < wanted => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Err(FormatError::MissingPart { part: kind as u16 })
+    }
+
+    fn bytes_of(&self, row: PartRow) -> Result<&'a [u8], FormatError> {
+        let end = row.offset.checked_add(row.len);
+        end.and_then(|end| {
+            self.bytes
+                .get(usize::try_from(row.offset).ok()?..usize::try_from(end).ok()?)
+        })
+        .ok_or(FormatError::TooShort {
+            expected: end.unwrap_or(u64::MAX),
+            found: self.bytes.len() as u64,
+        })
+    }
+
+    /// The bytes of a part, checked against the checksum in its row. The check is made anew at each call: keep the slice.
+    ///
+    /// # Errors
+    /// [`FormatError::MissingPart`], [`FormatError::TooShort`], [`FormatError::Checksum`].
+    pub fn part(&self, kind: PartKind, index: u32) -> Result<&'a [u8], FormatError> {
+        let row = self.row_of(kind, index)?;
+        let bytes = self.bytes_of(row)?;
+        let found = checksum(bytes);
+        if found != row.checksum {
+            return Err(FormatError::Checksum {
+                of: kind.name(),
+                expected: row.checksum,
+                found,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes of a part that is checked piece by piece elsewhere ([`PartKind::Blocks`]).
+    ///
+    /// # Errors
+    /// [`FormatError::MissingPart`], [`FormatError::TooShort`].
+    pub fn part_unchecked(&self, kind: PartKind) -> Result<&'a [u8], FormatError> {
+        self.bytes_of(self.row_of(kind, 0)?)
+    }
+
+    /// Rows of a chunk of a table.
+    ///
+    /// # Errors
+    /// As [`File::part`], and [`FormatError::Malformed`].
+    pub fn rows<T: rows::Row>(&self, kind: PartKind, index: u32) -> Result<&'a [T], FormatError> {
+        rows::decode(self.part(kind, index)?, kind.name())
+    }
+
+    /// Whether there is such a part at all.
+    #[must_use]
+    pub fn has(&self, kind: PartKind, index: u32) -> bool {
+        self.row_of(kind, index).is_ok()
+    }
+}
+
+/// Tables of fixed-width rows: an rkyv archive of one vector.
+pub mod rows {
+    use rkyv::Portable;
+    use rkyv::api::low::LowValidator;
+    use rkyv::bytecheck::CheckBytes;
+    use rkyv::rancor::Failure;
+    use rkyv::vec::ArchivedVec;
+
+    use crate::error::FormatError;
+
+    /// A row in its archived form.
+    pub trait Row: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>> + 'static {}
+    impl<T: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>> + 'static> Row for T {}
+
+    /// The rows in `bytes`; `what` names the table in the error.
+    ///
+    /// # Errors
+    /// [`FormatError::Malformed`].
+    pub fn decode<'a, T: Row>(bytes: &'a [u8], what: &'static str) -> Result<&'a [T], FormatError> {
+        rkyv::api::low::access::<ArchivedVec<T>, Failure>(bytes)
+            .map(ArchivedVec::as_slice)
+            .map_err(|_| FormatError::Malformed { what })
+    }
+
+    /// What a row must be to be written.
+    #[cfg(feature = "std")]
+    pub trait NewRow:
+        Clone
+        + for<'a> rkyv::Serialize<
+            rkyv::api::high::HighSerializer<
+                rkyv::util::AlignedVec,
+                rkyv::ser::allocator::ArenaHandle<'a>,
+                Failure,
+            >,
+        >
+    {
+    }
+    #[cfg(feature = "std")]
+    impl<T> NewRow for T where
+        T: Clone
+            + for<'a> rkyv::Serialize<
+                rkyv::api::high::HighSerializer<
+                    rkyv::util::AlignedVec,
+                    rkyv::ser::allocator::ArenaHandle<'a>,
+                    Failure,
+                >,
+            >
+    {
+    }
+
+    /// The archive of `rows`.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn encode<T: NewRow>(rows: &[T]) -> Vec<u8> {
+        // Serialising into memory fails only when a relative pointer overflows, and tables are far below 2 GiB.
+        let bytes = rkyv::to_bytes::<Failure>(&rows.to_vec()).expect("a table below 2 GiB");
+        bytes.into_vec()
+    }
+}
+
+/// Puts a file together.
+#[cfg(feature = "std")]
+#[derive(Debug, Default)]
+pub struct Writer {
+    parts: Vec<(PartKind, u32, Vec<u8>)>,
+}
+
+#[cfg(feature = "std")]
+impl Writer {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a part.
+    pub fn part(&mut self, kind: PartKind, index: u32, bytes: Vec<u8>) -> &mut Self {
+        self.parts.push((kind, index, bytes));
+        self
+    }
+
+    /// Adds a table, in chunks of [`CHUNK_ROWS`] rows; one empty chunk where there are no rows.
+    pub fn chunked<T: rows::NewRow>(&mut self, kind: PartKind, rows: &[T]) -> &mut Self {
+        for (index, chunk) in (0..).zip(rows.chunks(CHUNK_ROWS)) {
+            self.part(kind, index, rows::encode(chunk));
+        }
+        if rows.is_empty() {
+            self.part(kind, 0, rows::encode::<T>(&[]));
+        }
+        self
+    }
+
+    /// The bytes of the file, parts sorted by (kind, index).
+    ///
+    /// # Errors
+    /// [`FormatError::TooLarge`] with over 65,535 parts.
+    pub fn finish(mut self, kind: Kind, flags: u32, bound_to: u64) -> Result<Vec<u8>, FormatError> {
+        let part_count = u16::try_from(self.parts.len()).map_err(|_| FormatError::TooLarge {
+            what: "the part table",
+        })?;
+        self.parts
+            .sort_by_key(|(kind, index, _)| (*kind as u16, *index));
+        let header_len = HEADER_LEN + PART_ROW_LEN * self.parts.len();
+        let size = self.parts.iter().map(|(.., b)| b.len() + PART_ALIGN);
+        let mut out = Vec::with_capacity(header_len + size.sum::<usize>());
+        out.resize(header_len, 0);
+        for (i, (kind, index, bytes)) in self.parts.into_iter().enumerate() {
+            out.resize(out.len().next_multiple_of(PART_ALIGN), 0);
+            let sum = match kind {
+                PartKind::Blocks => 0,
+                _ => checksum(&bytes),
+            };
+            let (offset, len) = (out.len() as u64, bytes.len() as u64);
+            let row = &mut out[HEADER_LEN + i * PART_ROW_LEN..][..PART_ROW_LEN];
+            row[..2].copy_from_slice(&(kind as u16).to_le_bytes());
+            row[4..8].copy_from_slice(&index.to_le_bytes());
+            row[8..16].copy_from_slice(&offset.to_le_bytes());
+            row[16..24].copy_from_slice(&len.to_le_bytes());
+            row[24..].copy_from_slice(&sum.to_le_bytes());
+            out.extend_from_slice(&bytes);
+        }
+        let header = Header {
+            kind: kind as u16,
+            header_len: u32::try_from(header_len).expect("65,535 rows of 32 bytes fit"),
+            payload_len: (out.len() - header_len) as u64,
+            payload_checksum: checksum(&out[HEADER_LEN..header_len]),
+            flags,
+            part_count,
+            bound_to,
+        };
+        out[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        Ok(out)
+    }
+}
+
+/// A file without parts: header and one payload.
+#[cfg(feature = "std")]
+#[must_use]
+pub fn wrap(kind: Kind, flags: u32, payload: &[u8]) -> Vec<u8> {
+    let header = Header {
+        kind: kind as u16,
+        header_len: HEADER_LEN as u32,
+        payload_len: payload.len() as u64,
+        payload_checksum: checksum(payload),
+        flags,
+        part_count: 0,
+        bound_to: 0,
+    };
+    let mut out = Vec::with_capacity(HEADER_LEN + payload.len());
+    out.extend_from_slice(&header.to_bytes());
+    out.extend_from_slice(payload);
+    out
+}

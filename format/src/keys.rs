@@ -1,1 +1,321 @@
-//! keys
+//! `.elfuse/keys`: what binds an index to this host. A directory's names may be believed only while its key holds.
+//!
+//! Rows run parallel to those of the loader cache that the header's `bound_to` names, so that no path is stored twice.
+
+use rkyv::{Archive, Serialize};
+
+use crate::error::FormatError;
+use crate::header::{CHUNK_ROWS, File, Kind, PartKind};
+use crate::names;
+
+/// Bits of the header's `flags`.
+pub mod flags {
+    /// The file system is not on the allow-list (ext4, xfs, btrfs, tmpfs, apfs, erofs, squashfs): use the index only in a
+    /// tree declared frozen.
+    pub const FOREIGN_FILE_SYSTEM: u32 = 1 << 0;
+}
+
+/// A device that directories and files of the tree lie on. Keys name a row here and not `st_dev` itself, so that a remounted
+/// image needs one row changed.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct DeviceRow {
+    /// `st_dev` when the keys were made.
+    pub dev: u64,
+    /// `f_type` of statfs(2); 0 where the host has none.
+    pub fs_type: u64,
+    /// `f_fsid` of statfs(2): what a remount keeps.
+    pub fs_id: u64,
+}
+
+/// (seconds, nanoseconds) since the epoch, as stat gives them.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct Time {
+    /// Seconds.
+    pub secs: i64,
+    /// Nanoseconds, 0 to 999,999,999.
+    pub nanos: u32,
+}
+
+/// Whether a directory's key may be believed, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Seal {
+    /// It may.
+    Sealed = 0,
+    /// Changed within two seconds of the capture: a later change could leave the same times.
+    Racy = 1,
+    /// Changed while it was being read.
+    Changed = 2,
+    /// Could not be read.
+    Unreadable = 3,
+    /// A mount point: another file system begins here.
+    MountPoint = 4,
+    /// Holds more than [`crate::names::MAX_ENTRIES`] names.
+    TooLarge = 5,
+    /// Its sidecar could not be written or was not to be made.
+    NotIndexed = 6,
+}
+
+impl Seal {
+    /// The state a byte stands for; a byte unknown here is none that may be believed.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Sealed,
+            1 => Self::Racy,
+            3 => Self::Unreadable,
+            4 => Self::MountPoint,
+            5 => Self::TooLarge,
+            6 => Self::NotIndexed,
+            _ => Self::Changed,
+        }
+    }
+}
+
+/// Key of a directory.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct DirKey {
+    /// `st_ino`.
+    pub ino: u64,
+    /// `st_mtim`.
+    pub mtime: Time,
+    /// `st_ctim`.
+    pub ctime: Time,
+    /// Checksum of the block (of the sidecar's payload) that the key vouches for.
+    pub block_checksum: u64,
+    /// Row of the device table.
+    pub device: u16,
+    /// See [`Seal`].
+    pub seal: u8,
+}
+
+/// Identity of an ELF file with facts, or of a configuration file.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct FileKey {
+    /// `st_ino`.
+    pub ino: u64,
+    /// `st_size`.
+    pub size: u64,
+    /// `st_mtim`.
+    pub mtime: Time,
+    /// `st_ctim`.
+    pub ctime: Time,
+    /// Row of the device table.
+    pub device: u16,
+    /// See [`Seal`].
+    pub seal: u8,
+}
+
+impl ArchivedTime {
+    /// In native integers.
+    #[must_use]
+    pub fn to_native(self) -> Time {
+        Time {
+            secs: self.secs.to_native(),
+            nanos: self.nanos.to_native(),
+        }
+    }
+}
+
+/// Keys whose header and part table are checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys<'a> {
+    file: File<'a>,
+}
+
+/// Slots per chunk of [`PartKind::Identities`]. Chosen by the hash's high bits; probing stays within its chunk.
+pub const IDENTITY_CHUNK: usize = 4096;
+
+/// Hash of an identity, for [`PartKind::Identities`].
+#[must_use]
+pub fn identity_hash(device: u16, ino: u64) -> u64 {
+    let mut bytes = [0; 10];
+    bytes[..8].copy_from_slice(&ino.to_le_bytes());
+    bytes[8..].copy_from_slice(&device.to_le_bytes());
+    names::hash(&bytes)
+}
+
+impl<'a> Keys<'a> {
+    /// Checks header and part table.
+    ///
+    /// # Errors
+    /// Those of [`File::parse`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        Ok(Self {
+            file: File::parse(bytes, Kind::Keys)?,
+        })
+    }
+
+    /// The file underneath.
+    #[must_use]
+    pub fn file(&self) -> &File<'a> {
+        &self.file
+    }
+
+    /// `payload_checksum` of the loader cache that these keys were made for.
+    #[must_use]
+    pub fn bound_to(&self) -> u64 {
+        self.file.header().bound_to
+    }
+
+    /// See [`flags`].
+    #[must_use]
+    pub fn flags(&self) -> u32 {
+        self.file.header().flags
+    }
+
+    /// The device table.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn devices(&self) -> Result<&'a [ArchivedDeviceRow], FormatError> {
+        self.file.rows(PartKind::Devices, 0)
+    }
+
+    /// Chunk `index` of the directories' keys: rows `index * CHUNK_ROWS` onwards.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn dir_chunk(&self, index: u32) -> Result<&'a [ArchivedDirKey], FormatError> {
+        self.file.rows(PartKind::DirKeys, index)
+    }
+
+    /// Chunk `index` of the files' identities.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn file_chunk(&self, index: u32) -> Result<&'a [ArchivedFileKey], FormatError> {
+        self.file.rows(PartKind::FileKeys, index)
+    }
+
+    /// Identities of the configuration files named by the loader cache's inputs.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn inputs(&self) -> Result<&'a [ArchivedFileKey], FormatError> {
+        self.file.rows(PartKind::InputKeys, 0)
+    }
+
+    /// Key of directory `dir`. Checks a whole chunk: hold on to [`Keys::dir_chunk`] to read many.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`]; [`FormatError::Malformed`] if there is no such row.
+    pub fn dir(&self, dir: u32) -> Result<&'a ArchivedDirKey, FormatError> {
+        let chunk = self.dir_chunk(dir / CHUNK_ROWS as u32)?;
+        chunk
+            .get(dir as usize % CHUNK_ROWS)
+            .ok_or(FormatError::Malformed {
+                what: "directory keys",
+            })
+    }
+
+    /// Directories that had this identity when the keys were made; the caller compares the whole key.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn dirs_by_identity(&self, device: u16, ino: u64) -> Result<Option<u32>, FormatError> {
+        let chunks = self
+            .file
+            .parts()
+            .filter(|row| row.kind == PartKind::Identities as u16);
+        let chunks = chunks.count() as u64;
+        if chunks == 0 {
+            return Ok(None);
+        }
+        let hash = identity_hash(device, ino);
+        let chunk = u32::try_from((hash >> 32) % chunks).unwrap_or(0);
+        let slots = self
+            .file
+            .rows::<rkyv::rend::unaligned::u32_ule>(PartKind::Identities, chunk)?;
+        for i in 0..slots.len() {
+            let slot = slots[(hash as usize).wrapping_add(i) % slots.len()].to_native();
+            let Some(dir) = slot.checked_sub(1) else {
+                return Ok(None);
+            };
+            let key = self.dir(dir)?;
+            if key.ino.to_native() == ino && key.device.to_native() == device {
+                return Ok(Some(dir));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(feature = "std")]
+pub use write::KeysContent;
+
+#[cfg(feature = "std")]
+mod write {
+    use super::{DeviceRow, DirKey, FileKey, IDENTITY_CHUNK, Seal, identity_hash};
+    use crate::error::FormatError;
+    use crate::header::rows::encode;
+    use crate::header::{Kind, PartKind, Writer};
+
+    /// Everything that goes into the file.
+    #[derive(Debug, Default, Clone)]
+    pub struct KeysContent {
+        /// `payload_checksum` of the loader cache.
+        pub bound_to: u64,
+        /// See [`super::flags`].
+        pub flags: u32,
+        /// The device table.
+        pub devices: Vec<DeviceRow>,
+        /// A row a directory of the loader cache.
+        pub dirs: Vec<DirKey>,
+        /// A row an ELF file with facts, by directory, then entry.
+        pub files: Vec<FileKey>,
+        /// A row an input of the loader cache.
+        pub inputs: Vec<FileKey>,
+    }
+
+    fn identities(dirs: &[DirKey]) -> Vec<Vec<u32>> {
+        let sealed = || {
+            (0_u32..)
+                .zip(dirs)
+                .filter(|(_, key)| key.seal == Seal::Sealed as u8)
+        };
+        let mut chunks = (2 * sealed().count()).div_ceil(IDENTITY_CHUNK).max(1);
+        'larger: loop {
+            let mut table = vec![vec![0_u32; IDENTITY_CHUNK]; chunks];
+            let mut room = vec![IDENTITY_CHUNK - 1; chunks];
+            for (number, key) in sealed() {
+                let hash = identity_hash(key.device, key.ino);
+                let chunk = usize::try_from((hash >> 32) % chunks as u64).expect("below chunks");
+                let Some(left) = room[chunk].checked_sub(1) else {
+                    chunks *= 2;
+                    continue 'larger;
+                };
+                room[chunk] = left;
+                let slots = &mut table[chunk];
+                let mut at = hash as usize % IDENTITY_CHUNK;
+                while slots[at] != 0 {
+                    at = (at + 1) % IDENTITY_CHUNK;
+                }
+                slots[at] = number + 1;
+            }
+            return table;
+        }
+    }
+
+    impl KeysContent {
+        /// The bytes of the file.
+        ///
+        /// # Errors
+        /// [`FormatError::TooLarge`].
+        pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
+            let mut file = Writer::new();
+            file.part(PartKind::Devices, 0, encode(&self.devices));
+            file.chunked(PartKind::DirKeys, &self.dirs);
+            file.chunked(PartKind::FileKeys, &self.files);
+            file.part(PartKind::InputKeys, 0, encode(&self.inputs));
+            for (index, slots) in (0..).zip(identities(&self.dirs)) {
+                file.part(PartKind::Identities, index, encode(&slots));
+            }
+            file.finish(Kind::Keys, self.flags, self.bound_to)
+        }
+    }
+}

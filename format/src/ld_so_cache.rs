@@ -1,1 +1,581 @@
-//! ld_so_cache
+//! `ld.so.cache`, the loader cache of glibc, in glibc's own format: read and written.
+//!
+//! ```text
+//! new layout                          compat layout                       old layout
+//! +--------------------+ 0            +--------------------+ 0            +--------------------+ 0
+//! | header, 48 bytes   |              | old header, 16     |              | old header, 16     |
+//! +--------------------+ 48           | old rows, 12 each  |              | old rows, 12 each  |
+//! | rows, 24 bytes each|              +--------------------+ aligned to 8 +--------------------+ <- strings
+//! +--------------------+              | new header         | <- strings   | strings            |
+//! | strings            |              | rows, strings      |    count     +--------------------+
+//! +--------------------+ aligned to 4 | extensions         |    from here
+//! | extension directory|              +--------------------+
+//! | glibc-hwcaps names |              String offsets count from the start of the header of the layout they belong to;
+//! | generator          |              those of the old rows from the end of the old rows. Offsets of and in the
+//! +--------------------+              extension directory count from the start of the file.
+//! ```
+//!
+//! The rows are sorted, descending by [`compare_names`], so that ld.so can halve its way to a name.
+
+mod flags;
+mod order;
+
+use core::fmt;
+
+use crate::FormatError;
+
+pub use flags::Flags;
+pub use order::compare_names;
+
+const OLD_MAGIC: &[u8] = b"ld.so-1.7.0";
+const OLD_HEADER_BYTES: usize = 16;
+const OLD_ROW_BYTES: usize = 12;
+const NEW_MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
+const NEW_HEADER_BYTES: usize = 48;
+const NEW_ROW_BYTES: usize = 24;
+/// What the new header is aligned to inside an old file.
+const NEW_HEADER_ALIGNMENT: usize = 8;
+
+const EXTENSION_MAGIC: u32 = 0xeaa4_2174;
+const EXTENSION_HEADER_BYTES: usize = 8;
+const SECTION_BYTES: usize = 16;
+const SECTION_GENERATOR: u32 = 0;
+const SECTION_HWCAPS: u32 = 1;
+
+const ENDIAN_UNSET: u8 = 0;
+const ENDIAN_LITTLE: u8 = 2;
+const ENDIAN_MASK: u8 = 3;
+
+const HWCAP_EXTENSION: u64 = 1 << 62;
+const ISA_LEVEL_MASK: u64 = 0x3ff;
+
+/// How a file is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Only the format of libc5 and the first glibc 2.
+    Old,
+    /// Only the format of glibc 2.2 and later: what `ldconfig` has written since glibc 2.32.
+    New,
+    /// Both: the new one hidden behind the rows of the old one.
+    Compat,
+}
+
+/// What the processor must have for an entry to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hwcap {
+    /// Any processor will do.
+    Any,
+    /// The bits of glibc before 2.37: a library in a directory like `haswell/avx512_1`.
+    Legacy(u64),
+    /// A library in a subdirectory of `glibc-hwcaps`.
+    Named {
+        /// Number of the subdirectory: see [`LdSoCache::hwcaps`].
+        index: u32,
+        /// x86: the highest bit of the ISA levels that the library says it needs; 0 elsewhere.
+        isa_level: u16,
+    },
+}
+
+impl Hwcap {
+    fn of_bits(bits: u64) -> Hwcap {
+        let high = bits >> 32;
+        if bits == 0 {
+            Hwcap::Any
+        } else if high & !ISA_LEVEL_MASK == HWCAP_EXTENSION >> 32 {
+            // The masks leave 32 and 10 bits.
+            #[allow(clippy::cast_possible_truncation)]
+            Hwcap::Named {
+                index: bits as u32,
+                isa_level: (high & ISA_LEVEL_MASK) as u16,
+            }
+        } else {
+            Hwcap::Legacy(bits)
+        }
+    }
+
+    /// The field as it is in the file.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        match self {
+            Hwcap::Any => 0,
+            Hwcap::Legacy(bits) => bits,
+            Hwcap::Named { index, isa_level } => {
+                HWCAP_EXTENSION | (u64::from(isa_level) & ISA_LEVEL_MASK) << 32 | u64::from(index)
+            }
+        }
+    }
+}
+
+/// One row of the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// What kind of library.
+    pub flags: Flags,
+    /// The SONAME asked for. `None` when its offset lies outside the file or the string is not terminated.
+    pub key: Option<&'a [u8]>,
+    /// The path that answers. `None` as for [`Entry::key`].
+    pub value: Option<&'a [u8]>,
+    /// The oldest kernel that will do, 0 for any. Not written, and not read, since glibc 2.36.
+    pub os_version: u32,
+    /// What the processor must have.
+    pub hwcap: Hwcap,
+}
+
+/// What a particular ld.so on a particular machine looks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Architecture and ABI of the program: [`Flags::of_elf`].
+    pub flags: Flags,
+    /// x86: the ISA levels that the processor has, one bit each (bit 0 baseline, bit 1 v2, ...). All ones elsewhere.
+    pub isa_levels: u32,
+    /// Legacy hardware capabilities. `None`: glibc 2.37 or later, which has none.
+    pub legacy: Option<LegacyHwcaps>,
+    /// The kernel's version as glibc packs it (`6.1.0` is `0x060100`). 0: do not ask, as glibc since 2.36.
+    pub os_version: u32,
+}
+
+impl Wanted {
+    /// Whatever the processor, with the rules of glibc 2.37 and later.
+    #[must_use]
+    pub fn new(flags: Flags) -> Wanted {
+        Wanted {
+            flags,
+            isa_levels: u32::MAX,
+            legacy: None,
+            os_version: 0,
+        }
+    }
+}
+
+/// What glibc before 2.37 knows of the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LegacyHwcaps {
+    /// The capabilities that the processor has and that `LD_HWCAP_MASK` lets through.
+    pub mask: u64,
+    /// The bits that stand for platforms on this architecture; none on those without.
+    pub platforms: u64,
+    /// The one bit of them that is this processor's, 0 if none is.
+    pub platform: u64,
+}
+
+impl LegacyHwcaps {
+    /// Always acceptable: libraries in `tls` directories, from the times when not every C library had threads.
+    const TLS: u64 = 1 << 63;
+
+    fn accept(self, bits: u64) -> bool {
+        let platform = bits & self.platforms;
+        bits & !(self.mask | self.platforms | Self::TLS) == 0
+            && (platform == 0 || platform == self.platform)
+    }
+}
+
+/// A view of a cache file.
+#[derive(Debug, Clone, Copy)]
+pub struct LdSoCache<'a> {
+    file: &'a [u8],
+    layout: Layout,
+    rows: &'a [u8],
+    strings: &'a [u8],
+    hwcaps: &'a [u8],
+    generator: Option<&'a [u8]>,
+    damaged_extensions: bool,
+}
+
+impl<'a> LdSoCache<'a> {
+    /// Looks at the headers of `bytes`; rows and strings are looked at when they are asked for.
+    ///
+    /// Accepted is what ld.so accepts, with one exception: a compat file whose new rows reach beyond its end is refused
+    /// (ld.so would read there).
+    ///
+    /// # Errors
+    /// Not a cache, fewer bytes than the declared number of rows needs, or a cache of a big-endian machine.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        if bytes.starts_with(NEW_MAGIC) {
+            return Self::parse_new(bytes, 0);
+        }
+        if !bytes.starts_with(OLD_MAGIC) {
+            return Err(FormatError::Malformed {
+                what: "ld.so.cache: it starts with neither magic number of glibc",
+            });
+        }
+        let count = u32_at(bytes, 12).ok_or(too_short(bytes, OLD_HEADER_BYTES))?;
+        let rows = rows(bytes, OLD_HEADER_BYTES, count, OLD_ROW_BYTES)?;
+        let end = OLD_HEADER_BYTES + rows.len();
+        let start = end.next_multiple_of(NEW_HEADER_ALIGNMENT);
+        match bytes.get(start..) {
+            Some(new) if new.len() >= NEW_HEADER_BYTES && new.starts_with(NEW_MAGIC) => {
+                Self::parse_new(bytes, start)
+            }
+            _ => Ok(LdSoCache {
+                file: bytes,
+                layout: Layout::Old,
+                rows,
+                strings: bytes.get(end..).unwrap_or_default(),
+                hwcaps: &[],
+                generator: None,
+                damaged_extensions: false,
+            }),
+        }
+    }
+
+    fn parse_new(file: &'a [u8], start: usize) -> Result<Self, FormatError> {
+        let new = file.get(start..).unwrap_or_default();
+        let (Some(count), Some(&endian), Some(extensions)) =
+            (u32_at(new, 20), new.get(28), u32_at(new, 32))
+        else {
+            return Err(too_short(new, NEW_HEADER_BYTES));
+        };
+        if endian != ENDIAN_UNSET && endian & ENDIAN_MASK != ENDIAN_LITTLE {
+            return Err(FormatError::Malformed {
+                what: "ld.so.cache: not marked as little-endian",
+            });
+        }
+        let mut cache = LdSoCache {
+            file,
+            layout: if start == 0 {
+                Layout::New
+            } else {
+                Layout::Compat
+            },
+            rows: rows(new, NEW_HEADER_BYTES, count, NEW_ROW_BYTES)?,
+            strings: new,
+            hwcaps: &[],
+            generator: None,
+            damaged_extensions: false,
+        };
+        if extensions != 0 {
+            match Extensions::parse(file, extensions) {
+                Some(found) => {
+                    cache.hwcaps = found.hwcaps;
+                    cache.generator = found.generator;
+                }
+                None => cache.damaged_extensions = true,
+            }
+        }
+        Ok(cache)
+    }
+
+    /// How the file is laid out.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len() / self.row_bytes()
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Row `number`, counted from 0.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<Entry<'a>> {
+        let width = self.row_bytes();
+        let start = number.checked_mul(width)?;
+        let row = self.rows.get(start..start.checked_add(width)?)?;
+        let (os_version, hwcap) = match self.layout {
+            Layout::Old => (0, 0),
+            Layout::New | Layout::Compat => (u32_at(row, 12)?, u64_at(row, 16)?),
+        };
+        Some(Entry {
+            flags: Flags(u32_at(row, 0)?.cast_signed()),
+            key: string(self.strings, u32_at(row, 4)?),
+            value: string(self.strings, u32_at(row, 8)?),
+            os_version,
+            hwcap: Hwcap::of_bits(hwcap),
+        })
+    }
+
+    /// The rows in file order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+        let cache = *self;
+        (0..cache.len()).filter_map(move |number| cache.get(number))
+    }
+
+    /// Number of `glibc-hwcaps` subdirectories that the file names.
+    #[must_use]
+    pub fn hwcaps_len(&self) -> usize {
+        self.hwcaps.len() / 4
+    }
+
+    /// Name of `glibc-hwcaps` subdirectory `index`. `None` when there is no such number or its string is not there.
+    #[must_use]
+    pub fn hwcaps_name(&self, index: u32) -> Option<&'a [u8]> {
+        let at = usize::try_from(index).ok()?.checked_mul(4)?;
+        // Offsets count from the start of the *file*. In a compat file of ours and of glibc that is not where the
+        // strings start; glibc's own writer forgets that, and so its loader does not find these names there.
+        string(self.file, u32_at(self.hwcaps, at)?)
+    }
+
+    /// Names of the `glibc-hwcaps` subdirectories, in file order.
+    pub fn hwcaps(&self) -> impl Iterator<Item = Option<&'a [u8]>> + use<'a> {
+        let cache = *self;
+        (0..)
+            .take(cache.hwcaps_len())
+            .map(move |index| cache.hwcaps_name(index))
+    }
+
+    /// What wrote the file, by its own account.
+    #[must_use]
+    pub fn generator(&self) -> Option<&'a [u8]> {
+        self.generator
+    }
+
+    /// Whether there is an extension directory that contradicts itself. ld.so then uses no `glibc-hwcaps` entry, and
+    /// `ldconfig -p` refuses the file.
+    #[must_use]
+    pub fn has_damaged_extensions(&self) -> bool {
+        self.damaged_extensions
+    }
+
+    /// The row that ld.so would take for `name`, and so the path it would open: `None` when there is none, or when the
+    /// search meets a row whose strings lie outside the file. `hwcaps` are the usable subdirectories of `glibc-hwcaps`,
+    /// best first (for an x86-64-v3 machine `x86-64-v3`, `x86-64-v2`).
+    #[must_use]
+    pub fn lookup(
+        &self,
+        name: &[u8],
+        wanted: &Wanted,
+        hwcaps: &[impl AsRef<[u8]>],
+    ) -> Option<Entry<'a>> {
+        let (first, end) = self.run_of(name)?;
+        let mut best: Option<(usize, Entry<'a>)> = None;
+        for number in first..end {
+            let entry = self.get(number)?;
+            if !wanted.flags.accepts(entry.flags) || entry.value.is_none() {
+                continue;
+            }
+            match entry.hwcap {
+                Hwcap::Named { index, isa_level } => {
+                    let has_isa = 1u32
+                        .checked_shl(isa_level.into())
+                        .is_some_and(|bit| wanted.isa_levels & bit != 0);
+                    if !has_isa || !wanted.kernel_will_do(&entry) {
+                        continue;
+                    }
+                    let directory = self.hwcaps_name(index);
+                    let rank = hwcaps
+                        .iter()
+                        .position(|usable| Some(usable.as_ref()) == directory);
+                    if let Some(rank) = rank
+                        && best.is_none_or(|(best, _)| rank < best)
+                    {
+                        best = Some((rank, entry));
+                    }
+                }
+                Hwcap::Any | Hwcap::Legacy(_) => {
+                    // In an old file the last row that is merely acceptable wins, unless one is exact; in a new one
+                    // the first.
+                    if best.is_some() && self.layout != Layout::Old {
+                        break;
+                    }
+                    let accepted = match (entry.hwcap, wanted.legacy) {
+                        (Hwcap::Legacy(bits), Some(legacy)) => legacy.accept(bits),
+                        (Hwcap::Legacy(_), None) => false,
+                        _ => true,
+                    };
+                    if accepted && wanted.kernel_will_do(&entry) {
+                        best = Some((usize::MAX, entry));
+                        if entry.flags == wanted.flags {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        best.map(|(_, entry)| entry)
+    }
+
+    /// The rows whose key equals `name`, found as ld.so finds them.
+    fn run_of(&self, name: &[u8]) -> Option<(usize, usize)> {
+        let is_name = |number: usize| {
+            let key = self.get(number).and_then(|entry| entry.key);
+            key.is_some_and(|key| compare_names(name, key).is_eq())
+        };
+        let mut low = 0;
+        let mut high = self.len();
+        while low < high {
+            // The middle of `low..=high - 1`.
+            let middle = low + (high - 1 - low) / 2;
+            match compare_names(name, self.get(middle)?.key?) {
+                core::cmp::Ordering::Less => low = middle + 1,
+                core::cmp::Ordering::Greater => high = middle,
+                core::cmp::Ordering::Equal => {
+                    // Backwards to the very start, forwards only as far as the search has not excluded.
+                    let first = (0..middle)
+                        .rev()
+                        .take_while(|&number| is_name(number))
+                        .last()
+                        .unwrap_or(middle);
+                    let end = (middle..high)
+                        .take_while(|&number| is_name(number))
+                        .last()
+                        .unwrap_or(middle)
+                        + 1;
+                    return Some((first, end));
+                }
+            }
+        }
+        None
+    }
+
+    /// One row as `ldconfig -p` prints it, without the tab before and the newline after.
+    pub fn listing(&self, entry: Entry<'a>) -> impl fmt::Display + use<'a> {
+        let directory = match entry.hwcap {
+            Hwcap::Named { index, .. } => self.hwcaps_name(index),
+            Hwcap::Any | Hwcap::Legacy(_) => None,
+        };
+        Listing { entry, directory }
+    }
+
+    fn row_bytes(&self) -> usize {
+        match self.layout {
+            Layout::Old => OLD_ROW_BYTES,
+            Layout::New | Layout::Compat => NEW_ROW_BYTES,
+        }
+    }
+}
+
+impl Wanted {
+    fn kernel_will_do(&self, entry: &Entry<'_>) -> bool {
+        self.os_version == 0 || entry.os_version <= self.os_version
+    }
+}
+
+/// The sections of the extension directory that we know.
+struct Extensions<'a> {
+    hwcaps: &'a [u8],
+    generator: Option<&'a [u8]>,
+}
+
+impl<'a> Extensions<'a> {
+    fn parse(file: &'a [u8], offset: u32) -> Option<Self> {
+        let start = usize::try_from(offset).ok()?;
+        let directory = file.get(start..)?;
+        if !start.is_multiple_of(4) || u32_at(directory, 0)? != EXTENSION_MAGIC {
+            return None;
+        }
+        let count = usize::try_from(u32_at(directory, 4)?).ok()?;
+        let end = count
+            .checked_mul(SECTION_BYTES)?
+            .checked_add(EXTENSION_HEADER_BYTES)?;
+        let sections = directory.get(EXTENSION_HEADER_BYTES..end)?;
+        let mut found = Extensions {
+            hwcaps: &[],
+            generator: None,
+        };
+        for section in sections.chunks_exact(SECTION_BYTES) {
+            let offset = usize::try_from(u32_at(section, 8)?).ok()?;
+            let size = usize::try_from(u32_at(section, 12)?).ok()?;
+            let data = file.get(offset..offset.checked_add(size)?)?;
+            match u32_at(section, 0)? {
+                SECTION_GENERATOR => found.generator = Some(data),
+                // A misaligned section is as good as none. Of two with one tag the last counts.
+                SECTION_HWCAPS if offset.is_multiple_of(4) && size.is_multiple_of(4) => {
+                    found.hwcaps = data
+                }
+                SECTION_HWCAPS => found.hwcaps = &[],
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+}
+
+struct Listing<'a> {
+    entry: Entry<'a>,
+    directory: Option<&'a [u8]>,
+}
+
+impl fmt::Display for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_bytes(f, self.entry.key.unwrap_or(b"?"))?;
+        write!(f, " ({}", self.entry.flags)?;
+        match (self.directory, self.entry.hwcap.bits()) {
+            (Some(name), _) => {
+                f.write_str(", hwcap: \"")?;
+                write_bytes(f, name)?;
+                f.write_str("\"")?;
+            }
+            (None, 0) => {}
+            (None, bits) => write!(f, ", hwcap: {bits:#018x}")?,
+        }
+        if self.entry.os_version != 0 {
+            let [system, major, minor, patch] = self.entry.os_version.to_be_bytes();
+            let system = match system {
+                0 => "Linux",
+                1 => "Hurd",
+                2 => "Solaris",
+                3 => "FreeBSD",
+                4 => "kNetBSD",
+                5 => "Syllable",
+                _ => "Unknown OS",
+            };
+            write!(f, ", OS ABI: {system} {major}.{minor}.{patch}")?;
+        }
+        f.write_str(") => ")?;
+        write_bytes(f, self.entry.value.unwrap_or(b"?"))
+    }
+}
+
+/// Text where it is text; the replacement character elsewhere.
+fn write_bytes(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.utf8_chunks().try_for_each(|chunk| {
+        f.write_str(chunk.valid())?;
+        if chunk.invalid().is_empty() {
+            Ok(())
+        } else {
+            f.write_str("\u{fffd}")
+        }
+    })
+}
+
+fn rows(bytes: &[u8], start: usize, count: u32, row_bytes: usize) -> Result<&[u8], FormatError> {
+    // ld.so wants at least one byte beyond the header.
+    if bytes.len() <= start {
+        return Err(too_short(bytes, start + 1));
+    }
+    let expected = u64::from(count) * row_bytes as u64 + start as u64;
+    usize::try_from(expected)
+        .ok()
+        .and_then(|end| bytes.get(start..end))
+        .ok_or(FormatError::TooShort {
+            expected,
+            found: bytes.len() as u64,
+        })
+}
+
+fn too_short(bytes: &[u8], expected: usize) -> FormatError {
+    FormatError::TooShort {
+        expected: expected as u64,
+        found: bytes.len() as u64,
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..at.checked_add(4)?)?
+        .try_into()
+        .ok()
+        .map(u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes
+        .get(at..at.checked_add(8)?)?
+        .try_into()
+        .ok()
+        .map(u64::from_le_bytes)
+}
+
+/// The NUL-terminated string at `offset`, without its NUL.
+fn string(bytes: &[u8], offset: u32) -> Option<&[u8]> {
+    let tail = bytes.get(usize::try_from(offset).ok()?..)?;
+    tail.get(..tail.iter().position(|&byte| byte == 0)?)
+}

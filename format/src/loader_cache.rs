@@ -1,1 +1,597 @@
-//! loader_cache
+//! `.elfuse/loader-cache`: the roll-up of all sidecars (a run maps one file, not one a directory), the table of SONAMEs and
+//! the programs' closures. Portable: it names nothing of the host.
+//!
+//! Directories are numbered breadth-first, the children of one directory consecutively in name order. So a name's
+//! [`Entry::rank`](crate::sidecar::Entry::rank) leads from a directory to its child without a path being stored.
+
+use rkyv::rancor::Failure;
+use rkyv::with::InlineAsBox;
+use rkyv::{Archive, Serialize};
+
+use crate::checksum::checksum;
+use crate::elf_facts::ContentHash;
+use crate::error::FormatError;
+use crate::header::{CHUNK_ROWS, File, Kind, PartKind};
+use crate::sidecar::Block;
+use crate::span::{ArchivedSpan, Span};
+
+/// No directory, entry or object.
+pub const NONE: u32 = u32::MAX;
+
+/// One directory.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct DirRow {
+    /// Number of the parent; of the root, 0.
+    pub parent: u32,
+    /// Number of this directory's entry in its parent; of the root, [`NONE`].
+    pub entry: u32,
+    /// Number of the first child directory.
+    pub first_child: u32,
+    /// How many child directories there are.
+    pub child_count: u32,
+    /// How many ELF rows the directories before this one have: this one's first row among [`crate::keys::FileKey`]s.
+    pub first_elf: u32,
+    /// Length of the block in bytes; 0: the directory is not covered (unreadable, a mount point).
+    pub block_len: u32,
+    /// Where the block starts in [`PartKind::Blocks`].
+    pub block_offset: u64,
+    /// [`checksum`] of the block.
+    pub block_checksum: u64,
+}
+
+/// A configuration file that the closures were computed from, or that was looked for and is absent.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct InputRow {
+    /// Guest path.
+    pub path: Span,
+    /// 1 if the file was there.
+    pub present: u8,
+    /// BLAKE3-256 of its content; zeros if absent.
+    pub content_hash: ContentHash,
+}
+
+/// Part [`PartKind::Inputs`].
+#[derive(Archive, Serialize, Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Paths.
+    #[rkyv(with = InlineAsBox)]
+    pub strings: &'a [u8],
+    /// Sorted by path.
+    #[rkyv(with = InlineAsBox)]
+    pub files: &'a [InputRow],
+}
+
+/// One SONAME.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct SonameRow {
+    /// The name: a `DT_SONAME`, or the file name of a library that states none.
+    pub name: Span,
+    /// Rows of [`Sonames::candidates`].
+    pub candidates: Span,
+}
+
+/// A file that may satisfy a SONAME.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct CandidateRow {
+    /// Directory.
+    pub dir: u32,
+    /// Entry in it.
+    pub entry: u32,
+    /// Place of its directory among the default search directories; [`NONE`]: found through RUNPATH or the like only.
+    pub search_rank: u32,
+    /// `e_machine`.
+    pub machine: u16,
+    /// `e_ident[EI_CLASS]`.
+    pub class: u8,
+}
+
+/// Part [`PartKind::Sonames`].
+#[derive(Archive, Serialize, Debug, Clone, Copy)]
+pub struct Sonames<'a> {
+    /// Names.
+    #[rkyv(with = InlineAsBox)]
+    pub strings: &'a [u8],
+    /// Sorted by name.
+    #[rkyv(with = InlineAsBox)]
+    pub names: &'a [SonameRow],
+    /// By SONAME; within one in search order.
+    #[rkyv(with = InlineAsBox)]
+    pub candidates: &'a [CandidateRow],
+}
+
+/// Why an object was found where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// Not found.
+    NotFound = 0,
+    /// The program itself.
+    Program = 1,
+    /// The interpreter itself.
+    Interpreter = 2,
+    /// The name holds a slash.
+    Path = 3,
+    /// `DT_RPATH`.
+    Rpath = 4,
+    /// `LD_LIBRARY_PATH`.
+    LibraryPath = 5,
+    /// `DT_RUNPATH`.
+    Runpath = 6,
+    /// `ld.so.cache`.
+    Cache = 7,
+    /// A default directory.
+    Default = 8,
+    /// musl's path file or default path.
+    SystemPath = 9,
+    /// `LD_PRELOAD` or `/etc/ld.so.preload`.
+    Preload = 10,
+}
+
+/// Bits of [`ProgramRow::flags`].
+pub mod program_flags {
+    /// Some searched directory has `glibc-hwcaps`: on a better CPU other files may be chosen. The closure is the baseline's.
+    pub const DEPENDS_ON_CPU: u32 = 1 << 0;
+    /// Something needed was not found.
+    pub const INCOMPLETE: u32 = 1 << 1;
+    /// The loader would refuse a file with an error.
+    pub const FAILS: u32 = 1 << 2;
+}
+
+/// A program with an interpreter.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct ProgramRow {
+    /// Directory.
+    pub dir: u32,
+    /// Entry in it.
+    pub entry: u32,
+    /// See [`program_flags`].
+    pub flags: u32,
+    /// Rows of [`Closures::objects`], in load order, the program itself not among them.
+    pub objects: Span,
+}
+
+/// An object of a closure.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct ObjectRow {
+    /// The name it was asked for by.
+    pub name: Span,
+    /// Directory it was found in, symlinks resolved; [`NONE`] if it was not found.
+    pub dir: u32,
+    /// Entry in it; [`NONE`] if it was not found.
+    pub entry: u32,
+    /// Which object asked: 0 is the program, n the closure's object n - 1.
+    pub requester: u32,
+    /// The search directory as the loader put it together; empty where there is none.
+    pub search_dir: Span,
+    /// See [`Reason`].
+    pub reason: u8,
+}
+
+/// Part [`PartKind::Closures`].
+#[derive(Archive, Serialize, Debug, Clone, Copy)]
+pub struct Closures<'a> {
+    /// Names and search directories, each once.
+    #[rkyv(with = InlineAsBox)]
+    pub strings: &'a [u8],
+    /// Sorted by (directory, entry).
+    #[rkyv(with = InlineAsBox)]
+    pub programs: &'a [ProgramRow],
+    /// The programs' objects.
+    #[rkyv(with = InlineAsBox)]
+    pub objects: &'a [ObjectRow],
+}
+
+/// A loader cache whose header and part table are checked. Parts are checked when they are asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct LoaderCache<'a> {
+    file: File<'a>,
+}
+
+macro_rules! whole_part {
+    ($name:ident, $archived:ident, $kind:ident, $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// # Errors
+        /// Those of [`File::part`]; [`FormatError::Malformed`].
+        pub fn $name(&self) -> Result<&'a $archived<'a>, FormatError> {
+            let bytes = self.file.part(PartKind::$kind, 0)?;
+            rkyv::api::low::access::<$archived<'a>, Failure>(bytes).map_err(|_| {
+                FormatError::Malformed {
+                    what: PartKind::$kind.name(),
+                }
+            })
+        }
+    };
+}
+
+impl<'a> LoaderCache<'a> {
+    /// Checks header and part table.
+    ///
+    /// # Errors
+    /// Those of [`File::parse`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        Ok(Self {
+            file: File::parse(bytes, Kind::LoaderCache)?,
+        })
+    }
+
+    /// The file underneath.
+    #[must_use]
+    pub fn file(&self) -> &File<'a> {
+        &self.file
+    }
+
+    /// What keys made for this file state as `bound_to`.
+    #[must_use]
+    pub fn binding(&self) -> u64 {
+        self.file.header().payload_checksum
+    }
+
+    /// Chunk `index` of the directories: rows `index * CHUNK_ROWS` onwards.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn dir_chunk(&self, index: u32) -> Result<&'a [ArchivedDirRow], FormatError> {
+        self.file.rows(PartKind::Dirs, index)
+    }
+
+    /// Row of directory `dir`. Checks a whole chunk: hold on to [`LoaderCache::dir_chunk`] to read many.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`]; [`FormatError::Malformed`] if there is no such row.
+    pub fn dir(&self, dir: u32) -> Result<&'a ArchivedDirRow, FormatError> {
+        let chunk = self.dir_chunk(dir / CHUNK_ROWS as u32)?;
+        chunk
+            .get(dir as usize % CHUNK_ROWS)
+            .ok_or(FormatError::Malformed {
+                what: "directory rows",
+            })
+    }
+
+    /// The block of a directory, checked against the checksum in its row; `None`: not covered.
+    ///
+    /// # Errors
+    /// Those of [`File::part_unchecked`]; [`FormatError::Checksum`]; [`FormatError::Malformed`].
+    pub fn block(&self, row: &ArchivedDirRow) -> Result<Option<Block<'a>>, FormatError> {
+        self.block_bytes(row)?.map(Block::parse).transpose()
+    }
+
+    /// The bytes of a directory's block, checked against the checksum in its row; `None`: not covered.
+    ///
+    /// # Errors
+    /// Those of [`File::part_unchecked`]; [`FormatError::Checksum`]; [`FormatError::Malformed`].
+    pub fn block_bytes(&self, row: &ArchivedDirRow) -> Result<Option<&'a [u8]>, FormatError> {
+        if row.block_len.to_native() == 0 {
+            return Ok(None);
+        }
+        let blocks = self.file.part_unchecked(PartKind::Blocks)?;
+        let start = row.block_offset.to_native();
+        let end = start.saturating_add(u64::from(row.block_len.to_native()));
+        let bytes = (usize::try_from(start).ok())
+            .zip(usize::try_from(end).ok())
+            .and_then(|(start, end)| blocks.get(start..end))
+            .ok_or(FormatError::Malformed {
+                what: "directory rows",
+            })?;
+        let (expected, found) = (row.block_checksum.to_native(), checksum(bytes));
+        if expected != found {
+            return Err(FormatError::Checksum {
+                of: "directory block",
+                expected,
+                found,
+            });
+        }
+        Ok(Some(bytes))
+    }
+
+    whole_part!(inputs, ArchivedInputs, Inputs, "The inputs.");
+    whole_part!(sonames, ArchivedSonames, Sonames, "The SONAME table.");
+    whole_part!(closures, ArchivedClosures, Closures, "The closures.");
+}
+
+impl<'a> ArchivedInputs<'a> {
+    /// Path and row of each input; rows that lie are left out.
+    pub fn rows(&'a self) -> impl Iterator<Item = (&'a [u8], &'a ArchivedInputRow)> {
+        let strings = self.strings.get();
+        (self.files.get().iter()).filter_map(move |row| Some((row.path.of(strings)?, row)))
+    }
+}
+
+impl<'a> ArchivedSonames<'a> {
+    /// The candidates for `soname` in search order; empty if there are none.
+    #[must_use]
+    pub fn candidates(&'a self, soname: &[u8]) -> &'a [ArchivedCandidateRow] {
+        let (names, strings) = (self.names.get(), self.strings.get());
+        let name_of = |row: &ArchivedSonameRow| row.name.of(strings).unwrap_or_default();
+        let at = names.binary_search_by(|row| name_of(row).cmp(soname));
+        (at.ok().and_then(|at| names.get(at)))
+            .and_then(|row| row.candidates.of(self.candidates.get()))
+            .unwrap_or_default()
+    }
+
+    /// All names in order.
+    pub fn rows(&'a self) -> impl Iterator<Item = (&'a [u8], &'a [ArchivedCandidateRow])> {
+        let (strings, candidates) = (self.strings.get(), self.candidates.get());
+        (self.names.get().iter())
+            .filter_map(move |row| Some((row.name.of(strings)?, row.candidates.of(candidates)?)))
+    }
+}
+
+impl<'a> ArchivedClosures<'a> {
+    /// The program that is entry `entry` of directory `dir`, if it has a closure.
+    #[must_use]
+    pub fn program(&'a self, dir: u32, entry: u32) -> Option<&'a ArchivedProgramRow> {
+        let programs = self.programs.get();
+        let key = |row: &ArchivedProgramRow| (row.dir.to_native(), row.entry.to_native());
+        let at = programs.binary_search_by_key(&(dir, entry), key).ok()?;
+        programs.get(at)
+    }
+
+    /// The objects of a program in load order; empty if the row lies.
+    #[must_use]
+    pub fn objects(&'a self, program: &ArchivedProgramRow) -> &'a [ArchivedObjectRow] {
+        program.objects.of(self.objects.get()).unwrap_or_default()
+    }
+
+    /// A string that an object's row names; empty if the row lies.
+    #[must_use]
+    pub fn string(&'a self, span: &ArchivedSpan) -> &'a [u8] {
+        span.of(self.strings.get()).unwrap_or_default()
+    }
+}
+
+#[cfg(feature = "std")]
+pub use write::{Interner, LoaderCacheContent, NewDir, NewInput, NewObject, NewProgram, NewSoname};
+
+#[cfg(feature = "std")]
+mod write {
+    use std::collections::HashMap;
+
+    use rkyv::rancor::Failure;
+
+    use super::{
+        CandidateRow, Closures, DirRow, InputRow, Inputs, ObjectRow, ProgramRow, Reason, SonameRow,
+        Sonames,
+    };
+    use crate::checksum::checksum;
+    use crate::elf_facts::ContentHash;
+    use crate::error::FormatError;
+    use crate::header::{Kind, PartKind, Writer};
+    use crate::span::Span;
+
+    /// A directory, in breadth-first order.
+    #[derive(Debug, Clone)]
+    pub struct NewDir<'a> {
+        /// Number of the parent.
+        pub parent: u32,
+        /// Its entry there.
+        pub entry: u32,
+        /// First child and number of children.
+        pub children: Span,
+        /// Number of ELF rows in the block.
+        pub elf_count: u32,
+        /// The payload of its sidecar; empty: not covered.
+        pub block: &'a [u8],
+    }
+
+    /// A configuration file.
+    #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+    pub struct NewInput {
+        /// Guest path.
+        pub path: Vec<u8>,
+        /// BLAKE3-256 of its content; `None` if absent.
+        pub content_hash: Option<ContentHash>,
+    }
+
+    /// A SONAME and its candidates in search order.
+    #[derive(Debug, Clone)]
+    pub struct NewSoname {
+        /// The name.
+        pub name: Vec<u8>,
+        /// Who may satisfy it.
+        pub candidates: Vec<CandidateRow>,
+    }
+
+    /// An object of a closure.
+    #[derive(Debug, Clone)]
+    pub struct NewObject {
+        /// The name it was asked for by.
+        pub name: Vec<u8>,
+        /// (directory, entry), if found.
+        pub place: Option<(u32, u32)>,
+        /// 0 is the program, n the closure's object n - 1.
+        pub requester: u32,
+        /// Why there.
+        pub reason: Reason,
+        /// The search directory as the loader put it together.
+        pub search_dir: Vec<u8>,
+    }
+
+    /// A program and its closure.
+    #[derive(Debug, Clone)]
+    pub struct NewProgram {
+        /// Directory.
+        pub dir: u32,
+        /// Entry.
+        pub entry: u32,
+        /// See [`super::program_flags`].
+        pub flags: u32,
+        /// In load order.
+        pub objects: Vec<NewObject>,
+    }
+
+    /// Everything that goes into the file.
+    #[derive(Debug, Clone, Default)]
+    pub struct LoaderCacheContent<'a> {
+        /// Breadth-first.
+        pub dirs: Vec<NewDir<'a>>,
+        /// In any order.
+        pub inputs: Vec<NewInput>,
+        /// In any order.
+        pub sonames: Vec<NewSoname>,
+        /// In any order.
+        pub programs: Vec<NewProgram>,
+    }
+
+    /// A blob in which each string stands once, in the order of first use.
+    #[derive(Debug, Default)]
+    pub struct Interner {
+        blob: Vec<u8>,
+        known: HashMap<Vec<u8>, Span>,
+    }
+
+    const TOO_LARGE: FormatError = FormatError::TooLarge {
+        what: "the loader cache",
+    };
+
+    fn small(number: usize) -> Result<u32, FormatError> {
+        u32::try_from(number).map_err(|_| TOO_LARGE)
+    }
+
+    impl Interner {
+        /// Where `bytes` stands, adding it if it is new.
+        ///
+        /// # Errors
+        /// [`FormatError::TooLarge`] at 4 GiB.
+        pub fn add(&mut self, bytes: &[u8]) -> Result<Span, FormatError> {
+            if let Some(span) = self.known.get(bytes) {
+                return Ok(*span);
+            }
+            let span = Span {
+                start: small(self.blob.len())?,
+                len: small(bytes.len())?,
+            };
+            self.blob.extend_from_slice(bytes);
+            self.known.insert(bytes.to_vec(), span);
+            Ok(span)
+        }
+
+        /// The blob.
+        #[must_use]
+        pub fn blob(&self) -> &[u8] {
+            &self.blob
+        }
+    }
+
+    macro_rules! archive {
+        ($value:expr) => {
+            rkyv::to_bytes::<Failure>($value)
+                .map(|bytes| bytes.into_vec())
+                .map_err(|_| TOO_LARGE)
+        };
+    }
+
+    fn inputs(mut new: Vec<NewInput>) -> Result<Vec<u8>, FormatError> {
+        new.sort();
+        let mut strings = Interner::default();
+        let rows = new.iter().map(|input| {
+            Ok(InputRow {
+                path: strings.add(&input.path)?,
+                present: u8::from(input.content_hash.is_some()),
+                content_hash: input.content_hash.unwrap_or_default(),
+            })
+        });
+        let files = rows.collect::<Result<Vec<_>, FormatError>>()?;
+        archive!(&Inputs {
+            strings: strings.blob(),
+            files: &files
+        })
+    }
+
+    fn sonames(mut new: Vec<NewSoname>) -> Result<Vec<u8>, FormatError> {
+        new.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut strings = Interner::default();
+        let (mut names, mut candidates) = (Vec::with_capacity(new.len()), Vec::new());
+        for soname in &new {
+            names.push(SonameRow {
+                name: strings.add(&soname.name)?,
+                candidates: Span {
+                    start: small(candidates.len())?,
+                    len: small(soname.candidates.len())?,
+                },
+            });
+            candidates.extend_from_slice(&soname.candidates);
+        }
+        archive!(&Sonames {
+            strings: strings.blob(),
+            names: &names,
+            candidates: &candidates
+        })
+    }
+
+    fn closures(mut new: Vec<NewProgram>) -> Result<Vec<u8>, FormatError> {
+        new.sort_by_key(|program| (program.dir, program.entry));
+        let mut strings = Interner::default();
+        let (mut programs, mut objects) = (Vec::with_capacity(new.len()), Vec::new());
+        for program in &new {
+            programs.push(ProgramRow {
+                dir: program.dir,
+                entry: program.entry,
+                flags: program.flags,
+                objects: Span {
+                    start: small(objects.len())?,
+                    len: small(program.objects.len())?,
+                },
+            });
+            for object in &program.objects {
+                let (dir, entry) = object.place.unwrap_or((super::NONE, super::NONE));
+                objects.push(ObjectRow {
+                    name: strings.add(&object.name)?,
+                    dir,
+                    entry,
+                    requester: object.requester,
+                    search_dir: strings.add(&object.search_dir)?,
+                    reason: object.reason as u8,
+                });
+            }
+        }
+        archive!(&Closures {
+            strings: strings.blob(),
+            programs: &programs,
+            objects: &objects
+        })
+    }
+
+    impl LoaderCacheContent<'_> {
+        /// The bytes of the file. The order of inputs, SONAMEs and programs does not matter; that of directories does.
+        ///
+        /// # Errors
+        /// [`FormatError::TooLarge`].
+        pub fn encode(self) -> Result<Vec<u8>, FormatError> {
+            let total = self.dirs.iter().map(|dir| dir.block.len()).sum();
+            let mut blocks = Vec::with_capacity(total);
+            let mut rows = Vec::with_capacity(self.dirs.len());
+            let mut first_elf = 0_u32;
+            for dir in &self.dirs {
+                rows.push(DirRow {
+                    parent: dir.parent,
+                    entry: dir.entry,
+                    first_child: dir.children.start,
+                    child_count: dir.children.len,
+                    first_elf,
+                    block_len: small(dir.block.len())?,
+                    block_offset: blocks.len() as u64,
+                    block_checksum: match dir.block {
+                        [] => 0,
+                        block => checksum(block),
+                    },
+                });
+                first_elf = first_elf.checked_add(dir.elf_count).ok_or(TOO_LARGE)?;
+                blocks.extend_from_slice(dir.block);
+            }
+            let mut file = Writer::new();
+            file.chunked(PartKind::Dirs, &rows);
+            file.part(PartKind::Blocks, 0, blocks);
+            file.part(PartKind::Inputs, 0, inputs(self.inputs)?);
+            file.part(PartKind::Sonames, 0, sonames(self.sonames)?);
+            file.part(PartKind::Closures, 0, closures(self.programs)?);
+            file.finish(Kind::LoaderCache, 0, 0)
+        }
+    }
+}
