@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap_complete::aot;
 
 use crate::cli::{self, Shell};
+use crate::commands;
 use crate::exit::Exit;
 use crate::options::{CompletionsOptions, ManOptions, Request};
 use crate::report::{Output, count};
@@ -19,8 +20,8 @@ const MAN_PAGES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/man_pages
 /// What the command could not do; [`crate::error::UsageError`] if the command line is to blame.
 pub fn run(request: &Request, out: &mut Output) -> anyhow::Result<Exit> {
     match request {
-        Request::Build(_) => not_built_yet("build"),
-        Request::Seal(_) => not_built_yet("seal"),
+        Request::Build(options) => commands::build::run(options, out),
+        Request::Seal(options) => commands::build::seal(options, out),
         Request::Verify(_) => not_built_yet("verify"),
         Request::Clean(_) => not_built_yet("clean"),
         Request::Show(_) => not_built_yet("show"),
