@@ -22,8 +22,8 @@ pub fn run(request: &Request, out: &mut Output) -> anyhow::Result<Exit> {
     match request {
         Request::Build(options) => commands::build::run(options, out),
         Request::Seal(options) => commands::build::seal(options, out),
-        Request::Verify(_) => not_built_yet("verify"),
-        Request::Clean(_) => not_built_yet("clean"),
+        Request::Verify(options) => commands::verify::run(options, out),
+        Request::Clean(options) => commands::clean::run(options, out),
         Request::Show(_) => not_built_yet("show"),
         Request::Tree(_) => not_built_yet("tree"),
         Request::Why(_) => not_built_yet("why"),

@@ -10,7 +10,7 @@ use elfuse_format::keys::{self, Seal};
 use elfuse_format::names;
 use serde::Serialize;
 
-use crate::assemble::{self, Closures};
+use crate::assemble;
 use crate::exit::Exit;
 use crate::options::{BuildOptions, SealOptions};
 use crate::publish::{self, CaptureOptions, Captured, SidecarsWritten};
@@ -280,7 +280,7 @@ impl Maker<'_> {
         }
         progress.say("resolving");
         let loader_cache = timed(&mut self.seconds.assemble, || {
-            assemble::loader_cache(&scan, Closures::default())
+            assemble::loader_cache(&scan, assemble::closures(&scan, self.root))
         })
         .context("assembling the loader cache")?;
         let same_cache = self

@@ -1,3 +1,5 @@
-//! The commands that make, renew and remove an index, and those that read it.
+//! The commands that make, renew, check and remove an index, and those that read it.
 
 pub mod build;
+pub mod clean;
+pub mod verify;
