@@ -1,262 +1,292 @@
-//! `/etc/ld.so.conf`: which directories `ldconfig` makes `ld.so.cache` of.
-//!
-//! ```text
-//! # comment                                   up to the end of the line
-//! include /etc/ld.so.conf.d/*.conf other.conf patterns; relative ones count from the including file
-//! /usr/local/lib                              a directory; `=TYPE` behind it is of no account any more
-//! hwcap 0 nosegneg                            of no account either
-//! ```
+//! `ld.so.conf`: which directories the loader's cache is made of.
 
-use crate::tree::{Kind, Tree, join, split};
+use crate::resolve::glob::glob;
+use crate::tree::{Kind, Tree};
 
-/// The most files one configuration may include, directly or not: a file may include itself.
-const MAX_FILES: usize = 1000;
+/// Where `ldconfig` starts.
+pub const LD_SO_CONF: &[u8] = b"/etc/ld.so.conf";
 
-/// What a configuration says.
+/// How deep `include` may nest. glibc has no limit: a file that includes itself ends it by stack overflow.
+const MAX_DEPTH: usize = 32;
+/// Directories kept; more are a mistake or an attack.
+const MAX_DIRECTORIES: usize = 65_536;
+/// Files read, counting a file each time it is included: two files that include each other twice would otherwise be
+/// read 2^32 times within the depth allowed.
+const MAX_FILES: usize = 4_096;
+
+/// A directory named by the configuration, not looked at yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfiguredDirectory {
+    /// As it is written, without the blanks around it, trailing slashes and an `=TYPE`.
+    pub path: Vec<u8>,
+    /// The file that names it.
+    pub file: Vec<u8>,
+    /// The line, counted from 1.
+    pub line: usize,
+}
+
+/// A line or file that is not followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfProblem {
+    /// The file.
+    pub file: Vec<u8>,
+    /// The line, counted from 1; 0 for the whole file.
+    pub line: usize,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// What a configuration file and all it includes say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Conf {
-    /// The directories in order, without trailing slashes, each once.
-    pub directories: Vec<Vec<u8>>,
-    /// The files read, in order.
-    pub files: Vec<Vec<u8>>,
-    /// What was passed over: (file, line number from 1, why).
-    pub ignored: Vec<(Vec<u8>, usize, &'static str)>,
+pub struct LdSoConf {
+    /// In the order in which `ldconfig` visits them. Duplicates are kept.
+    pub directories: Vec<ConfiguredDirectory>,
+    /// What is wrong.
+    pub problems: Vec<ConfProblem>,
 }
 
-/// Reads the configuration at `path` and all it includes. A file that is not there says nothing.
-#[must_use]
-pub fn read(tree: &dyn Tree, path: &[u8]) -> Conf {
-    let mut conf = Conf::default();
-    read_into(tree, path, &mut conf);
-    conf
-}
-
-fn read_into(tree: &dyn Tree, path: &[u8], conf: &mut Conf) {
-    // Also ends recursion: a file that is being read counts.
-    if conf.files.len() >= MAX_FILES || conf.files.iter().any(|file| file == path) {
-        return;
+impl LdSoConf {
+    /// Reads `file` of `tree` and what it includes. No file is no directories.
+    #[must_use]
+    pub fn read(tree: &dyn Tree, file: &[u8]) -> LdSoConf {
+        let mut reader = Reader {
+            tree,
+            conf: LdSoConf::default(),
+            files_left: MAX_FILES,
+        };
+        reader.file(file, 0);
+        reader.conf
     }
-    let Some(text) = tree
-        .locate(path, true)
-        .ok()
-        .filter(|n| n.kind == Kind::File)
-        .and_then(|n| tree.read(&n).ok())
-    else {
-        return;
-    };
-    conf.files.push(path.to_vec());
-    for (number, line) in text.split(|&b| b == b'\n').enumerate() {
-        let line = line
-            .split(|&b| b == b'#')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
-        if line.is_empty() {
-            continue;
+}
+
+struct Reader<'t> {
+    tree: &'t dyn Tree,
+    conf: LdSoConf,
+    files_left: usize,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, file: &[u8], line: usize, what: impl Into<String>) {
+        self.conf.problems.push(ConfProblem {
+            file: file.to_vec(),
+            line,
+            what: what.into(),
+        });
+    }
+
+    fn file(&mut self, file: &[u8], depth: usize) {
+        if self.files_left == 0 {
+            return;
         }
+        self.files_left -= 1;
+        if self.files_left == 0 {
+            self.problem(
+                file,
+                0,
+                format!("more than {MAX_FILES} files are included; the rest is not read"),
+            );
+            return;
+        }
+        let node = match self.tree.locate(file, true) {
+            Ok(node) if node.kind == Kind::File => node,
+            Ok(_) => return self.problem(file, 0, "not a regular file"),
+            Err(rustix::io::Errno::NOENT) => return,
+            Err(error) => return self.problem(file, 0, format!("it cannot be reached: {error}")),
+        };
+        let text = match self.tree.read(&node) {
+            Ok(text) => text,
+            Err(error) => return self.problem(file, 0, format!("it cannot be read: {error}")),
+        };
+        for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n')) {
+            self.line(file, number, line, depth);
+        }
+    }
+
+    fn line(&mut self, file: &[u8], number: usize, line: &[u8], depth: usize) {
+        // glibc handles lines as C strings.
+        let end = line.iter().position(|&byte| byte == b'#' || byte == 0);
+        let line = trim_start(&line[..end.unwrap_or(line.len())]);
         if let Some(patterns) = directive(line, b"include") {
             for pattern in patterns
-                .split(|&b| b == b' ' || b == b'\t')
-                .filter(|p| !p.is_empty())
+                .split(|byte| is_blank(*byte))
+                .filter(|pattern| !pattern.is_empty())
             {
-                let base = split(path).map_or(&b"/"[..], |(directory, _)| directory);
-                let pattern = if pattern.starts_with(b"/") {
-                    pattern.to_vec()
-                } else {
-                    join(base, pattern)
-                };
-                for file in glob(tree, &pattern) {
-                    read_into(tree, &file, conf);
-                }
+                self.include(file, number, pattern, depth);
             }
-        } else if directive(&line.to_ascii_lowercase(), b"hwcap").is_some() {
-            conf.ignored.push((
-                path.to_vec(),
-                number + 1,
-                "hwcap lines mean nothing since glibc 2.33",
-            ));
+        } else if directive(line, b"hwcap").is_some() {
+            self.problem(
+                file,
+                number,
+                "the hwcap directive means nothing since glibc 2.33",
+            );
         } else {
-            let mut directory = line
-                .split(|&b| b == b'=')
-                .next()
-                .unwrap_or_default()
-                .trim_ascii_end();
-            while directory.len() > 1 && directory.ends_with(b"/") {
-                directory = &directory[..directory.len() - 1];
-            }
-            if !directory.starts_with(b"/") {
-                conf.ignored
-                    .push((path.to_vec(), number + 1, "not an absolute path"));
-            } else if conf.directories.iter().all(|known| known != directory) {
-                conf.directories.push(directory.to_vec());
-            }
+            self.directory(file, number, line);
         }
     }
-}
 
-fn directive<'a>(line: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
-    line.strip_prefix(word)
-        .filter(|rest| rest.first().is_some_and(|b| matches!(b, b' ' | b'\t')))
-}
-
-/// The paths that match an absolute pattern, sorted. A pattern without wildcards matches itself if it is there.
-#[must_use]
-pub fn glob(tree: &dyn Tree, pattern: &[u8]) -> Vec<Vec<u8>> {
-    let mut found = vec![b"/".to_vec()];
-    for part in pattern
-        .split(|&b| b == b'/')
-        .filter(|part| !part.is_empty())
-    {
-        let wild = part.iter().any(|b| matches!(b, b'*' | b'?' | b'['));
-        found = found
-            .into_iter()
-            .flat_map(|directory| -> Vec<Vec<u8>> {
-                if !wild {
-                    return vec![join(&directory, part)];
-                }
-                let node = tree
-                    .locate(&directory, true)
-                    .ok()
-                    .filter(|node| node.kind == Kind::Directory);
-                let names = node
-                    .and_then(|node| tree.names(&node).ok())
-                    .unwrap_or_default();
-                names
-                    .into_iter()
-                    .filter(|name| matches(part, name))
-                    .map(|name| join(&directory, &name))
-                    .collect()
-            })
-            .collect();
-    }
-    found.retain(|path| tree.locate(path, false).is_ok());
-    found
-}
-
-/// Whether `name` matches `pattern` (`*`, `?`, `[a-z]`, `[!a]`, `\x`). A leading dot is matched by a dot alone.
-#[must_use]
-pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    if name.first() == Some(&b'.') && pattern.first() != Some(&b'.') {
-        return false;
-    }
-    // Where to go on when the rest does not match: after the last `*`, with one more byte of the name taken by it.
-    let mut retry: Option<(&[u8], &[u8])> = None;
-    let (mut pattern, mut name) = (pattern, name);
-    loop {
-        if let Some(rest) = pattern.strip_prefix(b"*") {
-            retry = Some((rest, name));
-            pattern = rest;
-            continue;
+    fn include(&mut self, file: &[u8], number: usize, pattern: &[u8], depth: usize) {
+        if depth == MAX_DEPTH {
+            return self.problem(
+                file,
+                number,
+                format!("includes nest deeper than {MAX_DEPTH}"),
+            );
         }
-        if pattern.is_empty() && name.is_empty() {
-            return true;
-        }
-        if let (Some((rest, true)), Some((_, after))) = (
-            match_one(pattern, name.first().copied()),
-            name.split_first(),
-        ) {
-            (pattern, name) = (rest, after);
-            continue;
-        }
-        match retry {
-            Some((rest, [_, after @ ..])) => {
-                retry = Some((rest, after));
-                (pattern, name) = (rest, after);
-            }
-            _ => return false,
-        }
-    }
-}
-
-/// What follows the first element of `pattern`, and whether that element matches `byte`.
-fn match_one(pattern: &[u8], byte: Option<u8>) -> Option<(&[u8], bool)> {
-    let byte = byte?;
-    match pattern {
-        [] => None,
-        [b'?', rest @ ..] => Some((rest, true)),
-        [b'\\', quoted, rest @ ..] => Some((rest, *quoted == byte)),
-        [b'[', rest @ ..] => Some(match_set(rest, byte).unwrap_or((rest, byte == b'['))),
-        [plain, rest @ ..] => Some((rest, *plain == byte)),
-    }
-}
-
-/// A bracket expression after its `[`; `None` where it is not closed and `[` stands for itself.
-fn match_set(set: &[u8], byte: u8) -> Option<(&[u8], bool)> {
-    let (negated, mut set) = match set {
-        [b'!' | b'^', rest @ ..] => (true, rest),
-        _ => (false, set),
-    };
-    let mut hit = false;
-    let mut first = true;
-    loop {
-        set = match set {
-            [b']', rest @ ..] if !first => return Some((rest, hit != negated)),
-            [low, b'-', high, rest @ ..] if *high != b']' => {
-                hit |= (*low..=*high).contains(&byte);
-                rest
-            }
-            [one, rest @ ..] => {
-                hit |= *one == byte;
-                rest
-            }
-            [] => return None,
+        let pattern = if pattern.starts_with(b"/") {
+            pattern.to_vec()
+        } else {
+            let slash = file.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+            [&file[..slash], b"/", pattern].concat()
         };
-        first = false;
+        for found in glob(self.tree, &pattern) {
+            self.file(&found, depth + 1);
+        }
     }
+
+    fn directory(&mut self, file: &[u8], number: usize, line: &[u8]) {
+        // `DIR=TYPE` says which C library is there; since libc5 is gone it decides nothing.
+        let path = line.split(|&byte| byte == b'=').next().unwrap_or_default();
+        let path = trim_end(path, is_space);
+        let path = trim_end(path, |byte| byte == b'/');
+        if path.is_empty() {
+            return;
+        }
+        if !path.starts_with(b"/") {
+            return self.problem(file, number, "a directory that is not absolute is left out");
+        }
+        if self.conf.directories.len() == MAX_DIRECTORIES {
+            return self.problem(
+                file,
+                number,
+                format!("more than {MAX_DIRECTORIES} directories; the rest is left out"),
+            );
+        }
+        self.conf.directories.push(ConfiguredDirectory {
+            path: path.to_vec(),
+            file: file.to_vec(),
+            line: number,
+        });
+    }
+}
+
+/// What follows `name` and a blank, in any case of letters for all but `include`.
+fn directive<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
+    let (word, rest) = line.split_at_checked(name.len())?;
+    let same = if name == b"include" {
+        word == name
+    } else {
+        word.eq_ignore_ascii_case(name)
+    };
+    (same && rest.first().is_some_and(|&byte| is_blank(byte))).then_some(rest)
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
+}
+
+fn trim_start(mut text: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = text
+        && is_space(*first)
+    {
+        text = rest;
+    }
+    text
+}
+
+fn trim_end(mut text: &[u8], unwanted: impl Fn(u8) -> bool) -> &[u8] {
+    while let [rest @ .., last] = text
+        && unwanted(*last)
+    {
+        text = rest;
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::LiveTree;
+    use crate::tree::memory::MemoryTree;
 
-    #[test]
-    fn patterns_match_as_in_the_shell() {
-        for (pattern, name, expected) in [
-            ("*.conf", "x86_64-linux-gnu.conf", true),
-            ("*.conf", ".hidden.conf", false),
-            (".*.conf", ".hidden.conf", true),
-            ("*.conf", "a.conf~", false),
-            ("a*b*c", "aXbYbZc", true),
-            ("a*b*c", "aXbYbZ", false),
-            ("?[0-9]", "a7", true),
-            ("[!a]x", "ax", false),
-            ("[]]", "]", true),
-            ("[", "[", true),
-            ("\\*", "*", true),
-            ("\\*", "x", false),
-            ("*", "", true),
-        ] {
-            assert_eq!(
-                matches(pattern.as_bytes(), name.as_bytes()),
-                expected,
-                "{pattern} {name}"
-            );
-        }
+    fn read(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+        let tree = MemoryTree::new(files.iter().map(|(path, text)| (*path, *text)));
+        let conf = LdSoConf::read(&tree, LD_SO_CONF);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            conf.directories.iter().map(|dir| text(&dir.path)).collect(),
+            conf.problems
+                .iter()
+                .map(|problem| {
+                    format!("{}:{}: {}", text(&problem.file), problem.line, problem.what)
+                })
+                .collect(),
+        )
     }
 
     #[test]
-    fn includes_are_globbed_in_order_and_never_twice() {
-        let root = tempfile::tempdir().unwrap();
-        let etc = root.path().join("etc");
-        std::fs::create_dir_all(etc.join("ld.so.conf.d")).unwrap();
-        let main = "include ld.so.conf.d/*.conf  # all of them\nhwcap 0 nosegneg\nrelative\n/opt/lib/=libc6\n/a\n";
-        std::fs::write(etc.join("ld.so.conf"), main).unwrap();
-        std::fs::write(etc.join("ld.so.conf.d/b.conf"), "/b\n/a/\n").unwrap();
-        std::fs::write(
-            etc.join("ld.so.conf.d/a.conf"),
-            "# nothing\n  /a  \ninclude /etc/ld.so.conf\n",
-        )
-        .unwrap();
-        std::fs::write(etc.join("ld.so.conf.d/c.conf.bak"), "/c\n").unwrap();
-        let tree = LiveTree::open(root.path()).unwrap();
-        let conf = read(&tree, b"/etc/ld.so.conf");
+    fn comments_blanks_types_and_trailing_slashes_are_not_part_of_a_directory() {
+        let (directories, problems) = read(&[(
+            "/etc/ld.so.conf",
+            " /a/ \t\n#/b\n/c # d\n\n/e=libc6\n/\n/f g\r\n",
+        )]);
+        assert_eq!(directories, ["/a", "/c", "/e", "/f g"]);
+        assert_eq!(problems, [""; 0]);
+    }
+
+    #[test]
+    fn includes_are_globbed_sorted_and_relative_to_their_file() {
+        let (directories, problems) = read(&[
+            (
+                "/etc/ld.so.conf",
+                "/first\ninclude ld.so.conf.d/*.conf /etc/none/*.conf\n/last\n",
+            ),
+            ("/etc/ld.so.conf.d/b.conf", "/b"),
+            ("/etc/ld.so.conf.d/a.conf", "/a\ninclude more"),
+            ("/etc/ld.so.conf.d/more", "/more"),
+            ("/etc/ld.so.conf.d/c.off", "/c"),
+        ]);
+        assert_eq!(directories, ["/first", "/a", "/more", "/b", "/last"]);
+        assert_eq!(problems, [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_includes_itself_ends() {
+        let (directories, problems) = read(&[("/etc/ld.so.conf", "/a\ninclude /etc/ld.so.conf\n")]);
+        assert_eq!(directories.len(), MAX_DEPTH + 1);
         assert_eq!(
-            conf.directories,
-            [b"/a".to_vec(), b"/b".to_vec(), b"/opt/lib".to_vec()]
+            problems,
+            ["/etc/ld.so.conf:2: includes nest deeper than 32"]
         );
-        assert_eq!(conf.files.len(), 3);
-        let lines: Vec<usize> = conf.ignored.iter().map(|(_, line, _)| *line).collect();
-        assert_eq!(lines, [2, 3]);
+    }
+
+    #[test]
+    fn a_file_that_includes_itself_twice_ends_soon() {
+        let (_, problems) = read(&[(
+            "/etc/ld.so.conf",
+            "include /etc/ld.so.conf /etc/ld.so.conf\n",
+        )]);
+        assert!(
+            problems
+                .iter()
+                .any(|problem| problem.contains("more than 4096 files"))
+        );
+    }
+
+    #[test]
+    fn relative_directories_and_hwcap_lines_are_problems_and_no_file_is_none() {
+        let (directories, problems) = read(&[("/etc/ld.so.conf", "lib\nHWCAP 1 x\ninclude\n")]);
+        assert_eq!(directories, [""; 0]);
+        assert_eq!(
+            problems,
+            [
+                "/etc/ld.so.conf:1: a directory that is not absolute is left out",
+                "/etc/ld.so.conf:2: the hwcap directive means nothing since glibc 2.33",
+                "/etc/ld.so.conf:3: a directory that is not absolute is left out",
+            ]
+        );
+        assert_eq!(read(&[]), (Vec::new(), Vec::new()));
     }
 }

@@ -11,12 +11,13 @@
 //! | [`tokens`] | `$ORIGIN`, `$LIB`, `$PLATFORM` |
 //! | [`hwcaps`] | the processor, and the subdirectories searched for its sake |
 //! | [`constants`] | version, directories and paths compiled into an ld.so |
-//! | [`conf`] | `/etc/ld.so.conf` |
+//! | [`conf`], [`glob`] | `/etc/ld.so.conf` and the patterns in it |
 //! | [`musl`] | the other dynamic linker |
 
 pub mod conf;
 pub mod constants;
 pub mod glibc;
+pub mod glob;
 pub mod hwcaps;
 pub mod musl;
 pub mod search;

@@ -1,0 +1,77 @@
+//! Where programs are looked for by name.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::GuestPath;
+
+/// Directories of programs in a sysroot, where there is no `$PATH` to ask.
+pub const GUEST_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin";
+
+/// The most symlinks followed, as the kernel has it.
+const MAX_SYMLINKS: usize = 40;
+
+/// The first of the colon-separated directories that holds `name`. Empty and relative ones, which mean "from here", are
+/// skipped: a bundle would not have them.
+#[must_use]
+pub fn find_program(
+    name: &[u8],
+    path: &[u8],
+    exists: impl Fn(&GuestPath) -> bool,
+) -> Option<GuestPath> {
+    let dirs = path
+        .split(|&byte| byte == b':')
+        .filter(|dir| dir.first() == Some(&b'/'));
+    dirs.map(|dir| GuestPath::new(&[dir, b"/", name].concat()))
+        .find(|candidate| exists(candidate))
+}
+
+/// Whether `guest` leads to anything under `root`, absolute symlinks starting at `root`.
+pub(super) fn exists_in(root: &Path, guest: &[u8]) -> bool {
+    let mut pending: Vec<Vec<u8>> = components(guest);
+    let mut at = root.to_owned();
+    let mut depth = 0_usize;
+    let mut symlinks = 0;
+    while let Some(name) = pending.pop() {
+        if name == b".." {
+            if depth > 0 {
+                at.pop();
+                depth -= 1;
+            }
+            continue;
+        }
+        at.push(OsStr::from_bytes(&name));
+        depth += 1;
+        match at.symlink_metadata() {
+            Err(_) => return false,
+            Ok(metadata) if metadata.is_symlink() => {
+                symlinks += 1;
+                let Ok(target) = at.read_link() else {
+                    return false;
+                };
+                if symlinks > MAX_SYMLINKS {
+                    return false;
+                }
+                at.pop();
+                depth -= 1;
+                if target.is_absolute() {
+                    at = root.to_owned();
+                    depth = 0;
+                }
+                pending.extend(components(target.as_os_str().as_bytes()));
+            }
+            Ok(_) => {}
+        }
+    }
+    true
+}
+
+/// The names in a path, last first.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    let names = path
+        .split(|&byte| byte == b'/')
+        .filter(|part| !part.is_empty() && *part != b".");
+    names.rev().map(<[u8]>::to_vec).collect()
+}

@@ -1,0 +1,78 @@
+//! Which module carries out which command. Each has `run(&XOptions, &mut Output) -> anyhow::Result<Exit>`.
+
+use std::fs;
+
+use anyhow::Context;
+use clap_complete::aot;
+
+use crate::cli::{self, Shell};
+use crate::exit::Exit;
+use crate::options::{CompletionsOptions, ManOptions, Request};
+use crate::report::{Output, count};
+
+/// (file name, text) of every man page; made by the build script.
+const MAN_PAGES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/man_pages.rs"));
+
+/// Carries out a command. The caller still has to call [`Output::finish`].
+///
+/// # Errors
+/// What the command could not do; [`crate::error::UsageError`] if the command line is to blame.
+pub fn run(request: &Request, out: &mut Output) -> anyhow::Result<Exit> {
+    match request {
+        Request::Build(_) => not_built_yet("build"),
+        Request::Seal(_) => not_built_yet("seal"),
+        Request::Verify(_) => not_built_yet("verify"),
+        Request::Clean(_) => not_built_yet("clean"),
+        Request::Show(_) => not_built_yet("show"),
+        Request::Tree(_) => not_built_yet("tree"),
+        Request::Why(_) => not_built_yet("why"),
+        Request::WhoNeeds(_) => not_built_yet("who-needs"),
+        Request::Stats(_) => not_built_yet("stats"),
+        Request::Probes(_) => not_built_yet("probes"),
+        Request::Bundle(_) => not_built_yet("bundle"),
+        Request::Ldcache(_) => not_built_yet("ldcache"),
+        Request::Completions(options) => completions(options, out),
+        Request::Man(options) => man(options, out),
+    }
+}
+
+fn not_built_yet(command: &str) -> anyhow::Result<Exit> {
+    anyhow::bail!("{command} is not built yet")
+}
+
+fn completions(options: &CompletionsOptions, out: &mut Output) -> anyhow::Result<Exit> {
+    let shell = match options.shell {
+        Shell::Bash => aot::Shell::Bash,
+        Shell::Elvish => aot::Shell::Elvish,
+        Shell::Fish => aot::Shell::Fish,
+        Shell::PowerShell => aot::Shell::PowerShell,
+        Shell::Zsh => aot::Shell::Zsh,
+    };
+    // Through memory: clap_complete panics where a write fails, as it does in `… | head -1`.
+    let mut script = Vec::new();
+    aot::generate(shell, &mut cli::command(), "elfuse-index", &mut script);
+    out.text().write_all(&script)?;
+    Ok(Exit::Success)
+}
+
+fn man(options: &ManOptions, out: &mut Output) -> anyhow::Result<Exit> {
+    let dir = &options.into;
+    fs::create_dir_all(dir).with_context(|| format!("making the directory {}", dir.display()))?;
+    for (name, page) in MAN_PAGES {
+        let path = dir.join(name);
+        fs::write(&path, page)
+            .with_context(|| format!("writing the man page {}", path.display()))?;
+    }
+    let pages = MAN_PAGES.len() as u64;
+    if out.is_json() {
+        out.json("man", &serde_json::json!({ "pages": MAN_PAGES.iter().map(|(name, _)| name).collect::<Vec<_>>() }))?;
+    } else if !out.is_quiet() {
+        writeln!(
+            out.text(),
+            "{} in {}",
+            count(pages, "page", "pages"),
+            dir.display()
+        )?;
+    }
+    Ok(Exit::Success)
+}
