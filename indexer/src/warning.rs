@@ -33,7 +33,11 @@ pub enum Warning {
     NamedButMissing,
     /// A library that a bundled program needs and that is not on this system either.
     LibraryNotFound,
-    /// An interpreter named by `#!` that is not there.
+    /// A library that only a module needs, which the program may never load.
+    ModuleLacksLibrary,
+    /// A symlink in a copied tree that leads to a directory outside it.
+    SymlinkLeadsOut,
+    /// An interpreter named by `#!` or by an ELF file that is not there.
     InterpreterNotFound,
     /// A shell script that only starts another program, as version managers install.
     ScriptMayNeedMore,
@@ -59,7 +63,9 @@ impl Warning {
             Warning::SetIdDropped => "files lost their set-user-ID or set-group-ID bit",
             Warning::NamedButMissing => "files are named by configuration but do not exist",
             Warning::LibraryNotFound => "libraries were not found",
-            Warning::InterpreterNotFound => "interpreters named by #! were not found",
+            Warning::ModuleLacksLibrary => "libraries that only modules need were not found",
+            Warning::SymlinkLeadsOut => "symlinks lead to directories that were not copied",
+            Warning::InterpreterNotFound => "interpreters or loaders of programs were not found",
             Warning::ScriptMayNeedMore => {
                 "programs are shell scripts, which may start programs that were not copied"
             }
@@ -94,6 +100,8 @@ impl Warning {
             Warning::LibraryNotFound => {
                 "see where it was looked for with `elfuse-index tree`; install it, or use --add"
             }
+            Warning::ModuleLacksLibrary => "nothing, if the program works without that module; else install it, or use --add",
+            Warning::SymlinkLeadsOut => "--add that directory too, if the program needs it",
             Warning::InterpreterNotFound => "install it, or correct the script's first line",
             Warning::ScriptMayNeedMore => {
                 "name those programs too; for a version manager's shim, give the real program's path"
@@ -117,6 +125,8 @@ impl Warning {
             | Warning::SpecialFileLeftOut
             | Warning::SetIdDropped
             | Warning::NamedButMissing
+            | Warning::ModuleLacksLibrary
+            | Warning::SymlinkLeadsOut
             | Warning::ScriptMayNeedMore => false,
         }
     }
