@@ -71,3 +71,117 @@ pub trait Tree: Sync {
     /// What opening or reading it gives.
     fn names(&self, node: &Node) -> io::Result<Vec<Vec<u8>>>;
 }
+
+/// The longest path the kernel takes, with its NUL.
+pub const PATH_MAX: usize = 4096;
+
+/// The most symlinks one resolution crosses.
+pub const MAX_SYMLINKS: usize = 40;
+
+/// What a single name in a directory is: the answer to one step of [`walk`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Kind and identity of the name itself, never of what a symlink leads to.
+    pub node: Node,
+    /// The text of a symlink; empty for anything else.
+    pub target: Arc<[u8]>,
+}
+
+/// Resolves `path` as the kernel does for a process whose root is the tree: an absolute symlink starts at the root again,
+/// `..` stops there. `lookup` says what one name (never empty, `.` or `..`) in one directory is; it does not follow.
+///
+/// Every implementation of [`Tree`] goes through here, so that they cannot disagree on symlinks.
+///
+/// # Errors
+/// As [`Tree::locate`], and what `lookup` gives.
+pub fn walk(
+    root: &Node,
+    path: &[u8],
+    follow: bool,
+    mut lookup: impl FnMut(&Node, &[u8]) -> Result<Step, Errno>,
+) -> Result<Node, Errno> {
+    if path.is_empty() {
+        return Err(Errno::NOENT);
+    }
+    if path.len() >= PATH_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    // Directories from the root to where the walk is: `..` is the last but one.
+    let mut chain = vec![root.clone()];
+    // What is still to walk, the next piece last. A symlink's text is pushed on top of what followed the symlink.
+    let mut rest: Vec<Arc<[u8]>> = vec![path.into()];
+    let mut symlinks = 0;
+    while let Some(piece) = rest.pop() {
+        let Some(start) = piece.iter().position(|&b| b != b'/') else {
+            continue;
+        };
+        let here = &piece[start..];
+        let (name, after) = match here.iter().position(|&b| b == b'/') {
+            Some(end) => (&here[..end], &here[end..]),
+            None => (here, &[][..]),
+        };
+        // "a/" asks for a directory although nothing follows the slash.
+        let is_last = after.is_empty() && rest.is_empty();
+        if !after.is_empty() {
+            rest.push(after.into());
+        }
+        let Some(directory) = chain.last() else {
+            return Err(Errno::NOENT);
+        };
+        if directory.kind != Kind::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        match name {
+            b"." => {}
+            b".." => {
+                if chain.len() > 1 {
+                    chain.pop();
+                }
+            }
+            _ => {
+                let step = lookup(directory, name)?;
+                if step.node.kind == Kind::Symlink && (!is_last || follow) {
+                    symlinks += 1;
+                    if symlinks > MAX_SYMLINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    if step.target.is_empty() {
+                        return Err(Errno::NOENT);
+                    }
+                    if step.target.first() == Some(&b'/') {
+                        chain.truncate(1);
+                    }
+                    rest.push(step.target);
+                } else if step.node.kind != Kind::Directory && !is_last {
+                    return Err(Errno::NOTDIR);
+                } else {
+                    chain.push(step.node);
+                }
+            }
+        }
+    }
+    chain.pop().ok_or(Errno::NOENT)
+}
+
+/// `directory` and `name` as one path.
+#[must_use]
+pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
+    path.extend_from_slice(directory);
+    if !path.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+/// Directory and last name of an absolute path without trailing slash; `None` for the root.
+#[must_use]
+pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let slash = path.iter().rposition(|&b| b == b'/')?;
+    let name = &path[slash + 1..];
+    if name.is_empty() {
+        return None;
+    }
+    Some((if slash == 0 { b"/" } else { &path[..slash] }, name))
+}
