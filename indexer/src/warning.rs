@@ -37,6 +37,12 @@ pub enum Warning {
     InterpreterNotFound,
     /// A shell script that only starts another program, as version managers install.
     ScriptMayNeedMore,
+    /// A line or file of the loader's configuration that is not followed.
+    ConfigurationIgnored,
+    /// A library whose SONAME is not a name in its directory, so that the cache names a file that is not there.
+    LibraryLinkMissing,
+    /// Two programs that get different files for one SONAME, where there is room for one.
+    LibrariesDisagree,
 }
 
 impl Warning {
@@ -62,6 +68,13 @@ impl Warning {
             Warning::InterpreterNotFound => "interpreters named by #! were not found",
             Warning::ScriptMayNeedMore => {
                 "programs are shell scripts, which may start programs that were not copied"
+            }
+            Warning::ConfigurationIgnored => "lines or files of ld.so.conf are not followed",
+            Warning::LibraryLinkMissing => {
+                "links from SONAMEs to libraries are not there; the cache lists them all the same"
+            }
+            Warning::LibrariesDisagree => {
+                "SONAMEs mean different files to different programs; the cache has the first"
             }
         }
     }
@@ -98,6 +111,9 @@ impl Warning {
             Warning::ScriptMayNeedMore => {
                 "name those programs too; for a version manager's shim, give the real program's path"
             }
+            Warning::ConfigurationIgnored => "correct the line; ldconfig does not follow it either",
+            Warning::LibraryLinkMissing => "make them with `ldconfig -r SYSROOT`, or by ln -s",
+            Warning::LibrariesDisagree => "make one cache per program",
         }
     }
 
@@ -110,14 +126,17 @@ impl Warning {
             | Warning::KeepsChanging
             | Warning::TooManyEntries
             | Warning::LibraryNotFound
-            | Warning::InterpreterNotFound => true,
+            | Warning::InterpreterNotFound
+            | Warning::LibrariesDisagree => true,
             Warning::BrokenElf
             | Warning::Unsealed
             | Warning::UnknownFileSystem
             | Warning::SpecialFileLeftOut
             | Warning::SetIdDropped
             | Warning::NamedButMissing
-            | Warning::ScriptMayNeedMore => false,
+            | Warning::ScriptMayNeedMore
+            | Warning::ConfigurationIgnored
+            | Warning::LibraryLinkMissing => false,
         }
     }
 }
