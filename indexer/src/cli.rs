@@ -443,6 +443,7 @@ pub struct CompletionsArgs {
 }
 
 /// Shells that completions can be made for.
+#[allow(clippy::enum_variant_names, reason = "PowerShell is what it is called")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
     Bash,

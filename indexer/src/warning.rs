@@ -21,6 +21,8 @@ pub enum Warning {
     TooManyEntries,
     /// Changed within the last two seconds, and `--no-wait` was given.
     Unsealed,
+    /// A directory that takes no sidecar.
+    SidecarNotWritten,
     /// A file system whose time stamps are not known to be reliable.
     UnknownFileSystem,
     /// Changed while it was being read, again and again.
@@ -57,6 +59,7 @@ impl Warning {
             Warning::Unsealed => {
                 "directories or files changed less than 2 s ago and are not sealed"
             }
+            Warning::SidecarNotWritten => "sidecars could not be written",
             Warning::UnknownFileSystem => "file systems are not known to keep reliable time stamps",
             Warning::KeepsChanging => {
                 "directories changed each time they were read and are left out"
@@ -92,6 +95,9 @@ impl Warning {
             Warning::TooManyEntries => "split the directory; until then it is looked up live",
             Warning::Unsealed => {
                 "run `elfuse-index seal` in a few seconds; until then they are looked up live"
+            }
+            Warning::SidecarNotWritten => {
+                "nothing, if only this host uses the index: the store has their content; else run as the tree's owner"
             }
             Warning::UnknownFileSystem => {
                 "copy the sysroot to ext4, xfs, btrfs or tmpfs; until then it is looked up live"
@@ -130,6 +136,7 @@ impl Warning {
             | Warning::LibrariesDisagree => true,
             Warning::BrokenElf
             | Warning::Unsealed
+            | Warning::SidecarNotWritten
             | Warning::UnknownFileSystem
             | Warning::SpecialFileLeftOut
             | Warning::SetIdDropped
