@@ -19,6 +19,10 @@
 
 mod flags;
 mod order;
+#[cfg(test)]
+mod tests;
+#[cfg(feature = "std")]
+mod write;
 
 use core::fmt;
 
@@ -26,6 +30,8 @@ use crate::FormatError;
 
 pub use flags::Flags;
 pub use order::compare_names;
+#[cfg(feature = "std")]
+pub use write::{Need, Row, in_file_order, write};
 
 const OLD_MAGIC: &[u8] = b"ld.so-1.7.0";
 const OLD_HEADER_BYTES: usize = 16;
@@ -423,6 +429,26 @@ impl<'a> LdSoCache<'a> {
             }
         }
         None
+    }
+
+    /// `entry` as a row to be written. `None` when one of its strings is not there.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn to_row(&self, entry: Entry<'a>) -> Option<Row> {
+        Some(Row {
+            key: entry.key?.to_vec(),
+            value: entry.value?.to_vec(),
+            flags: entry.flags,
+            need: match entry.hwcap {
+                Hwcap::Any => Need::Any,
+                Hwcap::Legacy(bits) => Need::Legacy(bits),
+                Hwcap::Named { index, isa_level } => Need::Named {
+                    directory: self.hwcaps_name(index)?.to_vec(),
+                    isa_level,
+                },
+            },
+            os_version: entry.os_version,
+        })
     }
 
     /// One row as `ldconfig -p` prints it, without the tab before and the newline after.

@@ -1,6 +1,7 @@
 //! `elfuse-index` as a library: walk a sysroot, inspect its ELF files, resolve their libraries, write and question the
 //! index. `ARCHITECTURE.md` at the top of the repository shows the pipeline.
 
+pub mod bundle;
 pub mod cli;
 pub mod error;
 pub mod exit;
@@ -8,8 +9,12 @@ pub mod inspect;
 pub mod ldcache;
 pub mod live;
 pub mod options;
+pub mod publish;
 pub mod report;
 pub mod resolve;
 pub mod run;
+pub mod scan;
+pub mod store;
+pub mod sys;
 pub mod tree;
 pub mod warning;

@@ -1,1 +1,4 @@
 //! resolve
+
+pub mod conf;
+pub mod glob;

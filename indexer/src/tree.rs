@@ -1,5 +1,8 @@
 //! The one view of a sysroot that the resolver works on, whether it is the live tree or a scan in memory.
 
+#[cfg(test)]
+pub(crate) mod memory;
+
 use std::io;
 use std::sync::Arc;
 

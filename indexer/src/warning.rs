@@ -21,6 +21,8 @@ pub enum Warning {
     TooManyEntries,
     /// Changed within the last two seconds, and `--no-wait` was given.
     Unsealed,
+    /// A directory that takes no sidecar.
+    SidecarNotWritten,
     /// A file system whose time stamps are not known to be reliable.
     UnknownFileSystem,
     /// Changed while it was being read, again and again.
@@ -41,6 +43,12 @@ pub enum Warning {
     InterpreterNotFound,
     /// A shell script that only starts another program, as version managers install.
     ScriptMayNeedMore,
+    /// A line or file of the loader's configuration that is not followed.
+    ConfigurationIgnored,
+    /// A library whose SONAME is not a name in its directory, so that the cache names a file that is not there.
+    LibraryLinkMissing,
+    /// Two programs that get different files for one SONAME, where there is room for one.
+    LibrariesDisagree,
 }
 
 impl Warning {
@@ -55,6 +63,7 @@ impl Warning {
             Warning::Unsealed => {
                 "directories or files changed less than 2 s ago and are not sealed"
             }
+            Warning::SidecarNotWritten => "sidecars could not be written",
             Warning::UnknownFileSystem => "file systems are not known to keep reliable time stamps",
             Warning::KeepsChanging => {
                 "directories changed each time they were read and are left out"
@@ -68,6 +77,13 @@ impl Warning {
             Warning::InterpreterNotFound => "interpreters or loaders of programs were not found",
             Warning::ScriptMayNeedMore => {
                 "programs are shell scripts, which may start programs that were not copied"
+            }
+            Warning::ConfigurationIgnored => "lines or files of ld.so.conf are not followed",
+            Warning::LibraryLinkMissing => {
+                "links from SONAMEs to libraries are not there; the cache lists them all the same"
+            }
+            Warning::LibrariesDisagree => {
+                "SONAMEs mean different files to different programs; the cache has the first"
             }
         }
     }
@@ -85,6 +101,9 @@ impl Warning {
             Warning::TooManyEntries => "split the directory; until then it is looked up live",
             Warning::Unsealed => {
                 "run `elfuse-index seal` in a few seconds; until then they are looked up live"
+            }
+            Warning::SidecarNotWritten => {
+                "nothing, if only this host uses the index: the store has their content; else run as the tree's owner"
             }
             Warning::UnknownFileSystem => {
                 "copy the sysroot to ext4, xfs, btrfs or tmpfs; until then it is looked up live"
@@ -106,6 +125,9 @@ impl Warning {
             Warning::ScriptMayNeedMore => {
                 "name those programs too; for a version manager's shim, give the real program's path"
             }
+            Warning::ConfigurationIgnored => "correct the line; ldconfig does not follow it either",
+            Warning::LibraryLinkMissing => "make them with `ldconfig -r SYSROOT`, or by ln -s",
+            Warning::LibrariesDisagree => "make one cache per program",
         }
     }
 
@@ -118,16 +140,20 @@ impl Warning {
             | Warning::KeepsChanging
             | Warning::TooManyEntries
             | Warning::LibraryNotFound
-            | Warning::InterpreterNotFound => true,
+            | Warning::InterpreterNotFound
+            | Warning::LibrariesDisagree => true,
             Warning::BrokenElf
             | Warning::Unsealed
+            | Warning::SidecarNotWritten
             | Warning::UnknownFileSystem
             | Warning::SpecialFileLeftOut
             | Warning::SetIdDropped
             | Warning::NamedButMissing
             | Warning::ModuleLacksLibrary
             | Warning::SymlinkLeadsOut
-            | Warning::ScriptMayNeedMore => false,
+            | Warning::ScriptMayNeedMore
+            | Warning::ConfigurationIgnored
+            | Warning::LibraryLinkMissing => false,
         }
     }
 }

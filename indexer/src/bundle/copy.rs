@@ -98,7 +98,7 @@ impl Destination {
     }
 
     /// Copies everything in `plan`. What cannot be read is left out with a warning.
-    pub(super) fn carry_out(mut self, plan: &Plan, source: &Source, out: &Output) -> anyhow::Result<Copied> {
+    pub(super) fn carry_out(&mut self, plan: &Plan, source: &Source, out: &Output) -> anyhow::Result<()> {
         let progress = out.progress("copying", Some(plan.len() as u64));
         for (path, entry) in plan.entries() {
             let (parent, name) = split(path).with_context(|| format!("{} has no name", escaped(path)))?;
@@ -130,7 +130,27 @@ impl Destination {
             self.leave()?;
         }
         progress.clear();
-        Ok(self.done)
+        Ok(())
+    }
+
+    /// Writes the file `path`, whose directory is there, and leaves the directory's time as it is.
+    pub(super) fn write_into(&mut self, path: &[u8], bytes: &[u8]) -> anyhow::Result<()> {
+        let (parent, name) = split(path).with_context(|| format!("{} has no name", escaped(path)))?;
+        self.enter(parent).with_context(|| format!("opening {} in the bundle", escaped(parent)))?;
+        let stat = rustix::fs::fstat(self.current())?;
+        if let Some(open) = self.open.last_mut() {
+            open.mtime = Some(Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ });
+        }
+        self.write(name, bytes).with_context(|| format!("writing {} into the bundle", escaped(path)))?;
+        while !self.open.is_empty() {
+            self.leave()?;
+        }
+        Ok(())
+    }
+
+    /// What was done so far.
+    pub(super) fn done(&self) -> Copied {
+        self.done
     }
 
     /// Makes the directory `path`, which the plan made before, the one that is written to.

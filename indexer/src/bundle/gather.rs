@@ -48,6 +48,8 @@ pub(super) struct Gather<'a> {
     pub(super) out: &'a Output,
     pub(super) plan: Plan,
     pub(super) c_libraries: CLibraries,
+    /// Paths of everything that is started: what was named, and interpreters.
+    pub(super) programs: Vec<Vec<u8>>,
     followed: HashSet<(Arc<[u8]>, Role)>,
     trees: HashSet<Arc<[u8]>>,
     /// soname -> who needs it, and whether that is a program.
@@ -62,6 +64,7 @@ impl<'a> Gather<'a> {
             out,
             plan: Plan::default(),
             c_libraries: CLibraries::default(),
+            programs: Vec::new(),
             followed: HashSet::new(),
             trees: HashSet::new(),
             not_found: BTreeMap::new(),
@@ -239,7 +242,7 @@ impl<'a> Gather<'a> {
         }
         let mut libraries = Vec::new();
         if !facts.needed.is_empty() || !facts.filters.is_empty() {
-            let closure = closure::of(self.source, path)?;
+            let closure = closure::of(self.source.tree(), path)?;
             for library in closure.loaded {
                 let because = Because::new(Group::Library, &library.needed_by);
                 let Some(found) = self.want(&library.path, &because) else { continue };
@@ -253,6 +256,9 @@ impl<'a> Gather<'a> {
                 let entry = self.not_found.entry(missing.soname).or_insert((missing.needed_by, false));
                 entry.1 |= role == Role::Program;
             }
+        }
+        if role == Role::Program {
+            self.programs.push(path.to_vec());
         }
         if role == Role::Program && self.options.runtimes {
             runtimes::add(self, node, path, &libraries)?;

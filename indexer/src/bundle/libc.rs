@@ -8,6 +8,7 @@ use super::gather::{Gather, TreeFiles};
 use super::plan::{Because, Group, What};
 use crate::error::UsageError;
 use crate::report::escaped;
+use crate::resolve::conf::{LD_SO_CONF, LdSoConf};
 use crate::tree::{Tree, join, split};
 use crate::warning::Warning;
 
@@ -81,7 +82,7 @@ fn compiled_in_paths(gather: &Gather<'_>, library: &[u8]) -> BTreeSet<Vec<u8>> {
 fn loader_configuration(gather: &mut Gather<'_>) {
     let because = Because::new(Group::LoaderConfiguration, "the dynamic linker");
     if !gather.c_libraries.glibc.is_empty() {
-        for path in crate::resolve::conf::files(gather.source.tree(), b"/etc/ld.so.conf") {
+        for path in LdSoConf::read(gather.source.tree(), LD_SO_CONF).files {
             gather.want(&path, &because);
         }
     }
@@ -124,7 +125,10 @@ fn nss_modules(gather: &mut Gather<'_>, directory: &[u8], library: &[u8]) -> any
     }
     // What glibc falls back to where there is no file.
     services.extend([b"files".to_vec(), b"dns".to_vec()]);
-    let directories = gather.library_directories(directory);
+    let configured = LdSoConf::read(gather.source.tree(), LD_SO_CONF).directories;
+    let mut directories = vec![directory.to_vec()];
+    directories.extend(configured.into_iter().map(|directory| directory.path));
+    directories.extend([&b"/usr/lib64"[..], b"/usr/lib", b"/lib64", b"/lib"].map(<[u8]>::to_vec));
     for service in services {
         let name = [b"libnss_", service.as_slice(), b".so.2"].concat();
         let because = Because::new(Group::Nss, library);

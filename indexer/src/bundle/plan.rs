@@ -135,8 +135,8 @@ impl Plan {
         self.names.contains(name)
     }
 
-    /// Adds `what` at `real` and the directories above it. What is there already stays, except that a written file
-    /// replaces a copied one. Says whether the entry is new.
+    /// Adds `what` at `real` and the directories above it. What is there already stays, so that what was asked for goes
+    /// before what is added by default. Says whether the entry is new.
     pub fn add(&mut self, real: &[u8], what: What, because: &Because) -> bool {
         if real == b"/" {
             return false;
@@ -145,20 +145,10 @@ impl Plan {
             let above = self.entries.entry(TreeOrder(real[..slash].to_vec()));
             above.or_insert_with(|| Entry { what: What::Directory, because: because.clone() });
         }
-        match self.entries.entry(TreeOrder(real.to_vec())) {
-            MapEntry::Vacant(vacant) => {
-                self.names.extend(real.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec));
-                vacant.insert(Entry { what, because: because.clone() });
-                true
-            }
-            MapEntry::Occupied(mut occupied) => {
-                let there = &mut occupied.get_mut().what;
-                if matches!((&what, &there), (What::Written(_), What::File(_) | What::Written(_))) {
-                    *there = what;
-                }
-                false
-            }
-        }
+        let MapEntry::Vacant(vacant) = self.entries.entry(TreeOrder(real.to_vec())) else { return false };
+        self.names.extend(real.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec));
+        vacant.insert(Entry { what, because: because.clone() });
+        true
     }
 
     /// Every entry, a directory before what is in it, and all of that before anything else.
@@ -206,12 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn a_written_file_replaces_a_copied_one() {
+    fn a_file_that_was_added_by_name_is_not_replaced_by_one_that_is_written() {
         let mut plan = Plan::default();
-        let because = Because::new(Group::Nss, "test");
-        plan.add(b"/passwd", What::Written(b"all".to_vec()), &because);
-        plan.add(b"/passwd", What::Written(b"some".to_vec()), &because);
+        plan.add(b"/passwd", What::Symlink(b"mine".to_vec()), &Because::new(Group::Added, "test"));
+        plan.add(b"/passwd", What::Written(b"some".to_vec()), &Because::new(Group::Nss, "test"));
         let (_, entry) = plan.entries().next().unwrap();
-        assert_eq!(entry.what, What::Written(b"some".to_vec()));
+        assert_eq!(entry.what, What::Symlink(b"mine".to_vec()));
     }
 }

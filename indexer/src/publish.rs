@@ -1,0 +1,341 @@
+//! From a scan to files: sidecars first, then the loader cache, and at last, when time stamps have grown old enough to prove
+//! something, the keys, whose rename makes the whole index valid at one moment.
+//!
+//! A crash in between leaves the earlier keys, which no longer match what changed, or keys that are bound to another loader
+//! cache: no index rather than a wrong one.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use elfuse_format::checksum::checksum;
+use elfuse_format::header;
+use elfuse_format::keys::{DeviceRow, DirKey, FileKey, KeysContent, Seal, Time};
+use elfuse_format::names;
+use elfuse_format::sidecar::{Block, Kind};
+use rayon::prelude::*;
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+
+use crate::inspect;
+use crate::scan::{ElfState, Scan, ScannedDir, guest};
+use crate::sys::{self, FileSystem, Identity, Root};
+use crate::warning::{Warning, Warnings};
+
+/// Time stamps younger than this prove nothing: a second change could leave the same ones (git's racy index, ccache).
+pub const RACY: Duration = Duration::from_secs(2);
+/// The longest that is waited for time stamps to grow old.
+const MAX_WAIT: Duration = Duration::from_secs(6);
+
+/// What writing the sidecars did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SidecarsWritten {
+    /// Files written.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of all sidecars, written or as they were.
+    pub total_bytes: u64,
+}
+
+/// Writes each directory's sidecar, except where the very same stands there already, and removes what a killed build left.
+///
+/// A sidecar that cannot be written is counted; the loader cache has its content all the same.
+#[must_use]
+pub fn write_sidecars(root: &Root, scan: &Scan, preserve_mtime: bool, warnings: &Warnings) -> SidecarsWritten {
+    let each = scan.dirs.par_iter().filter(|dir| !dir.block.is_empty() && dir.state == Seal::Sealed);
+    let each = each.map(|dir| {
+        let bytes = header::HEADER_LEN as u64 + dir.block.len() as u64;
+        let mut done = SidecarsWritten {
+            total_bytes: bytes,
+            ..SidecarsWritten::default()
+        };
+        if dir.sealed {
+            return done;
+        }
+        match write_sidecar(root, dir, preserve_mtime) {
+            Ok(false) => {}
+            Ok(true) => {
+                done.files = 1;
+                done.bytes = bytes;
+            }
+            Err(error) => warnings.add(Warning::SidecarNotWritten, &guest(&dir.path), error),
+        }
+        done
+    });
+    each.reduce(SidecarsWritten::default, |a, b| SidecarsWritten {
+        files: a.files + b.files,
+        bytes: a.bytes + b.bytes,
+        total_bytes: a.total_bytes + b.total_bytes,
+    })
+}
+
+fn write_sidecar(root: &Root, dir: &ScannedDir, preserve_mtime: bool) -> io::Result<bool> {
+    let file = header::wrap(header::Kind::Sidecar, 0, &dir.block);
+    let fd = root.open_dir(&dir.path)?;
+    if dir.has_sidecar && same_content(&fd, &file) && dir.leftovers.is_empty() {
+        return Ok(false);
+    }
+    let before = sys::fstat(&fd)?.identity.mtime;
+    for name in &dir.leftovers {
+        fs::unlinkat(&fd, &**name, AtFlags::empty())?;
+    }
+    let mut temporary = names::SIDECAR.to_vec();
+    temporary.extend_from_slice(format!(".{}", std::process::id()).as_bytes());
+    temporary.extend_from_slice(names::TEMPORARY_SUFFIX);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    let open = || fs::openat(&fd, temporary.as_slice(), flags, mode);
+    let created = match open() {
+        // Left by a killed process that had our number, in a directory that was not listed.
+        Err(rustix::io::Errno::EXIST) => {
+            fs::unlinkat(&fd, temporary.as_slice(), AtFlags::empty())?;
+            open()?
+        }
+        other => other?,
+    };
+    let written = std::fs::File::from(created).write_all(&file);
+    let renamed = written.and_then(|()| Ok(fs::renameat(&fd, temporary.as_slice(), &fd, names::SIDECAR)?));
+    if renamed.is_err() {
+        let _ = fs::unlinkat(&fd, temporary.as_slice(), AtFlags::empty());
+    }
+    if preserve_mtime {
+        sys::restore_mtime(&fd, before)?;
+    }
+    renamed.map(|()| true)
+}
+
+fn same_content(dir: impl AsFd, expected: &[u8]) -> bool {
+    let read = || -> io::Result<bool> {
+        let file = sys::open_file(dir, names::SIDECAR)?;
+        if sys::fstat(&file)?.identity.size != expected.len() as u64 {
+            return Ok(false);
+        }
+        let mut found = Vec::with_capacity(expected.len());
+        io::Read::read_to_end(&mut &file, &mut found)?;
+        Ok(found == expected)
+    };
+    read().unwrap_or(false)
+}
+
+fn plus(time: Time, duration: Duration) -> Time {
+    let nanos = time.nanos + duration.subsec_nanos();
+    Time {
+        secs: time.secs + i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 2) + i64::from(nanos / 1_000_000_000),
+        nanos: nanos % 1_000_000_000,
+    }
+}
+
+/// Whether a state is too young, at time `now` of its file system, to prove anything. A ctime in the future counts as young:
+/// the clock was set back. An mtime far in the future does not, as anybody may set that.
+#[must_use]
+pub fn is_racy(identity: &Identity, now: Time) -> bool {
+    let too_young = |time: Time| plus(time, RACY) > now;
+    too_young(identity.ctime) || (too_young(identity.mtime) && identity.mtime < plus(now, RACY))
+}
+
+/// Sleeps until what has changed up to now is no longer racy by the file system's clock.
+///
+/// # Errors
+/// If the clock cannot be read.
+pub fn wait_out_racy(clock: &std::fs::File) -> io::Result<Duration> {
+    let started = Instant::now();
+    let until = plus(sys::file_system_clock(clock)?, RACY);
+    while sys::file_system_clock(clock)? <= until && started.elapsed() < MAX_WAIT {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(started.elapsed())
+}
+
+/// How the keys are captured.
+pub struct CaptureOptions<'a> {
+    /// The file system's clock when the scan began.
+    pub scan_began: Time,
+    /// The file system's clock now, after waiting.
+    pub now: Time,
+    /// Where warnings go.
+    pub warnings: &'a Warnings,
+}
+
+/// Keys of directories and files, and how many are sealed or not, and why.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// Rows and device table; `bound_to`, `flags` and inputs are for the caller.
+    pub keys: KeysContent,
+    /// Directories by state.
+    pub directories: BTreeMap<Seal, u64>,
+    /// ELF files by state.
+    pub files: BTreeMap<Seal, u64>,
+}
+
+struct Row {
+    identity: Identity,
+    state: Seal,
+    elves: Vec<(Identity, Seal)>,
+}
+
+/// Captures the key of every directory, comparing its names once more, and of every ELF file.
+#[must_use]
+pub fn capture(root: &Root, scan: &Scan, file_system: &FileSystem, options: &CaptureOptions<'_>) -> Captured {
+    let rows: Vec<_> = scan.dirs.par_iter().map(|dir| capture_dir(root, dir, options)).collect();
+    let mut captured = Captured::default();
+    let mut devices = vec![root.dev()];
+    let mut slot = |dev: u64| {
+        let known = devices.iter().position(|known| *known == dev);
+        let at = known.unwrap_or_else(|| {
+            devices.push(dev);
+            devices.len() - 1
+        });
+        u16::try_from(at).unwrap_or(u16::MAX)
+    };
+    let none = Identity {
+        dev: root.dev(),
+        ino: 0,
+        size: 0,
+        mtime: Time::default(),
+        ctime: Time::default(),
+    };
+    for (row, dir) in rows.iter().zip(&scan.dirs) {
+        let identity = if row.state == Seal::Sealed { row.identity } else { none };
+        captured.keys.dirs.push(DirKey {
+            ino: identity.ino,
+            mtime: identity.mtime,
+            ctime: identity.ctime,
+            block_checksum: if dir.block.is_empty() { 0 } else { checksum(&dir.block) },
+            device: slot(identity.dev),
+            seal: row.state as u8,
+        });
+        *captured.directories.entry(row.state).or_default() += 1;
+        for (found, state) in &row.elves {
+            let found = if *state == Seal::Sealed { *found } else { none };
+            captured.keys.files.push(file_key(&found, slot(found.dev), *state));
+            *captured.files.entry(*state).or_default() += 1;
+        }
+    }
+    captured.keys.devices = (devices.iter())
+        .map(|dev| DeviceRow {
+            dev: *dev,
+            fs_type: file_system.magic,
+            fs_id: file_system.id,
+        })
+        .collect();
+    captured
+}
+
+/// A file's row.
+#[must_use]
+pub fn file_key(identity: &Identity, device: u16, state: Seal) -> FileKey {
+    FileKey {
+        ino: identity.ino,
+        size: identity.size,
+        mtime: identity.mtime,
+        ctime: identity.ctime,
+        device,
+        seal: state as u8,
+    }
+}
+
+fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> Row {
+    let unsealed = |state, elf_state| Row {
+        identity: Identity {
+            dev: root.dev(),
+            ino: 0,
+            size: 0,
+            mtime: Time::default(),
+            ctime: Time::default(),
+        },
+        state,
+        elves: dir.elves.iter().map(|elf| (elf.identity, elf_state)).collect(),
+    };
+    let (Some(identity), Some(block), Seal::Sealed) = (dir.identity, dir.names(), dir.state) else {
+        return unsealed(dir.state, Seal::NotIndexed);
+    };
+    if dir.sealed {
+        return Row {
+            identity,
+            state: Seal::Sealed,
+            elves: dir.elves.iter().map(|elf| (elf.identity, Seal::Sealed)).collect(),
+        };
+    }
+    let Ok((identity, state, elves)) = compare(root, dir, block, options) else {
+        options.warnings.add(Warning::KeepsChanging, &guest(&dir.path), "its names changed after they were read");
+        return unsealed(Seal::Changed, Seal::Changed);
+    };
+    if state == Seal::Racy {
+        options.warnings.add(Warning::Unsealed, &guest(&dir.path), "");
+    }
+    Row { identity, state, elves }
+}
+
+type Compared = (Identity, Seal, Vec<(Identity, Seal)>);
+
+/// Lists a directory once more and compares it with its block. Our own writing has changed its times since the first reading, so
+/// only names, kinds and targets can tell.
+fn compare(root: &Root, dir: &ScannedDir, block: Block<'_>, options: &CaptureOptions<'_>) -> io::Result<Compared> {
+    let fd = root.open_dir(&dir.path)?;
+    let changed = || io::Error::other("changed");
+    let before = sys::fstat(&fd)?.identity;
+    let mut listed = sys::list(fd.as_fd(), names::MAX_ENTRIES)?;
+    listed.retain(|entry| !names::is_reserved(&entry.name, dir.path.is_empty()));
+    if listed.len() != block.len() {
+        return Err(changed());
+    }
+    for entry in &listed {
+        let known = block.find(&entry.name).ok().flatten().ok_or_else(changed)?;
+        let same_target = || Ok::<_, io::Error>(known.target() == Some(&sys::read_link(&fd, &entry.name)?));
+        if known.kind() != Some(entry.kind) || (entry.kind == Kind::Symlink && !same_target()?) {
+            return Err(changed());
+        }
+    }
+    let mut elves = Vec::with_capacity(dir.elves.len());
+    let files = block.entries().filter(|entry| entry.elf_index().is_some());
+    for (entry, known) in files.zip(&dir.elves) {
+        let name = entry.name().unwrap_or_default();
+        let state = elf_state(&fd, dir, name, entry, known, options);
+        elves.push((known.identity, state));
+    }
+    let after = sys::fstat(&fd)?.identity;
+    if after != before {
+        return Err(changed());
+    }
+    let state = if is_racy(&after, options.now) { Seal::Racy } else { Seal::Sealed };
+    Ok((after, state, elves))
+}
+
+fn elf_state(
+    fd: impl AsFd,
+    dir: &ScannedDir,
+    name: &[u8],
+    entry: elfuse_format::sidecar::Entry<'_>,
+    known: &ElfState,
+    options: &CaptureOptions<'_>,
+) -> Seal {
+    if !sys::stat_at(&fd, name).is_ok_and(|found| found.identity == known.identity) {
+        options.warnings.add(Warning::KeepsChanging, &guest(&dir.join(name)), "it changed after it was read");
+        return Seal::Changed;
+    }
+    if known.sealed || !is_racy(&known.identity, options.scan_began) {
+        return Seal::Sealed;
+    }
+    if is_racy(&known.identity, options.now) {
+        options.warnings.add(Warning::Unsealed, &guest(&dir.join(name)), "");
+        return Seal::Racy;
+    }
+    // It was young when it was read, and a change in the same tick would not have shown. Now it would: read it again.
+    let hash = sys::open_file(&fd, name).and_then(|file| inspect::content_hash(&file));
+    let expected = entry.elf().map(|elf| elf.row.content_hash);
+    if hash.ok() == expected {
+        Seal::Sealed
+    } else {
+        Seal::Changed
+    }
+}
+
+/// Whether anything of a scan would be racy now, so that waiting helps.
+#[must_use]
+pub fn has_racy(scan: &Scan, now: Time) -> bool {
+    scan.dirs.iter().any(|dir| {
+        let young = !dir.sealed && dir.identity.is_some_and(|identity| is_racy(&identity, now));
+        young || dir.elves.iter().any(|elf| !elf.sealed && is_racy(&elf.identity, now))
+    })
+}

@@ -1,0 +1,373 @@
+//! The host floor of the indexer: a sysroot's root as a descriptor, directories below it, identities, the file system's
+//! clock. Nothing opened here leaves the sysroot through a symlink.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use elfuse_format::keys::Time;
+use elfuse_format::sidecar::Kind;
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+/// What stat says that tells one state of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// `st_dev`.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
+    /// `st_size`, in bytes.
+    pub size: u64,
+    /// `st_mtim`.
+    pub mtime: Time,
+    /// `st_ctim`.
+    pub ctime: Time,
+}
+
+/// What stat gives, as far as it is used here.
+#[derive(Debug, Clone, Copy)]
+pub struct Status {
+    /// Which state of which file.
+    pub identity: Identity,
+    /// What it is.
+    pub kind: Kind,
+    /// `st_nlink`.
+    pub links: u64,
+}
+
+/// Kind of a file type; `None` where the file system does not tell in its listings.
+#[must_use]
+pub fn kind_of(file_type: FileType) -> Option<Kind> {
+    match file_type {
+        FileType::RegularFile => Some(Kind::File),
+        FileType::Directory => Some(Kind::Directory),
+        FileType::Symlink => Some(Kind::Symlink),
+        FileType::Unknown => None,
+        _ => Some(Kind::Other),
+    }
+}
+
+// The integers of `struct stat` differ from platform to platform: what is cast here for one is the type itself on another.
+#[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, clippy::cast_possible_truncation, clippy::useless_conversion)]
+fn status(stat: &Stat) -> Status {
+    Status {
+        identity: Identity {
+            dev: stat.st_dev as u64,
+            ino: stat.st_ino as u64,
+            size: stat.st_size as u64,
+            mtime: Time {
+                secs: i64::from(stat.st_mtime),
+                nanos: stat.st_mtime_nsec as u32,
+            },
+            ctime: Time {
+                secs: i64::from(stat.st_ctime),
+                nanos: stat.st_ctime_nsec as u32,
+            },
+        },
+        kind: kind_of(FileType::from_raw_mode(stat.st_mode as _)).unwrap_or(Kind::Other),
+        links: stat.st_nlink as u64,
+    }
+}
+
+/// fstat(2).
+///
+/// # Errors
+/// Its own.
+pub fn fstat(fd: impl AsFd) -> io::Result<Status> {
+    Ok(status(&fs::fstat(fd)?))
+}
+
+/// stat of a name in a directory, a symlink not followed.
+///
+/// # Errors
+/// Those of fstatat(2).
+pub fn stat_at(dir: impl AsFd, name: &[u8]) -> io::Result<Status> {
+    let found = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(status(&found))
+}
+
+/// Opens a regular file for reading. A FIFO put there in between does not block, a symlink is refused.
+///
+/// # Errors
+/// Those of openat(2).
+pub fn open_file(dir: impl AsFd, name: &[u8]) -> io::Result<std::fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(fs::openat(dir, name, flags, Mode::empty())?.into())
+}
+
+/// Text of a symlink.
+///
+/// # Errors
+/// Those of readlinkat(2).
+pub fn read_link(dir: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
+    Ok(fs::readlinkat(dir, name, Vec::new())?.into_bytes())
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The name.
+    pub name: Box<[u8]>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// The names in a directory without `.` and `..`, unsorted; at most `cap` + 1 of them.
+///
+/// # Errors
+/// Those of getdents(2), and of stat where the file system's listings do not tell the kind.
+pub fn list(dir: BorrowedFd<'_>, cap: usize) -> io::Result<Vec<Listed>> {
+    let mut all = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = match kind_of(entry.file_type()) {
+            Some(kind) => kind,
+            None => match stat_at(dir, name) {
+                Ok(status) => status.kind,
+                // Gone since it was listed: its directory's times tell.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            },
+        };
+        let name = name.into();
+        all.push(Listed { name, kind });
+        if all.len() > cap {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+const OPEN_DIR: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// The root of a sysroot.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    fd: OwnedFd,
+    status: Status,
+}
+
+impl Root {
+    /// Opens `path`, a symlink followed: it is the caller's own.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = fs::open(path, flags, Mode::empty())?;
+        let status = fstat(&fd)?;
+        let path = path.to_owned();
+        Ok(Self { path, fd, status })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// `st_dev` of the root.
+    #[must_use]
+    pub fn dev(&self) -> u64 {
+        self.status.identity.dev
+    }
+
+    /// Host path of a directory or file, for messages.
+    #[must_use]
+    pub fn host_path(&self, relative: &[u8]) -> PathBuf {
+        self.path.join(OsStr::from_bytes(relative))
+    }
+
+    /// Opens a directory by its path from the root, no slash in front; empty is the root. A symlink anywhere is refused, so
+    /// that whatever is swapped meanwhile, nothing outside is opened.
+    ///
+    /// # Errors
+    /// Those of openat(2); `ELOOP` or `ENOTDIR` at a symlink.
+    pub fn open_dir(&self, relative: &[u8]) -> io::Result<OwnedFd> {
+        if relative.is_empty() {
+            return Ok(fs::openat(&self.fd, ".", OPEN_DIR, Mode::empty())?);
+        }
+        match open_beneath(self.fd(), relative) {
+            Some(opened) => Ok(opened?),
+            None => self.open_stepwise(relative),
+        }
+    }
+
+    fn open_stepwise(&self, relative: &[u8]) -> io::Result<OwnedFd> {
+        let mut components = relative.split(|&byte| byte == b'/');
+        let first = components.next().unwrap_or_default();
+        let mut fd = fs::openat(&self.fd, first, OPEN_DIR, Mode::empty())?;
+        for component in components {
+            fd = fs::openat(&fd, component, OPEN_DIR, Mode::empty())?;
+        }
+        Ok(fd)
+    }
+
+    /// stat of a path from the root, not following a last symlink; empty is the root. Others on the way are followed: for
+    /// comparing with an identity that is known, not for finding out.
+    ///
+    /// # Errors
+    /// Those of fstatat(2).
+    pub fn stat(&self, relative: &[u8]) -> io::Result<Status> {
+        if relative.is_empty() {
+            return fstat(&self.fd);
+        }
+        match stat_at(&self.fd, relative) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NAMETOOLONG) => {
+                let at = relative.iter().rposition(|&byte| byte == b'/');
+                let (parent, name) = at.map_or((&b""[..], relative), |at| {
+                    (&relative[..at], &relative[at + 1..])
+                });
+                stat_at(self.open_dir(parent)?, name)
+            }
+            other => other,
+        }
+    }
+}
+
+/// Opens without following any symlink in one call; `None` where that has to be done step by step.
+#[cfg(target_os = "linux")]
+fn open_beneath(root: BorrowedFd<'_>, relative: &[u8]) -> Option<Result<OwnedFd, Errno>> {
+    use rustix::fs::ResolveFlags;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match fs::openat2(root, relative, OPEN_DIR, Mode::empty(), resolve) {
+        // An old kernel, a seccomp filter, a rename meanwhile, or a path over PATH_MAX.
+        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN | Errno::NAMETOOLONG) => None,
+        other => Some(other),
+    }
+}
+
+/// Opens without following any symlink in one call; `None` where that has to be done step by step.
+#[cfg(not(target_os = "linux"))]
+fn open_beneath(_root: BorrowedFd<'_>, _relative: &[u8]) -> Option<Result<OwnedFd, Errno>> {
+    None
+}
+
+/// What statfs says of the file system a sysroot lies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSystem {
+    /// `f_type`; on macOS, 0.
+    pub magic: u64,
+    /// `f_fsid`.
+    pub id: u64,
+    /// Its name, as far as it is known here.
+    pub name: String,
+    /// Whether its time stamps are known to tell every change.
+    pub trusted: bool,
+}
+
+/// The file system that `fd` lies on.
+///
+/// # Errors
+/// Those of fstatfs(2).
+#[cfg(target_os = "linux")]
+#[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, clippy::unnecessary_cast)]
+pub fn file_system(fd: impl AsFd) -> io::Result<FileSystem> {
+    // linux/magic.h, and EROFS_SUPER_MAGIC_V1 of the kernel's fs/erofs/erofs_fs.h.
+    const KNOWN: &[(u64, &str, bool)] = &[
+        (0xef53, "ext4", true),
+        (0x5846_5342, "xfs", true),
+        (0x9123_683e, "btrfs", true),
+        (0x0102_1994, "tmpfs", true),
+        (0xe0f5_e1e2, "erofs", true),
+        (0x7371_7368, "squashfs", true),
+        (0x794c_7630, "overlayfs", false),
+        (0x6969, "nfs", false),
+        (0x6573_5546, "fuse", false),
+        (0xff53_4d42, "cifs", false),
+        (0x4d44, "vfat", false),
+        (0x2011_bab0, "exfat", false),
+    ];
+    let found = fs::fstatfs(&fd)?;
+    let magic = found.f_type as u64 & 0xffff_ffff;
+    let known = KNOWN.iter().find(|(number, ..)| *number == magic);
+    let vfs = fs::fstatvfs(fd)?;
+    Ok(FileSystem {
+        magic,
+        id: vfs.f_fsid,
+        name: known.map_or_else(|| format!("{magic:#x}"), |(_, name, _)| (*name).to_owned()),
+        trusted: known.is_some_and(|(.., trusted)| *trusted),
+    })
+}
+
+/// The file system that `fd` lies on.
+///
+/// # Errors
+/// Those of fstatfs(2).
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::cast_sign_loss)]
+pub fn file_system(fd: impl AsFd) -> io::Result<FileSystem> {
+    let found = fs::fstatfs(&fd)?;
+    let name = found.f_fstypename.iter().take_while(|byte| **byte != 0);
+    let name: Vec<u8> = name.map(|byte| *byte as u8).collect();
+    Ok(FileSystem {
+        magic: 0,
+        id: fs::fstatvfs(fd)?.f_fsid,
+        trusted: name == b"apfs",
+        name: String::from_utf8_lossy(&name).into_owned(),
+    })
+}
+
+/// Writes out what the file system of `fd` holds in memory, as far as the host can.
+///
+/// # Errors
+/// Those of syncfs(2).
+pub fn sync(fd: impl AsFd) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    fs::syncfs(fd)?;
+    #[cfg(not(target_os = "linux"))]
+    fs::fsync(fd)?;
+    Ok(())
+}
+
+/// What time the file system that `file` lies on believes it is: its clock, not the machine's, stamps what changes.
+///
+/// # Errors
+/// Those of futimens(2) and fstat(2).
+pub fn file_system_clock(file: impl AsFd) -> io::Result<Time> {
+    let now = rustix::fs::Timespec {
+        tv_sec: 0,
+        tv_nsec: rustix::fs::UTIME_NOW,
+    };
+    let both = rustix::fs::Timestamps {
+        last_access: now,
+        last_modification: now,
+    };
+    fs::futimens(&file, &both)?;
+    Ok(fstat(file)?.identity.ctime)
+}
+
+/// Sets a directory's mtime back to what it was.
+///
+/// # Errors
+/// Those of futimens(2).
+pub fn restore_mtime(dir: impl AsFd, mtime: Time) -> io::Result<()> {
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        last_modification: rustix::fs::Timespec {
+            tv_sec: mtime.secs,
+            tv_nsec: mtime.nanos.into(),
+        },
+    };
+    Ok(fs::futimens(dir, &times)?)
+}
