@@ -21,7 +21,6 @@ mod script;
 mod source;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context;
@@ -96,9 +95,14 @@ pub fn run(options: &BundleOptions, out: &mut Output) -> anyhow::Result<Exit> {
         );
     }
     let source = Source::open(&options.from);
-    let source = source.with_context(|| format!("opening {} to take programs from", options.from))?;
+    let source =
+        source.with_context(|| format!("opening {} to take programs from", options.from))?;
     let progress = out.progress("looking", None);
-    let Decided { plan, programs, has_glibc } = decide(&source, options, out)?;
+    let Decided {
+        plan,
+        programs,
+        has_glibc,
+    } = decide(&source, options, out)?;
     progress.clear();
 
     let mut destination = Destination::prepare(&options.into, options.force)?;
@@ -115,7 +119,11 @@ pub fn run(options: &BundleOptions, out: &mut Output) -> anyhow::Result<Exit> {
     let differences = check::compare(source.tree(), &open_bundle()?, &programs)?;
     let report = Report::new(options, &plan, &source, destination.done(), differences);
     report.print(out)?;
-    Ok(if report.differences.is_empty() { Exit::Success } else { Exit::No })
+    Ok(if report.differences.is_empty() {
+        Exit::Success
+    } else {
+        Exit::No
+    })
 }
 
 /// What to do.
@@ -136,17 +144,30 @@ fn decide(source: &Source, options: &BundleOptions, out: &Output) -> anyhow::Res
     }
     libc::add(&mut gather)?;
     for (path, mode) in SKELETON {
-        gather.plan.add(path, What::EmptyDirectory(*mode), &Because::new(Group::Skeleton, "every sysroot"));
+        gather.plan.add(
+            path,
+            What::EmptyDirectory(*mode),
+            &Because::new(Group::Skeleton, "every sysroot"),
+        );
     }
     gather.warn_of_missing_libraries();
     let has_glibc = !gather.c_libraries.glibc.is_empty();
-    Ok(Decided { plan: gather.plan, programs: gather.programs, has_glibc })
+    Ok(Decided {
+        plan: gather.plan,
+        programs: gather.programs,
+        has_glibc,
+    })
 }
 
 /// `ld.so.cache` as `ldconfig -r` would write it for the bundle: the host's would name libraries that are not there.
 fn loader_cache(bundle: &LiveTree, out: &Output) -> anyhow::Result<Vec<u8>> {
-    let found = ldcache::scan::scan(bundle, &ldcache::scan::ScanOptions::default(), &out.warnings());
-    ld_so_cache::write(in_file_order(found.rows), ldcache::GENERATOR).context("putting the bundle's ld.so.cache together")
+    let found = ldcache::scan::scan(
+        bundle,
+        &ldcache::scan::ScanOptions::default(),
+        &out.warnings(),
+    );
+    ld_so_cache::write(in_file_order(found.rows), ldcache::GENERATOR)
+        .context("putting the bundle's ld.so.cache together")
 }
 
 impl Report {
@@ -167,8 +188,12 @@ impl Report {
             };
             let group = entry.because.group;
             if let Some(size) = size {
-                let group =
-                    groups.entry(group).or_insert_with(|| GroupReport { group, files: 0, bytes: 0, of: Vec::new() });
+                let group = groups.entry(group).or_insert_with(|| GroupReport {
+                    group,
+                    files: 0,
+                    bytes: 0,
+                    of: Vec::new(),
+                });
                 group.files += 1;
                 group.bytes += size;
                 if !group.of.contains(&entry.because.of) {
@@ -181,10 +206,20 @@ impl Report {
                 What::Symlink(_) => "symlink",
                 What::Written(_) => "written",
             };
-            entries.push(EntryReport { path: Bytes(path.to_vec()), kind, because: entry.because.clone() });
+            entries.push(EntryReport {
+                path: Bytes(path.to_vec()),
+                kind,
+                because: entry.because.clone(),
+            });
         }
         let into = Bytes(options.into.as_os_str().as_bytes().to_vec());
-        Report { into, copied, groups: groups.into_values().collect(), entries, differences }
+        Report {
+            into,
+            copied,
+            groups: groups.into_values().collect(),
+            entries,
+            differences,
+        }
     }
 
     fn print(&self, out: &mut Output) -> anyhow::Result<()> {
@@ -196,7 +231,11 @@ impl Report {
             let headline = format!(
                 "{}: {}, {}, {}, {}",
                 self.into,
-                count(copied.files_written + copied.files_unchanged + copied.hard_links, "file", "files"),
+                count(
+                    copied.files_written + copied.files_unchanged + copied.hard_links,
+                    "file",
+                    "files"
+                ),
                 count(copied.symlinks, "symlink", "symlinks"),
                 count(copied.directories, "directory", "directories"),
                 human_bytes(copied.bytes),
@@ -204,25 +243,39 @@ impl Report {
             let headline = out.paint(Style::Bold, headline);
             writeln!(out.text(), "{headline}")?;
             if copied.files_unchanged > 0 {
-                writeln!(out.text(), "  {} were up to date", count(copied.files_unchanged, "file", "files"))?;
+                writeln!(
+                    out.text(),
+                    "  {} were up to date",
+                    count(copied.files_unchanged, "file", "files")
+                )?;
             }
             for group in &self.groups {
                 let of = out.paint(Style::Dim, format!("for {}", some_of(&group.of)));
                 let heading = group.group.heading();
                 let files = count(group.files, "file", "files");
-                writeln!(out.text(), "  {heading:14}{files:>13}{:>12}  {of}", human_bytes(group.bytes))?;
+                writeln!(
+                    out.text(),
+                    "  {heading:14}{files:>13}{:>12}  {of}",
+                    human_bytes(group.bytes)
+                )?;
             }
         }
         for difference in &self.differences {
             let what = out.paint(Style::Bad, "different:");
             let program = &difference.program;
-            writeln!(out.text(), "{what} {program} loads other files in the bundle than here")?;
+            writeln!(
+                out.text(),
+                "{what} {program} loads other files in the bundle than here"
+            )?;
             for line in &difference.lines {
                 writeln!(out.text(), "  {line}")?;
             }
         }
         if self.differences.is_empty() && !out.is_quiet() {
-            writeln!(out.text(), "  every program loads the same files there as here")?;
+            writeln!(
+                out.text(),
+                "  every program loads the same files there as here"
+            )?;
         }
         Ok(())
     }

@@ -119,7 +119,9 @@ impl Warning {
             Warning::LibraryNotFound => {
                 "see where it was looked for with `elfuse-index tree`; install it, or use --add"
             }
-            Warning::ModuleLacksLibrary => "nothing, if the program works without that module; else install it, or use --add",
+            Warning::ModuleLacksLibrary => {
+                "nothing, if the program works without that module; else install it, or use --add"
+            }
             Warning::SymlinkLeadsOut => "--add that directory too, if the program needs it",
             Warning::InterpreterNotFound => "install it, or correct the script's first line",
             Warning::ScriptMayNeedMore => {

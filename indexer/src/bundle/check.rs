@@ -26,13 +26,22 @@ pub(super) fn compare(
         let there = lines(&closure::of(source, program)?);
         let here = lines(&closure::of(bundle, program)?);
         if there != here {
-            let gone = there.iter().filter(|line| !here.contains(line)).map(|line| format!("- {line}"));
-            let new = here.iter().filter(|line| !there.contains(line)).map(|line| format!("+ {line}"));
+            let gone = there
+                .iter()
+                .filter(|line| !here.contains(line))
+                .map(|line| format!("- {line}"));
+            let new = here
+                .iter()
+                .filter(|line| !there.contains(line))
+                .map(|line| format!("+ {line}"));
             let mut lines: Vec<String> = gone.chain(new).collect();
             if lines.is_empty() {
                 lines.push("the same files in another order".to_owned());
             }
-            differences.push(Difference { program: Bytes(program.clone()), lines });
+            differences.push(Difference {
+                program: Bytes(program.clone()),
+                lines,
+            });
         }
     }
     Ok(differences)
@@ -46,5 +55,12 @@ fn lines(closure: &Closure) -> Vec<String> {
             format!("{} -> {}", escaped(&library.path), escaped(&library.real))
         }
     });
-    loaded.chain(closure.not_found.iter().map(|missing| format!("{} not found", escaped(&missing.soname)))).collect()
+    loaded
+        .chain(
+            closure
+                .not_found
+                .iter()
+                .map(|missing| format!("{} not found", escaped(&missing.soname))),
+        )
+        .collect()
 }

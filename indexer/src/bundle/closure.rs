@@ -40,16 +40,28 @@ pub(super) fn of(tree: &dyn Tree, path: &[u8]) -> anyhow::Result<Closure> {
     let answer = resolve(tree, &Question::new(path));
     let answer = answer.with_context(|| format!("resolving the libraries of {}", escaped(path)))?;
     let mut closure = Closure::default();
-    let Outcome::Linked(linked) = answer else { return Ok(closure) };
+    let Outcome::Linked(linked) = answer else {
+        return Ok(closure);
+    };
     for object in &linked.objects {
-        let needed_by = object.loader.map_or(path, |id| &linked.object(id).path).to_vec();
+        let needed_by = object
+            .loader
+            .map_or(path, |id| &linked.object(id).path)
+            .to_vec();
         match (object.role, &object.node) {
             (Role::Main, _) => {}
             (Role::Missing, _) | (_, None) => {
-                closure.not_found.push(NotFound { soname: object.name.clone(), needed_by });
+                closure.not_found.push(NotFound {
+                    soname: object.name.clone(),
+                    needed_by,
+                });
             }
             (Role::Library | Role::Interpreter, Some(node)) => {
-                closure.loaded.push(Loaded { path: object.path.clone(), real: node.real.to_vec(), needed_by });
+                closure.loaded.push(Loaded {
+                    path: object.path.clone(),
+                    real: node.real.to_vec(),
+                    needed_by,
+                });
             }
         }
     }

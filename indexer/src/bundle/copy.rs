@@ -27,7 +27,10 @@ This directory was made by `elfuse-index bundle`, which may write into it again.
 /// A file under way. One is enough in a directory, since one run writes at a time; the next run takes it over.
 const TEMPORARY: &str = ".elfuse-bundle.tmp";
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -67,20 +70,25 @@ struct Open {
 impl Destination {
     /// Makes or takes the directory `into`. One that holds something is taken if it is a bundle, or with `force`.
     pub(super) fn prepare(into: &Path, force: bool) -> anyhow::Result<Destination> {
-        std::fs::create_dir_all(into).with_context(|| format!("making the directory {}", into.display()))?;
+        std::fs::create_dir_all(into)
+            .with_context(|| format!("making the directory {}", into.display()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(into, flags, Mode::empty())
             .with_context(|| format!("opening the directory {}", into.display()))?;
         match rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
-                anyhow::bail!("another bundle is being written into {}; wait until it is done", into.display())
+                anyhow::bail!(
+                    "another bundle is being written into {}; wait until it is done",
+                    into.display()
+                )
             }
             // A file system without locks is no reason to do without the bundle.
             Ok(()) | Err(_) => {}
         }
         let marked = rustix::fs::statat(&root, MARKER, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         if !marked && !force {
-            let mut names = std::fs::read_dir(into).with_context(|| format!("reading {}", into.display()))?;
+            let mut names =
+                std::fs::read_dir(into).with_context(|| format!("reading {}", into.display()))?;
             if let Some(name) = names.next().transpose()? {
                 anyhow::bail!(
                     "{} is no bundle and not empty: it holds {:?}; choose a new directory, or use --force to write into it",
@@ -89,8 +97,12 @@ impl Destination {
                 );
             }
         }
-        let mut destination =
-            Destination { root, open: Vec::new(), hard_links: HashMap::new(), done: Copied::default() };
+        let mut destination = Destination {
+            root,
+            open: Vec::new(),
+            hard_links: HashMap::new(),
+            done: Copied::default(),
+        };
         if !marked {
             destination.write(MARKER.as_bytes(), MARKER_TEXT.as_bytes())?;
         }
@@ -98,11 +110,18 @@ impl Destination {
     }
 
     /// Copies everything in `plan`. What cannot be read is left out with a warning.
-    pub(super) fn carry_out(&mut self, plan: &Plan, source: &Source, out: &Output) -> anyhow::Result<()> {
+    pub(super) fn carry_out(
+        &mut self,
+        plan: &Plan,
+        source: &Source,
+        out: &Output,
+    ) -> anyhow::Result<()> {
         let progress = out.progress("copying", Some(plan.len() as u64));
         for (path, entry) in plan.entries() {
-            let (parent, name) = split(path).with_context(|| format!("{} has no name", escaped(path)))?;
-            self.enter(parent).with_context(|| format!("opening {} in the bundle", escaped(parent)))?;
+            let (parent, name) =
+                split(path).with_context(|| format!("{} has no name", escaped(path)))?;
+            self.enter(parent)
+                .with_context(|| format!("opening {} in the bundle", escaped(parent)))?;
             let done = match &entry.what {
                 What::Directory => match source.metadata(path) {
                     Ok(metadata) => {
@@ -135,13 +154,19 @@ impl Destination {
 
     /// Writes the file `path`, whose directory is there, and leaves the directory's time as it is.
     pub(super) fn write_into(&mut self, path: &[u8], bytes: &[u8]) -> anyhow::Result<()> {
-        let (parent, name) = split(path).with_context(|| format!("{} has no name", escaped(path)))?;
-        self.enter(parent).with_context(|| format!("opening {} in the bundle", escaped(parent)))?;
+        let (parent, name) =
+            split(path).with_context(|| format!("{} has no name", escaped(path)))?;
+        self.enter(parent)
+            .with_context(|| format!("opening {} in the bundle", escaped(parent)))?;
         let stat = rustix::fs::fstat(self.current())?;
         if let Some(open) = self.open.last_mut() {
-            open.mtime = Some(Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ });
+            open.mtime = Some(Timespec {
+                tv_sec: stat.st_mtime as _,
+                tv_nsec: stat.st_mtime_nsec as _,
+            });
         }
-        self.write(name, bytes).with_context(|| format!("writing {} into the bundle", escaped(path)))?;
+        self.write(name, bytes)
+            .with_context(|| format!("writing {} into the bundle", escaped(path)))?;
         while !self.open.is_empty() {
             self.leave()?;
         }
@@ -155,17 +180,32 @@ impl Destination {
 
     /// Makes the directory `path`, which the plan made before, the one that is written to.
     fn enter(&mut self, path: &[u8]) -> io::Result<()> {
-        let inside = |open: &Open| path.strip_prefix(open.path.as_slice()).is_some_and(|rest| rest.starts_with(b"/"));
-        while self.open.last().is_some_and(|open| open.path != path && !inside(open)) {
+        let inside = |open: &Open| {
+            path.strip_prefix(open.path.as_slice())
+                .is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        while self
+            .open
+            .last()
+            .is_some_and(|open| open.path != path && !inside(open))
+        {
             self.leave()?;
         }
         let mut length = self.open.last().map_or(0, |open| open.path.len());
         while length < path.len() && path != b"/" {
             let rest = &path[length + 1..];
-            let end = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
+            let end = rest
+                .iter()
+                .position(|&byte| byte == b'/')
+                .unwrap_or(rest.len());
             let fd = rustix::fs::openat(self.current(), &rest[..end], DIRECTORY, Mode::empty())?;
             length += 1 + end;
-            self.open.push(Open { path: path[..length].to_vec(), fd, mtime: None, changed: false });
+            self.open.push(Open {
+                path: path[..length].to_vec(),
+                fd,
+                mtime: None,
+                changed: false,
+            });
         }
         Ok(())
     }
@@ -173,14 +213,22 @@ impl Destination {
     /// Closes the innermost directory, and gives it its time if something in it was written. One that did not change
     /// keeps the time it has: setting it again would invalidate an index for nothing.
     fn leave(&mut self) -> io::Result<()> {
-        if let Some(Open { fd, mtime: Some(mtime), changed: true, .. }) = self.open.pop() {
+        if let Some(Open {
+            fd,
+            mtime: Some(mtime),
+            changed: true,
+            ..
+        }) = self.open.pop()
+        {
             rustix::fs::futimens(&fd, &times(mtime))?;
         }
         Ok(())
     }
 
     fn current(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.open.last().map_or(self.root.as_fd(), |open| open.fd.as_fd())
+        self.open
+            .last()
+            .map_or(self.root.as_fd(), |open| open.fd.as_fd())
     }
 
     fn mark_changed(&mut self) {
@@ -189,7 +237,13 @@ impl Destination {
         }
     }
 
-    fn directory(&mut self, path: &[u8], name: &[u8], mode: u32, mtime: Option<Timespec>) -> anyhow::Result<()> {
+    fn directory(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        mode: u32,
+        mtime: Option<Timespec>,
+    ) -> anyhow::Result<()> {
         self.done.directories += 1;
         let is_new = match rustix::fs::mkdirat(self.current(), name, Mode::from_raw_mode(0o700)) {
             Ok(()) => true,
@@ -206,13 +260,21 @@ impl Destination {
         };
         let fd = rustix::fs::openat(self.current(), name, DIRECTORY, Mode::empty())?;
         let wanted = Mode::from_raw_mode(mode as rustix::fs::RawMode);
-        if is_new || Mode::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) & Mode::from_raw_mode(0o7777) != wanted {
+        if is_new
+            || Mode::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) & Mode::from_raw_mode(0o7777)
+                != wanted
+        {
             rustix::fs::fchmod(&fd, wanted)?;
         }
         if is_new {
             self.mark_changed();
         }
-        self.open.push(Open { path: path.to_vec(), fd, mtime, changed: is_new });
+        self.open.push(Open {
+            path: path.to_vec(),
+            fd,
+            mtime,
+            changed: is_new,
+        });
         Ok(())
     }
 
@@ -232,7 +294,8 @@ impl Destination {
         self.done.bytes += bytes.len() as u64;
         if self.kind(name)? == Some(FileType::RegularFile) {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let existing = rustix::fs::openat(self.current(), name, flags, Mode::empty()).map(File::from);
+            let existing =
+                rustix::fs::openat(self.current(), name, flags, Mode::empty()).map(File::from);
             if let Ok(existing) = existing
                 && existing.metadata()?.len() == bytes.len() as u64
                 && holds(existing, bytes)
@@ -248,7 +311,14 @@ impl Destination {
         self.rename_temporary(name)
     }
 
-    fn file(&mut self, path: &[u8], name: &[u8], node: &Node, mut from: File, out: &Output) -> anyhow::Result<()> {
+    fn file(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        node: &Node,
+        mut from: File,
+        out: &Output,
+    ) -> anyhow::Result<()> {
         let metadata = from.metadata()?;
         let mode = metadata.mode() & 0o777;
         if metadata.mode() & 0o6000 != 0 {
@@ -279,7 +349,10 @@ impl Destination {
         self.done.hard_links += 1;
         let (parent, first_name) = split(first).context("a file has a name")?;
         let mut directory = rustix::io::dup(&self.root)?;
-        for part in parent.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+        for part in parent
+            .split(|&byte| byte == b'/')
+            .filter(|part| !part.is_empty())
+        {
             directory = rustix::fs::openat(&directory, part, DIRECTORY, Mode::empty())?;
         }
         let original = rustix::fs::statat(&directory, first_name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -289,7 +362,13 @@ impl Destination {
             return Ok(());
         }
         self.remove_temporary()?;
-        rustix::fs::linkat(&directory, first_name, self.current(), TEMPORARY, AtFlags::empty())?;
+        rustix::fs::linkat(
+            &directory,
+            first_name,
+            self.current(),
+            TEMPORARY,
+            AtFlags::empty(),
+        )?;
         self.rename_temporary(name)
     }
 
@@ -303,13 +382,20 @@ impl Destination {
         Ok(existing.is_file()
             && existing.len() == metadata.len()
             && existing.mode() & 0o7777 == mode
-            && (existing.mtime(), existing.mtime_nsec()) == (metadata.mtime(), metadata.mtime_nsec()))
+            && (existing.mtime(), existing.mtime_nsec())
+                == (metadata.mtime(), metadata.mtime_nsec()))
     }
 
     fn create_temporary(&self) -> anyhow::Result<File> {
         self.remove_temporary()?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(File::from(rustix::fs::openat(self.current(), TEMPORARY, flags, Mode::from_raw_mode(0o600))?))
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(
+            self.current(),
+            TEMPORARY,
+            flags,
+            Mode::from_raw_mode(0o600),
+        )?))
     }
 
     fn remove_temporary(&self) -> anyhow::Result<()> {
@@ -324,7 +410,9 @@ impl Destination {
             Ok(()) => {}
             Err(Errno::ISDIR) => {
                 self.remove_temporary()?;
-                anyhow::bail!("a directory is in its place; remove that, or choose a new directory for the bundle");
+                anyhow::bail!(
+                    "a directory is in its place; remove that, or choose a new directory for the bundle"
+                );
             }
             Err(error) => return Err(error.into()),
         }
@@ -348,9 +436,15 @@ fn holds(mut file: File, bytes: &[u8]) -> bool {
 }
 
 fn timestamp(metadata: &Metadata) -> Timespec {
-    Timespec { tv_sec: metadata.mtime(), tv_nsec: metadata.mtime_nsec() as _ }
+    Timespec {
+        tv_sec: metadata.mtime(),
+        tv_nsec: metadata.mtime_nsec() as _,
+    }
 }
 
 fn times(mtime: Timespec) -> Timestamps {
-    Timestamps { last_access: mtime, last_modification: mtime }
+    Timestamps {
+        last_access: mtime,
+        last_modification: mtime,
+    }
 }

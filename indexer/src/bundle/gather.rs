@@ -57,7 +57,11 @@ pub(super) struct Gather<'a> {
 }
 
 impl<'a> Gather<'a> {
-    pub(super) fn new(source: &'a Source, options: &'a BundleOptions, out: &'a Output) -> Gather<'a> {
+    pub(super) fn new(
+        source: &'a Source,
+        options: &'a BundleOptions,
+        out: &'a Output,
+    ) -> Gather<'a> {
         Gather {
             source,
             options,
@@ -75,8 +79,13 @@ impl<'a> Gather<'a> {
     pub(super) fn program(&mut self, path: &[u8]) -> anyhow::Result<()> {
         let node = self.must_have(path, &Because::new(Group::Program, path))?;
         if node.kind != Kind::File {
-            let why = "a program has to be a regular file; directories can be given to --add".to_owned();
-            return Err(UsageError::NoSuchFile { path: escaped(path).into(), why }.into());
+            let why =
+                "a program has to be a regular file; directories can be given to --add".to_owned();
+            return Err(UsageError::NoSuchFile {
+                path: escaped(path).into(),
+                why,
+            }
+            .into());
         }
         self.follow(&node, path, Role::Program)
     }
@@ -93,7 +102,8 @@ impl<'a> Gather<'a> {
 
     fn must_have(&mut self, path: &[u8], because: &Because) -> anyhow::Result<Node> {
         let walked = self.source.walk(path);
-        let walked = walked.with_context(|| format!("following {}, which is to be bundled", escaped(path)))?;
+        let walked = walked
+            .with_context(|| format!("following {}, which is to be bundled", escaped(path)))?;
         self.take(walked, because);
         let node = self.source.tree().locate(path, true)?;
         Ok(node)
@@ -117,7 +127,9 @@ impl<'a> Gather<'a> {
             Kind::File => {
                 self.plan.add(&node.real, What::File(node.clone()), because);
             }
-            Kind::Symlink | Kind::Other => self.out.warn(Warning::SpecialFileLeftOut, &node.real, ""),
+            Kind::Symlink | Kind::Other => {
+                self.out.warn(Warning::SpecialFileLeftOut, &node.real, "")
+            }
         }
         node
     }
@@ -125,7 +137,9 @@ impl<'a> Gather<'a> {
     /// Adds what a module needs besides itself: its libraries.
     pub(super) fn want_module(&mut self, path: &[u8], because: &Because) -> anyhow::Result<bool> {
         match self.want(path, because) {
-            Some(node) if node.kind == Kind::File => self.follow(&node, path, Role::Module).map(|()| true),
+            Some(node) if node.kind == Kind::File => {
+                self.follow(&node, path, Role::Module).map(|()| true)
+            }
             _ => Ok(false),
         }
     }
@@ -138,7 +152,9 @@ impl<'a> Gather<'a> {
         files: TreeFiles,
         keep: &dyn Fn(&[u8]) -> bool,
     ) -> anyhow::Result<()> {
-        let Some(top) = self.want(path, because) else { return Ok(()) };
+        let Some(top) = self.want(path, because) else {
+            return Ok(());
+        };
         if top.kind != Kind::Directory || !self.trees.insert(Arc::clone(&top.real)) {
             return Ok(());
         }
@@ -147,7 +163,8 @@ impl<'a> Gather<'a> {
             let names = match self.source.tree().names(&directory) {
                 Ok(names) => names,
                 Err(error) => {
-                    self.out.warn(Warning::UnreadableDirectory, &directory.real, error);
+                    self.out
+                        .warn(Warning::UnreadableDirectory, &directory.real, error);
                     continue;
                 }
             };
@@ -156,7 +173,9 @@ impl<'a> Gather<'a> {
                 if !keep(below(&top.real, &child)) {
                     continue;
                 }
-                let Ok(node) = self.source.tree().locate(&child, false) else { continue };
+                let Ok(node) = self.source.tree().locate(&child, false) else {
+                    continue;
+                };
                 match node.kind {
                     Kind::Directory => {
                         self.plan.add(&node.real, What::Directory, because);
@@ -185,11 +204,19 @@ impl<'a> Gather<'a> {
     }
 
     /// A symlink in a tree: it stays as it is. A file it leads to comes too, a directory outside the tree does not.
-    fn tree_symlink(&mut self, top: &Node, link: &Node, because: &Because, files: TreeFiles) -> anyhow::Result<()> {
+    fn tree_symlink(
+        &mut self,
+        top: &Node,
+        link: &Node,
+        because: &Because,
+        files: TreeFiles,
+    ) -> anyhow::Result<()> {
         let text = self.source.link_text(link);
         let text = text.with_context(|| format!("reading the symlink {}", escaped(&link.real)))?;
         self.plan.add(&link.real, What::Symlink(text), because);
-        let Ok(walked) = self.source.walk(&link.real) else { return Ok(()) };
+        let Ok(walked) = self.source.walk(&link.real) else {
+            return Ok(());
+        };
         match walked.node.kind {
             Kind::File => {
                 let node = self.take(walked, because);
@@ -200,7 +227,11 @@ impl<'a> Gather<'a> {
                 if inside {
                     self.take(walked, because);
                 } else {
-                    self.out.warn(Warning::SymlinkLeadsOut, &link.real, escaped(&walked.node.real));
+                    self.out.warn(
+                        Warning::SymlinkLeadsOut,
+                        &link.real,
+                        escaped(&walked.node.real),
+                    );
                 }
                 Ok(())
             }
@@ -235,8 +266,12 @@ impl<'a> Gather<'a> {
         role: Role,
     ) -> anyhow::Result<()> {
         if let Some(interpreter) = &facts.interpreter {
-            if self.want(interpreter, &Because::new(Group::Loader, path)).is_none() {
-                self.out.warn(Warning::InterpreterNotFound, path, escaped(interpreter));
+            if self
+                .want(interpreter, &Because::new(Group::Loader, path))
+                .is_none()
+            {
+                self.out
+                    .warn(Warning::InterpreterNotFound, path, escaped(interpreter));
             }
             self.c_libraries.musl |= file_name(interpreter).starts_with(b"ld-musl-");
         }
@@ -245,7 +280,9 @@ impl<'a> Gather<'a> {
             let closure = closure::of(self.source.tree(), path)?;
             for library in closure.loaded {
                 let because = Because::new(Group::Library, &library.needed_by);
-                let Some(found) = self.want(&library.path, &because) else { continue };
+                let Some(found) = self.want(&library.path, &because) else {
+                    continue;
+                };
                 self.want_hwcaps_variants(&library.path, &because);
                 if file_name(&library.path) == b"libc.so.6" {
                     self.c_libraries.glibc.insert(found.real.to_vec());
@@ -253,7 +290,10 @@ impl<'a> Gather<'a> {
                 libraries.push(found);
             }
             for missing in closure.not_found {
-                let entry = self.not_found.entry(missing.soname).or_insert((missing.needed_by, false));
+                let entry = self
+                    .not_found
+                    .entry(missing.soname)
+                    .or_insert((missing.needed_by, false));
                 entry.1 |= role == Role::Program;
             }
         }
@@ -268,7 +308,9 @@ impl<'a> Gather<'a> {
 
     /// The same library for better CPUs: the bundle may be used on one that has what this one lacks.
     fn want_hwcaps_variants(&mut self, path: &[u8], because: &Because) {
-        let Some((directory, name)) = split(path) else { return };
+        let Some((directory, name)) = split(path) else {
+            return;
+        };
         let levels = join(directory, b"glibc-hwcaps");
         for level in self.source.names(&levels) {
             let variant = join(&join(&levels, &level), name);
@@ -278,23 +320,35 @@ impl<'a> Gather<'a> {
 
     fn follow_script(&mut self, node: &Node, path: &[u8]) -> anyhow::Result<()> {
         let start = self.source.read_start(node, script::LINE_MAX);
-        let start = start.with_context(|| format!("reading the first line of {}", escaped(path)))?;
-        let Some(shebang) = script::parse(&start) else { return Ok(()) };
-        if script::is_shell(file_name(shebang.through_env.as_deref().unwrap_or(&shebang.interpreter))) {
+        let start =
+            start.with_context(|| format!("reading the first line of {}", escaped(path)))?;
+        let Some(shebang) = script::parse(&start) else {
+            return Ok(());
+        };
+        if script::is_shell(file_name(
+            shebang
+                .through_env
+                .as_deref()
+                .unwrap_or(&shebang.interpreter),
+        )) {
             self.out.warn(Warning::ScriptMayNeedMore, path, "");
         }
         let mut interpreters = vec![shebang.interpreter];
         if let Some(name) = shebang.through_env {
             match self.find_in_path(&name) {
                 Some(found) => interpreters.push(found),
-                None => self.out.warn(Warning::InterpreterNotFound, path, escaped(&name)),
+                None => self
+                    .out
+                    .warn(Warning::InterpreterNotFound, path, escaped(&name)),
             }
         }
         for interpreter in interpreters {
             let because = Because::new(Group::Interpreter, path);
             match self.want(&interpreter, &because) {
                 Some(node) => self.follow(&node, &interpreter, Role::Program)?,
-                None => self.out.warn(Warning::InterpreterNotFound, path, escaped(&interpreter)),
+                None => self
+                    .out
+                    .warn(Warning::InterpreterNotFound, path, escaped(&interpreter)),
             }
         }
         Ok(())
@@ -305,8 +359,10 @@ impl<'a> Gather<'a> {
         if name.contains(&b'/') {
             return Some(name.to_vec());
         }
-        find_program(name, GUEST_PATH.as_bytes(), |candidate| self.source.is_file(candidate.as_bytes()))
-            .map(|found| found.as_bytes().to_vec())
+        find_program(name, GUEST_PATH.as_bytes(), |candidate| {
+            self.source.is_file(candidate.as_bytes())
+        })
+        .map(|found| found.as_bytes().to_vec())
     }
 
     /// Warns of libraries that were not found anywhere. A module often counts on its program having loaded a library
@@ -314,8 +370,13 @@ impl<'a> Gather<'a> {
     pub(super) fn warn_of_missing_libraries(&self) {
         for (soname, (needed_by, by_program)) in &self.not_found {
             if !self.plan.holds_name(soname) {
-                let kind = if *by_program { Warning::LibraryNotFound } else { Warning::ModuleLacksLibrary };
-                self.out.warn(kind, soname, format!("needed by {}", escaped(needed_by)));
+                let kind = if *by_program {
+                    Warning::LibraryNotFound
+                } else {
+                    Warning::ModuleLacksLibrary
+                };
+                self.out
+                    .warn(kind, soname, format!("needed by {}", escaped(needed_by)));
             }
         }
     }

@@ -42,7 +42,10 @@ pub(super) fn add(gather: &mut Gather<'_>) -> anyhow::Result<()> {
         }
     }
     if gather.options.locale {
-        gather.want(b"/etc/localtime", &Because::new(Group::Locale, "the time zone"));
+        gather.want(
+            b"/etc/localtime",
+            &Because::new(Group::Locale, "the time zone"),
+        );
     }
     let libraries: Vec<Vec<u8>> = gather.c_libraries.glibc.iter().cloned().collect();
     for library in &libraries {
@@ -60,7 +63,8 @@ pub(super) fn add(gather: &mut Gather<'_>) -> anyhow::Result<()> {
         locales(gather, library, &compiled_in)?;
     }
     if libraries.is_empty() && !gather.options.locales.is_empty() {
-        let what = "--locale needs a program for glibc; other C libraries have no locale data".to_owned();
+        let what =
+            "--locale needs a program for glibc; other C libraries have no locale data".to_owned();
         return Err(UsageError::Contradiction(what).into());
     }
     Ok(())
@@ -68,7 +72,11 @@ pub(super) fn add(gather: &mut Gather<'_>) -> anyhow::Result<()> {
 
 fn compiled_in_paths(gather: &Gather<'_>, library: &[u8]) -> BTreeSet<Vec<u8>> {
     let tree = gather.source.tree();
-    match tree.locate(library, true).map_err(std::io::Error::from).and_then(|node| tree.read(&node)) {
+    match tree
+        .locate(library, true)
+        .map_err(std::io::Error::from)
+        .and_then(|node| tree.read(&node))
+    {
         Ok(bytes) => compiled_in::paths(&bytes).map(<[u8]>::to_vec).collect(),
         Err(error) => {
             gather.out.warn(Warning::UnreadableFile, library, error);
@@ -97,7 +105,9 @@ fn loader_configuration(gather: &mut Gather<'_>) {
 
 /// `passwd` or `group`, cut to who is needed: the rest of the host's users is nobody's business.
 fn accounts(gather: &mut Gather<'_>, path: &[u8], own_id: u32) {
-    let Some(text) = gather.source.read(path) else { return };
+    let Some(text) = gather.source.read(path) else {
+        return;
+    };
     let kept = kept_accounts(&text, own_id.to_string().as_bytes());
     let because = Because::new(Group::Nss, "name service");
     // Where the host has it is not where it must be found: the name itself is what the C library opens.
@@ -121,7 +131,13 @@ fn kept_accounts(text: &[u8], own_id: &[u8]) -> Vec<u8> {
 fn nss_modules(gather: &mut Gather<'_>, directory: &[u8], library: &[u8]) -> anyhow::Result<()> {
     let mut services = BTreeSet::new();
     for path in [&b"/etc/nsswitch.conf"[..], b"/usr/etc/nsswitch.conf"] {
-        services.extend(gather.source.read(path).iter().flat_map(|text| nss_services(text)));
+        services.extend(
+            gather
+                .source
+                .read(path)
+                .iter()
+                .flat_map(|text| nss_services(text)),
+        );
     }
     // What glibc falls back to where there is no file.
     services.extend([b"files".to_vec(), b"dns".to_vec()]);
@@ -146,11 +162,18 @@ fn nss_services(text: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut services = BTreeSet::new();
     for line in text.split(|&byte| byte == b'\n') {
         let line = line.split(|&byte| byte == b'#').next().unwrap_or_default();
-        let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else {
+            continue;
+        };
         let mut in_brackets = false;
-        for word in line[colon + 1..].split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
+        for word in line[colon + 1..]
+            .split(u8::is_ascii_whitespace)
+            .filter(|word| !word.is_empty())
+        {
             in_brackets |= word.starts_with(b"[");
-            let plain = word.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+            let plain = word
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
             if !in_brackets && plain {
                 services.insert(word.to_vec());
             }
@@ -167,23 +190,46 @@ fn gconv(
     compiled_in: &BTreeSet<Vec<u8>>,
 ) -> anyhow::Result<()> {
     let because = Because::new(Group::Gconv, library);
-    let named = compiled_in.iter().filter(|path| path.ends_with(b"/gconv")).cloned();
+    let named = compiled_in
+        .iter()
+        .filter(|path| path.ends_with(b"/gconv"))
+        .cloned();
     let mut candidates: Vec<Vec<u8>> = named.collect();
     // Should a C library hide it: beside it, and below /usr where /lib is no symlink.
-    candidates.extend([join(directory, b"gconv"), join(&join(b"/usr", &directory[1..]), b"gconv")]);
-    if let Some(found) = candidates.iter().find(|path| gather.source.is_directory(path)) {
+    candidates.extend([
+        join(directory, b"gconv"),
+        join(&join(b"/usr", &directory[1..]), b"gconv"),
+    ]);
+    if let Some(found) = candidates
+        .iter()
+        .find(|path| gather.source.is_directory(path))
+    {
         return gather.tree(found, &because, TreeFiles::Modules, &|_| true);
     }
-    gather.out.warn(Warning::NamedButMissing, &candidates[0], "character set converters");
+    gather.out.warn(
+        Warning::NamedButMissing,
+        &candidates[0],
+        "character set converters",
+    );
     Ok(())
 }
 
 /// C.UTF-8 and the locales asked for.
-fn locales(gather: &mut Gather<'_>, library: &[u8], compiled_in: &BTreeSet<Vec<u8>>) -> anyhow::Result<()> {
+fn locales(
+    gather: &mut Gather<'_>,
+    library: &[u8],
+    compiled_in: &BTreeSet<Vec<u8>>,
+) -> anyhow::Result<()> {
     let because = Because::new(Group::Locale, library);
-    let named = compiled_in.iter().filter(|path| path.ends_with(b"/lib/locale")).cloned();
+    let named = compiled_in
+        .iter()
+        .filter(|path| path.ends_with(b"/lib/locale"))
+        .cloned();
     let directories: Vec<Vec<u8>> = named.chain([b"/usr/lib/locale".to_vec()]).collect();
-    let directory = directories.iter().find(|path| gather.source.is_directory(path)).unwrap_or(&directories[0]);
+    let directory = directories
+        .iter()
+        .find(|path| gather.source.is_directory(path))
+        .unwrap_or(&directories[0]);
     if gather.options.locale {
         // Not an error: C.UTF-8 came with glibc 2.35, and some distributions have it in the archive.
         if let Some(found) = locale_directory(gather, directory, b"C.UTF-8") {
@@ -199,22 +245,36 @@ fn locales(gather: &mut Gather<'_>, library: &[u8], compiled_in: &BTreeSet<Vec<u
         } else if archive_holds(gather, directory, name) {
             gather.want(&join(directory, b"locale-archive"), &because);
         } else {
-            let why = format!("no such locale in {}; `locale -a` lists those there are", escaped(directory));
-            return Err(UsageError::NoSuchFile { path: escaped(name).into(), why }.into());
+            let why = format!(
+                "no such locale in {}; `locale -a` lists those there are",
+                escaped(directory)
+            );
+            return Err(UsageError::NoSuchFile {
+                path: escaped(name).into(),
+                why,
+            }
+            .into());
         }
     }
     Ok(())
 }
 
 fn locale_directory(gather: &Gather<'_>, directory: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    spellings(name).into_iter().map(|name| join(directory, &name)).find(|path| gather.source.is_directory(path))
+    spellings(name)
+        .into_iter()
+        .map(|name| join(directory, &name))
+        .find(|path| gather.source.is_directory(path))
 }
 
 /// Whether the archive, a hash table of names and data, holds the locale: its names stand in it between NULs.
 fn archive_holds(gather: &Gather<'_>, directory: &[u8], name: &[u8]) -> bool {
-    let Some(archive) = gather.source.read(&join(directory, b"locale-archive")) else { return false };
+    let Some(archive) = gather.source.read(&join(directory, b"locale-archive")) else {
+        return false;
+    };
     let spellings = spellings(name);
-    archive.split(|&byte| byte == 0).any(|text| spellings.iter().any(|name| name == text))
+    archive
+        .split(|&byte| byte == 0)
+        .any(|text| spellings.iter().any(|name| name == text))
 }
 
 /// A locale's name as given, and with its codeset the way glibc normalises it: `de_DE.UTF-8@euro` is
@@ -222,8 +282,14 @@ fn archive_holds(gather: &Gather<'_>, directory: &[u8], name: &[u8]) -> bool {
 fn spellings(name: &[u8]) -> Vec<Vec<u8>> {
     let mut spellings = vec![name.to_vec()];
     if let Some(dot) = name.iter().position(|&byte| byte == b'.') {
-        let end = name.iter().position(|&byte| byte == b'@').filter(|&at| at > dot).unwrap_or(name.len());
-        let codeset = name[dot + 1..end].iter().filter(|byte| byte.is_ascii_alphanumeric());
+        let end = name
+            .iter()
+            .position(|&byte| byte == b'@')
+            .filter(|&at| at > dot)
+            .unwrap_or(name.len());
+        let codeset = name[dot + 1..end]
+            .iter()
+            .filter(|byte| byte.is_ascii_alphanumeric());
         let codeset: Vec<u8> = codeset.map(u8::to_ascii_lowercase).collect();
         spellings.push([&name[..=dot], &codeset, &name[end..]].concat());
     }
@@ -239,7 +305,10 @@ mod tests {
         let text = b"# x: y\npasswd: files systemd\nhosts:\tmdns4_minimal [NOTFOUND=return] dns # mymachines\nbad\n";
         let services = nss_services(text);
         let expected: [&[u8]; 4] = [b"dns", b"files", b"mdns4_minimal", b"systemd"];
-        assert_eq!(services, expected.iter().map(|name| name.to_vec()).collect());
+        assert_eq!(
+            services,
+            expected.iter().map(|name| name.to_vec()).collect()
+        );
         assert!(nss_services(b"a: [ SUCCESS=return ] b").contains(&b"b".to_vec()));
     }
 
@@ -253,7 +322,10 @@ mod tests {
         let text = b"root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\nbob:x:10:10::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
         let kept = kept_accounts(text, b"1000");
         let kept = String::from_utf8(kept).unwrap();
-        let names: Vec<&str> = kept.lines().filter_map(|line| line.split(':').next()).collect();
+        let names: Vec<&str> = kept
+            .lines()
+            .filter_map(|line| line.split(':').next())
+            .collect();
         assert_eq!(names, ["root", "alice", "nobody"]);
     }
 

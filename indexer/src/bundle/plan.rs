@@ -70,7 +70,10 @@ impl Because {
     /// `group`, asked for by `of`.
     #[must_use]
     pub fn new(group: Group, of: impl AsRef<[u8]>) -> Because {
-        Because { group, of: Bytes(of.as_ref().to_vec()) }
+        Because {
+            group,
+            of: Bytes(of.as_ref().to_vec()),
+        }
     }
 }
 
@@ -141,19 +144,35 @@ impl Plan {
         if real == b"/" {
             return false;
         }
-        for (slash, _) in real.iter().enumerate().skip(1).filter(|&(_, &byte)| byte == b'/') {
+        for (slash, _) in real
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|&(_, &byte)| byte == b'/')
+        {
             let above = self.entries.entry(TreeOrder(real[..slash].to_vec()));
-            above.or_insert_with(|| Entry { what: What::Directory, because: because.clone() });
+            above.or_insert_with(|| Entry {
+                what: What::Directory,
+                because: because.clone(),
+            });
         }
-        let MapEntry::Vacant(vacant) = self.entries.entry(TreeOrder(real.to_vec())) else { return false };
-        self.names.extend(real.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec));
-        vacant.insert(Entry { what, because: because.clone() });
+        let MapEntry::Vacant(vacant) = self.entries.entry(TreeOrder(real.to_vec())) else {
+            return false;
+        };
+        self.names
+            .extend(real.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec));
+        vacant.insert(Entry {
+            what,
+            because: because.clone(),
+        });
         true
     }
 
     /// Every entry, a directory before what is in it, and all of that before anything else.
     pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
-        self.entries.iter().map(|(path, entry)| (path.0.as_slice(), entry))
+        self.entries
+            .iter()
+            .map(|(path, entry)| (path.0.as_slice(), entry))
     }
 
     /// Number of entries.
@@ -198,8 +217,16 @@ mod tests {
     #[test]
     fn a_file_that_was_added_by_name_is_not_replaced_by_one_that_is_written() {
         let mut plan = Plan::default();
-        plan.add(b"/passwd", What::Symlink(b"mine".to_vec()), &Because::new(Group::Added, "test"));
-        plan.add(b"/passwd", What::Written(b"some".to_vec()), &Because::new(Group::Nss, "test"));
+        plan.add(
+            b"/passwd",
+            What::Symlink(b"mine".to_vec()),
+            &Because::new(Group::Added, "test"),
+        );
+        plan.add(
+            b"/passwd",
+            What::Written(b"some".to_vec()),
+            &Because::new(Group::Nss, "test"),
+        );
         let (_, entry) = plan.entries().next().unwrap();
         assert_eq!(entry.what, What::Symlink(b"mine".to_vec()));
     }

@@ -105,13 +105,26 @@ const RUNTIMES: &[Runtime] = &[
 ];
 
 /// Adds the runtime of the program at `node`, if it has one. `path` is how it is called, `libraries` what it loads.
-pub(super) fn add(gather: &mut Gather<'_>, node: &Node, path: &[u8], libraries: &[Node]) -> anyhow::Result<()> {
-    let Some((runtime, version)) = recognise(file_name(&node.real)) else { return Ok(()) };
+pub(super) fn add(
+    gather: &mut Gather<'_>,
+    node: &Node,
+    path: &[u8],
+    libraries: &[Node],
+) -> anyhow::Result<()> {
+    let Some((runtime, version)) = recognise(file_name(&node.real)) else {
+        return Ok(());
+    };
     let because = Because::new(Group::Runtime, runtime.name);
     if runtime.name == "python" {
         // In a virtual environment, this file beside or above the symlink to the interpreter says so.
         let beside = split(path).map(|(directory, _)| directory);
-        for directory in [beside, beside.and_then(split).map(|(directory, _)| directory)].into_iter().flatten() {
+        for directory in [
+            beside,
+            beside.and_then(split).map(|(directory, _)| directory),
+        ]
+        .into_iter()
+        .flatten()
+        {
             gather.want(&join(directory, b"pyvenv.cfg"), &because);
         }
     }
@@ -124,7 +137,8 @@ pub(super) fn add(gather: &mut Gather<'_>, node: &Node, path: &[u8], libraries: 
         }
         let keep = |inside: &[u8]| {
             let top = names(inside).next().unwrap_or_default();
-            !runtime.without.iter().any(|pattern| matches(pattern, top)) && (with_site || !is_site(inside))
+            !runtime.without.iter().any(|pattern| matches(pattern, top))
+                && (with_site || !is_site(inside))
         };
         if gather.source.is_directory(&found) {
             gather.tree(&found, &because, TreeFiles::Modules, &keep)?;
@@ -138,10 +152,18 @@ pub(super) fn add(gather: &mut Gather<'_>, node: &Node, path: &[u8], libraries: 
 /// The kind of program that `name`, that of the file itself and not of a symlink, is; and the version in it.
 fn recognise(name: &[u8]) -> Option<(&'static Runtime, String)> {
     let name = std::str::from_utf8(name).ok()?;
-    let is_version = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let is_version = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    };
     RUNTIMES.iter().find_map(|runtime| {
-        let mut versions = runtime.programs.iter().filter_map(|program| name.strip_prefix(program));
-        versions.find(|version| is_version(version)).map(|version| (runtime, version.to_owned()))
+        let mut versions = runtime
+            .programs
+            .iter()
+            .filter_map(|program| name.strip_prefix(program));
+        versions
+            .find(|version| is_version(version))
+            .map(|version| (runtime, version.to_owned()))
     })
 }
 
@@ -154,10 +176,19 @@ fn places(
     libraries: &[Node],
 ) -> BTreeSet<Vec<u8>> {
     let mut places = BTreeSet::new();
-    let prefix = split(&node.real).and_then(|(bin, _)| split(bin)).map_or(&b"/"[..], |(prefix, _)| prefix);
+    let prefix = split(&node.real)
+        .and_then(|(bin, _)| split(bin))
+        .map_or(&b"/"[..], |(prefix, _)| prefix);
     // Where /bin is no symlink, a program in it has its data below /usr all the same.
-    for prefix in [prefix, &b"/usr"[..]].into_iter().take(if prefix == b"/" { 2 } else { 1 }) {
-        for template in runtime.beside.iter().filter(|text| !version.is_empty() || !text.contains("{version}")) {
+    for prefix in [prefix, &b"/usr"[..]]
+        .into_iter()
+        .take(if prefix == b"/" { 2 } else { 1 })
+    {
+        for template in runtime
+            .beside
+            .iter()
+            .filter(|text| !version.is_empty() || !text.contains("{version}"))
+        {
             let directory = join(prefix, template.replace("{version}", version).as_bytes());
             if gather.source.is_directory(&directory) {
                 places.insert(directory);
@@ -168,13 +199,25 @@ fn places(
         return places;
     }
     let is_own = |library: &&Node| {
-        !runtime.library.is_empty() && file_name(&library.real).starts_with(runtime.library.as_bytes())
+        !runtime.library.is_empty()
+            && file_name(&library.real).starts_with(runtime.library.as_bytes())
     };
     for file in std::iter::once(node).chain(libraries.iter().filter(is_own)) {
-        let Ok(bytes) = gather.source.tree().read(file) else { continue };
+        let Ok(bytes) = gather.source.tree().read(file) else {
+            continue;
+        };
         for path in compiled_in::paths(&bytes) {
-            let is_right = names(path).any(|name| runtime.compiled_in.iter().any(|kind| name.starts_with(kind.as_bytes())));
-            if is_right && path != &*node.real && !places.contains(path) && gather.source.exists(path) {
+            let is_right = names(path).any(|name| {
+                runtime
+                    .compiled_in
+                    .iter()
+                    .any(|kind| name.starts_with(kind.as_bytes()))
+            });
+            if is_right
+                && path != &*node.real
+                && !places.contains(path)
+                && gather.source.exists(path)
+            {
                 places.insert(path.to_vec());
             }
         }
@@ -185,11 +228,13 @@ fn places(
 /// The names that mark installed packages; not those above the program itself, which may be all in /usr/local.
 fn site_names(runtime: &Runtime, program: &[u8]) -> Vec<&'static [u8]> {
     let site = runtime.site.iter().map(|name| name.as_bytes());
-    site.filter(|site| !names(program).any(|name| name == *site)).collect()
+    site.filter(|site| !names(program).any(|name| name == *site))
+        .collect()
 }
 
 fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
+    path.split(|&byte| byte == b'/')
+        .filter(|name| !name.is_empty())
 }
 
 fn matches(pattern: &str, name: &[u8]) -> bool {
@@ -205,8 +250,13 @@ mod tests {
 
     #[test]
     fn a_program_is_recognised_by_its_name_without_the_version() {
-        let recognised = |name: &str| recognise(name.as_bytes()).map(|(runtime, version)| (runtime.name, version));
-        assert_eq!(recognised("python3.11"), Some(("python", "3.11".to_owned())));
+        let recognised = |name: &str| {
+            recognise(name.as_bytes()).map(|(runtime, version)| (runtime.name, version))
+        };
+        assert_eq!(
+            recognised("python3.11"),
+            Some(("python", "3.11".to_owned()))
+        );
         assert_eq!(recognised("perl"), Some(("perl", String::new())));
         assert_eq!(recognised("guile-3.0"), Some(("guile", "3.0".to_owned())));
         assert_eq!(recognised("python3-config"), None);
@@ -216,7 +266,10 @@ mod tests {
 
     #[test]
     fn a_program_in_usr_local_has_its_own_modules_there() {
-        let perl = RUNTIMES.iter().find(|runtime| runtime.name == "perl").unwrap();
+        let perl = RUNTIMES
+            .iter()
+            .find(|runtime| runtime.name == "perl")
+            .unwrap();
         assert!(site_names(perl, b"/usr/bin/perl").contains(&&b"local"[..]));
         assert!(!site_names(perl, b"/usr/local/bin/perl").contains(&&b"local"[..]));
     }

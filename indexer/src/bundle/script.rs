@@ -17,27 +17,37 @@ pub(super) fn parse(start: &[u8]) -> Option<Shebang> {
     let line = start.strip_prefix(b"#!")?;
     let line = line.split(|&byte| byte == b'\n' || byte == 0).next()?;
     let line = line.trim_ascii();
-    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    let end = line
+        .iter()
+        .position(u8::is_ascii_whitespace)
+        .unwrap_or(line.len());
     let (interpreter, arguments) = line.split_at(end);
     if interpreter.is_empty() {
         return None;
     }
     let is_env = interpreter.rsplit(|&byte| byte == b'/').next() == Some(b"env");
     let through_env = if is_env { env_program(arguments) } else { None };
-    Some(Shebang { interpreter: interpreter.to_vec(), through_env })
+    Some(Shebang {
+        interpreter: interpreter.to_vec(),
+        through_env,
+    })
 }
 
 /// The program among the arguments of env: after options and assignments. The kernel passes all of them as one
 /// argument, which `-S` splits again; without it there can only be a name.
 fn env_program(arguments: &[u8]) -> Option<Vec<u8>> {
-    let mut words = arguments.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut words = arguments
+        .split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty());
     while let Some(word) = words.next() {
         match word {
             b"-u" | b"--unset" | b"-C" | b"--chdir" => {
                 words.next();
             }
             b"-S" | b"--split-string" => {}
-            _ if word.starts_with(b"-S") => return Some(word[2..].to_vec()).filter(|rest| !rest.is_empty()),
+            _ if word.starts_with(b"-S") => {
+                return Some(word[2..].to_vec()).filter(|rest| !rest.is_empty());
+            }
             _ if word.starts_with(b"-") || word.contains(&b'=') => {}
             _ => return Some(word.to_vec()),
         }
@@ -47,7 +57,10 @@ fn env_program(arguments: &[u8]) -> Option<Vec<u8>> {
 
 /// Whether an interpreter of this name is a shell, whose scripts mostly start other programs.
 pub(super) fn is_shell(name: &[u8]) -> bool {
-    matches!(name, b"sh" | b"bash" | b"dash" | b"ash" | b"ksh" | b"mksh" | b"zsh" | b"fish" | b"busybox")
+    matches!(
+        name,
+        b"sh" | b"bash" | b"dash" | b"ash" | b"ksh" | b"mksh" | b"zsh" | b"fish" | b"busybox"
+    )
 }
 
 #[cfg(test)]
@@ -56,7 +69,8 @@ mod tests {
 
     fn parsed(line: &str) -> Option<(String, Option<String>)> {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        parse(line.as_bytes()).map(|shebang| (text(shebang.interpreter), shebang.through_env.map(text)))
+        parse(line.as_bytes())
+            .map(|shebang| (text(shebang.interpreter), shebang.through_env.map(text)))
     }
 
     #[test]
@@ -66,11 +80,17 @@ mod tests {
         assert_eq!(parsed("#!/bin/sh\n"), plain("/bin/sh"));
         assert_eq!(parsed("#! /bin/sh -e\nexit"), plain("/bin/sh"));
         assert_eq!(parsed("#!/usr/bin/env python3\n"), through("python3"));
-        assert_eq!(parsed("#!/usr/bin/env -S -i A=b perl -w\n"), through("perl"));
+        assert_eq!(
+            parsed("#!/usr/bin/env -S -i A=b perl -w\n"),
+            through("perl")
+        );
         assert_eq!(parsed("#!/usr/bin/env -Sperl -w\n"), through("perl"));
         assert_eq!(parsed("#!/usr/bin/env -u LANG awk\n"), through("awk"));
         assert_eq!(parsed("#!\n"), None);
         assert_eq!(parsed("\x7fELF"), None);
-        assert_eq!(parsed("#!/usr/bin/env"), Some(("/usr/bin/env".into(), None)));
+        assert_eq!(
+            parsed("#!/usr/bin/env"),
+            Some(("/usr/bin/env".into(), None))
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -29,16 +29,15 @@ pub(super) struct Walked {
 
 impl Source {
     pub(super) fn open(sysroot: &Sysroot) -> io::Result<Source> {
-        Ok(Source { tree: LiveTree::open(sysroot.root())?, root: sysroot.root().to_owned() })
+        Ok(Source {
+            tree: LiveTree::open(sysroot.root())?,
+            root: sysroot.root().to_owned(),
+        })
     }
 
     /// For the resolver.
     pub(super) fn tree(&self) -> &LiveTree {
         &self.tree
-    }
-
-    pub(super) fn root(&self) -> &Path {
-        &self.root
     }
 
     /// Follows `path` to its end. The symlinks crossed are kept even if it leads nowhere.
@@ -52,7 +51,10 @@ impl Source {
                 target = self.link_text(&node)?;
                 symlinks.push((Arc::clone(&node.real), target.clone()));
             }
-            Ok(Step { node, target: target.into() })
+            Ok(Step {
+                node,
+                target: target.into(),
+            })
         })?;
         Ok(Walked { node, symlinks })
     }
@@ -71,18 +73,26 @@ impl Source {
 
     /// Whether `path` leads to a directory.
     pub(super) fn is_directory(&self, path: &[u8]) -> bool {
-        self.tree.locate(path, true).is_ok_and(|node| node.kind == Kind::Directory)
+        self.tree
+            .locate(path, true)
+            .is_ok_and(|node| node.kind == Kind::Directory)
     }
 
     /// Whether `path` leads to a regular file.
     pub(super) fn is_file(&self, path: &[u8]) -> bool {
-        self.tree.locate(path, true).is_ok_and(|node| node.kind == Kind::File)
+        self.tree
+            .locate(path, true)
+            .is_ok_and(|node| node.kind == Kind::File)
     }
 
     /// The whole content of a configuration file, if `path` leads to one that can be read.
     pub(super) fn read(&self, path: &[u8]) -> Option<Vec<u8>> {
         let node = self.tree.locate(path, true).ok()?;
-        if node.kind == Kind::File { self.tree.read(&node).ok() } else { None }
+        if node.kind == Kind::File {
+            self.tree.read(&node).ok()
+        } else {
+            None
+        }
     }
 
     /// The first `limit` bytes of a file.
@@ -95,7 +105,9 @@ impl Source {
     /// Names in a directory; none if it cannot be listed.
     pub(super) fn names(&self, path: &[u8]) -> Vec<Vec<u8>> {
         let directory = self.tree.locate(path, true).ok();
-        directory.and_then(|node| self.tree.names(&node).ok()).unwrap_or_default()
+        directory
+            .and_then(|node| self.tree.names(&node).ok())
+            .unwrap_or_default()
     }
 
     pub(super) fn open_file(&self, node: &Node) -> io::Result<File> {
@@ -108,6 +120,7 @@ impl Source {
     }
 
     fn host_path(&self, real: &[u8]) -> PathBuf {
-        self.root.join(OsStr::from_bytes(real.strip_prefix(b"/").unwrap_or(real)))
+        self.root
+            .join(OsStr::from_bytes(real.strip_prefix(b"/").unwrap_or(real)))
     }
 }
