@@ -2,6 +2,7 @@
 //! index. `ARCHITECTURE.md` at the top of the repository shows the pipeline.
 
 pub mod assemble;
+pub mod bundle;
 pub mod cli;
 pub mod commands;
 pub mod error;

@@ -8,6 +8,7 @@ use clap_complete::aot;
 use crate::cli::{self, Shell};
 use crate::commands;
 use crate::exit::Exit;
+use crate::ldcache;
 use crate::options::{CompletionsOptions, ManOptions, Request};
 use crate::report::{Output, count};
 
@@ -30,8 +31,8 @@ pub fn run(request: &Request, out: &mut Output) -> anyhow::Result<Exit> {
         Request::WhoNeeds(_) => not_built_yet("who-needs"),
         Request::Stats(_) => not_built_yet("stats"),
         Request::Probes(_) => not_built_yet("probes"),
-        Request::Bundle(_) => not_built_yet("bundle"),
-        Request::Ldcache(_) => not_built_yet("ldcache"),
+        Request::Bundle(options) => crate::bundle::run(options, out),
+        Request::Ldcache(options) => ldcache::run(options, out),
         Request::Completions(options) => completions(options, out),
         Request::Man(options) => man(options, out),
     }
