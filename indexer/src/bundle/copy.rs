@@ -75,15 +75,13 @@ impl Destination {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(into, flags, Mode::empty())
             .with_context(|| format!("opening the directory {}", into.display()))?;
-        match rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                anyhow::bail!(
-                    "another bundle is being written into {}; wait until it is done",
-                    into.display()
-                )
-            }
-            // A file system without locks is no reason to do without the bundle.
-            Ok(()) | Err(_) => {}
+        // Any other error comes from a file system without locks, which is no reason to do without the bundle.
+        let lock = rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive);
+        if lock == Err(Errno::WOULDBLOCK) {
+            anyhow::bail!(
+                "another bundle is being written into {}; wait until it is done",
+                into.display()
+            );
         }
         let marked = rustix::fs::statat(&root, MARKER, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         if !marked && !force {
@@ -105,6 +103,7 @@ impl Destination {
         };
         if !marked {
             destination.write(MARKER.as_bytes(), MARKER_TEXT.as_bytes())?;
+            destination.done = Copied::default();
         }
         Ok(destination)
     }

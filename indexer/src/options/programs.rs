@@ -75,3 +75,25 @@ fn components(path: &[u8]) -> Vec<Vec<u8>> {
         .filter(|part| !part.is_empty() && *part != b".");
     names.rev().map(<[u8]>::to_vec).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_of_a_version_manager_is_only_taken_where_there_is_no_program() {
+        let everywhere = |_: &GuestPath| true;
+        let found = find_program(
+            b"python3",
+            b"/home/me/.pyenv/shims:relative:/usr/bin",
+            everywhere,
+        );
+        assert_eq!(found, Some(GuestPath::new(b"/usr/bin/python3")));
+        let only_shim = |path: &GuestPath| path.as_bytes().starts_with(b"/home");
+        let found = find_program(b"python3", b"/home/me/.pyenv/shims:/usr/bin", only_shim);
+        assert_eq!(
+            found,
+            Some(GuestPath::new(b"/home/me/.pyenv/shims/python3"))
+        );
+    }
+}
