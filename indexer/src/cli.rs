@@ -353,7 +353,7 @@ What is included besides the programs:
 Left out: set-user-ID and set-group-ID bits, device nodes, sockets.
 
 Examples:
-  elfuse-index bundle --into ./sysroot bash coreutils ls python3
+  elfuse-index bundle --into ./sysroot bash ls cat python3
   elfuse-index bundle --into ./sysroot git --add /usr/lib/git-core --add /etc/gitconfig
   unshare -r chroot ./sysroot /usr/bin/python3 -c 'print(42)'")]
 pub struct BundleArgs {
