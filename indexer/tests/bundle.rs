@@ -379,7 +379,11 @@ fn same_output_as_here(programs: &[&str], commands: &[&[&str]]) {
             .unwrap();
         let mut there = Command::new(way[0]);
         there.args(&way[1..]).arg(&bundle).args(*command);
-        let there = there.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+        let there = there
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .output()
+            .unwrap();
         assert_eq!(
             (String::from_utf8_lossy(&here.stdout), here.status.code()),
             (String::from_utf8_lossy(&there.stdout), there.status.code()),

@@ -14,7 +14,8 @@ pub const GUEST_PATH: &str =
 const MAX_SYMLINKS: usize = 40;
 
 /// The first of the colon-separated directories that holds `name`. Empty and relative ones, which mean "from here", are
-/// skipped: a bundle would not have them.
+/// skipped: a bundle would not have them. Directories called `shims` come last: pyenv, rbenv and asdf keep scripts there
+/// that choose among several programs of one name, while a question is about a program.
 #[must_use]
 pub fn find_program(
     name: &[u8],
@@ -24,7 +25,11 @@ pub fn find_program(
     let dirs = path
         .split(|&byte| byte == b':')
         .filter(|dir| dir.first() == Some(&b'/'));
-    dirs.map(|dir| GuestPath::new(&[dir, b"/", name].concat()))
+    let (shims, programs): (Vec<&[u8]>, Vec<&[u8]>) =
+        dirs.partition(|dir| dir.ends_with(b"/shims"));
+    let candidates = programs.into_iter().chain(shims);
+    candidates
+        .map(|dir| GuestPath::new(&[dir, b"/", name].concat()))
         .find(|candidate| exists(candidate))
 }
 
