@@ -23,6 +23,8 @@ pub enum Warning {
     Unsealed,
     /// A directory that takes no sidecar.
     SidecarNotWritten,
+    /// A file of the index that cannot be removed.
+    NotRemoved,
     /// A file system whose time stamps are not known to be reliable.
     UnknownFileSystem,
     /// Changed while it was being read, again and again.
@@ -64,6 +66,7 @@ impl Warning {
                 "directories or files changed less than 2 s ago and are not sealed"
             }
             Warning::SidecarNotWritten => "sidecars could not be written",
+            Warning::NotRemoved => "directories kept their sidecar",
             Warning::UnknownFileSystem => "file systems are not known to keep reliable time stamps",
             Warning::KeepsChanging => {
                 "directories changed each time they were read and are left out"
@@ -105,6 +108,7 @@ impl Warning {
             Warning::SidecarNotWritten => {
                 "nothing, if only this host uses the index: the store has their content; else run as the tree's owner"
             }
+            Warning::NotRemoved => "run as the tree's owner",
             Warning::UnknownFileSystem => {
                 "copy the sysroot to ext4, xfs, btrfs or tmpfs; until then it is looked up live"
             }
@@ -140,6 +144,7 @@ impl Warning {
             Warning::UnreadableDirectory
             | Warning::UnreadableFile
             | Warning::KeepsChanging
+            | Warning::NotRemoved
             | Warning::TooManyEntries
             | Warning::LibraryNotFound
             | Warning::InterpreterNotFound
