@@ -243,6 +243,48 @@ fn a_second_run_changes_nothing_and_a_third_brings_what_changed() {
 }
 
 #[test]
+fn a_directory_that_an_interrupted_run_left_with_the_wrong_time_gets_the_right_one() {
+    let fixture = Fixture::new();
+    fixture.file("usr/bin/prog", "", 0o755);
+    let time = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    fs::File::open(fixture.source("usr/bin"))
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+    fixture.succeed(&["prog"]);
+    let bin = fixture.bundle("usr/bin");
+    fs::File::open(&bin)
+        .unwrap()
+        .set_modified(UNIX_EPOCH)
+        .unwrap();
+    fixture.succeed(&["prog"]);
+    assert_eq!(bin.metadata().unwrap().modified().unwrap(), time);
+    fs::write(bin.join(".elfuse-sidecar-index"), "").unwrap();
+    let indexed = bin.metadata().unwrap().modified().unwrap();
+    fixture.succeed(&["prog"]);
+    assert_eq!(
+        bin.metadata().unwrap().modified().unwrap(),
+        indexed,
+        "an index stays valid"
+    );
+}
+
+#[test]
+fn an_interrupted_copy_leaves_nothing_after_the_next_run() {
+    let fixture = Fixture::new();
+    fixture.file("usr/bin/prog", "whole", 0o755);
+    fixture.succeed(&["prog"]);
+    fs::rename(
+        fixture.bundle("usr/bin/prog"),
+        fixture.bundle("usr/bin/.elfuse-bundle.tmp"),
+    )
+    .unwrap();
+    fixture.succeed(&["prog"]);
+    assert!(!fixture.bundle("usr/bin/.elfuse-bundle.tmp").exists());
+    assert_eq!(fs::read(fixture.bundle("usr/bin/prog")).unwrap(), b"whole");
+}
+
+#[test]
 fn a_directory_that_holds_something_else_is_refused_without_force() {
     let fixture = Fixture::new();
     fixture.file("usr/bin/prog", "", 0o755);
