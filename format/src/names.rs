@@ -8,6 +8,8 @@ pub const STORE: &[u8] = b".elfuse";
 pub const KEYS: &str = "keys";
 /// File in the store: [`crate::loader_cache`].
 pub const LOADER_CACHE: &str = "loader-cache";
+/// File in the store: [`crate::ld_so_cache`].
+pub const LD_SO_CACHE: &str = "ld.so.cache";
 /// File in the store: in-flight count and generation, shared by every run on a sysroot.
 pub const GENERATION: &str = "generation";
 /// Suffix of a file that is being written.

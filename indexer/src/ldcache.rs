@@ -1,1 +1,131 @@
-//! ldcache
+//! `elfuse-index ldcache`: a loader cache in glibc's format, of a whole sysroot or of a few programs.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`scan`] | the libraries that `ldconfig -r` would list |
+//! | [`machine`] | what of that depends on the architecture |
+//! | [`deliver`] | writes the file |
+
+pub mod deliver;
+pub mod machine;
+pub mod scan;
+
+use anyhow::Context;
+use elfuse_format::ld_so_cache::{self, Need, Row, in_file_order};
+use serde::Serialize;
+
+use crate::error::UsageError;
+use crate::exit::Exit;
+use crate::live::LiveTree;
+use crate::options::{LdcacheOptions, LdcacheOutput};
+use crate::report::{Bytes, Output, count, human_bytes};
+use crate::warning::Warning;
+
+use deliver::deliver;
+use scan::{MissingLink, ScanOptions, scan};
+
+/// What `ldconfig -p` says wrote our caches. The version is not in it: same tree, same bytes.
+pub const GENERATOR: &[u8] = b"elfuse-index ldcache";
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The sysroot, as typed.
+    pub sysroot: String,
+    /// The programs it is for; empty for the whole sysroot.
+    pub programs: Vec<Bytes>,
+    /// Where the cache is, unless it is the standard output.
+    pub output: Option<Bytes>,
+    /// Its size.
+    pub size_byte: u64,
+    /// Every row, in the order of the file.
+    pub libraries: Vec<Library>,
+    /// Directories searched; empty where programs were given.
+    pub directories: Vec<Bytes>,
+    /// Links that ldconfig would have made.
+    pub missing_links: Vec<MissingLink>,
+}
+
+/// One row of the cache.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Library {
+    /// What a program asks for.
+    pub soname: Bytes,
+    /// What it gets.
+    pub path: Bytes,
+    /// C library and architecture, as `ldconfig -p` prints them.
+    pub kind: String,
+    /// The subdirectory of `glibc-hwcaps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hwcaps: Option<Bytes>,
+    /// Capabilities as glibc before 2.37 counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub legacy_hwcaps: Option<u64>,
+}
+
+impl From<&Row> for Library {
+    fn from(row: &Row) -> Library {
+        let legacy_hwcaps = match row.need {
+            Need::Legacy(bits) => Some(bits),
+            Need::Any | Need::Named { .. } => None,
+        };
+        Library {
+            soname: Bytes(row.key.clone()),
+            path: Bytes(row.value.clone()),
+            kind: row.flags.to_string(),
+            hwcaps: row.need.directory().map(|name| Bytes(name.to_vec())),
+            legacy_hwcaps,
+        }
+    }
+}
+
+/// Carries out `ldcache`.
+///
+/// # Errors
+/// The sysroot cannot be opened, a program cannot be read, or the cache cannot be written.
+pub fn run(options: &LdcacheOptions, out: &mut Output) -> anyhow::Result<Exit> {
+    if out.is_json() && options.output == LdcacheOutput::Stdout {
+        let what = "--json and -o - both want the standard output; give -o a file".to_owned();
+        return Err(UsageError::Contradiction(what).into());
+    }
+    let sysroot = &options.sysroot;
+    let tree =
+        LiveTree::open(sysroot.root()).with_context(|| format!("opening the sysroot {sysroot}"))?;
+    let found = scan(&tree, &ScanOptions::default(), &out.warnings());
+    for link in &found.missing_links {
+        out.warn(
+            Warning::LibraryLinkMissing,
+            &link.path.0,
+            format!("should lead to {}", link.target),
+        );
+    }
+    let rows = in_file_order(found.rows);
+    let bytes = ld_so_cache::write(rows.iter().cloned(), GENERATOR)
+        .context("putting the loader cache together")?;
+
+    let output = deliver(&options.sysroot, &options.output, &bytes, out)?;
+    let report = Report {
+        sysroot: sysroot.to_string(),
+        programs: options
+            .programs
+            .iter()
+            .map(|program| Bytes(program.as_bytes().to_vec()))
+            .collect(),
+        output,
+        size_byte: bytes.len() as u64,
+        libraries: rows.iter().map(Library::from).collect(),
+        directories: found.directories.into_iter().map(Bytes).collect(),
+        missing_links: found.missing_links,
+    };
+    if out.is_json() {
+        out.json("ldcache", &report)?;
+    } else if let Some(output) = &report.output {
+        let summary = format!(
+            "{} in {output} ({})",
+            count(report.libraries.len() as u64, "library", "libraries"),
+            human_bytes(report.size_byte)
+        );
+        out.note(summary);
+    }
+    Ok(Exit::Success)
+}
