@@ -48,7 +48,7 @@ impl Version {
     pub fn stats_with_slash(self) -> bool {
         self >= Version {
             major: 2,
-            minor: 37,
+            minor: 39,
         }
     }
 
