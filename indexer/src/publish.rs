@@ -42,8 +42,16 @@ pub struct SidecarsWritten {
 ///
 /// A sidecar that cannot be written is counted; the loader cache has its content all the same.
 #[must_use]
-pub fn write_sidecars(root: &Root, scan: &Scan, preserve_mtime: bool, warnings: &Warnings) -> SidecarsWritten {
-    let each = scan.dirs.par_iter().filter(|dir| !dir.block.is_empty() && dir.state == Seal::Sealed);
+pub fn write_sidecars(
+    root: &Root,
+    scan: &Scan,
+    preserve_mtime: bool,
+    warnings: &Warnings,
+) -> SidecarsWritten {
+    let each = scan
+        .dirs
+        .par_iter()
+        .filter(|dir| !dir.block.is_empty() && dir.state == Seal::Sealed);
     let each = each.map(|dir| {
         let bytes = header::HEADER_LEN as u64 + dir.block.len() as u64;
         let mut done = SidecarsWritten {
@@ -95,7 +103,14 @@ fn write_sidecar(root: &Root, dir: &ScannedDir, preserve_mtime: bool) -> io::Res
         other => other?,
     };
     let written = std::fs::File::from(created).write_all(&file);
-    let renamed = written.and_then(|()| Ok(fs::renameat(&fd, temporary.as_slice(), &fd, names::SIDECAR)?));
+    let renamed = written.and_then(|()| {
+        Ok(fs::renameat(
+            &fd,
+            temporary.as_slice(),
+            &fd,
+            names::SIDECAR,
+        )?)
+    });
     if renamed.is_err() {
         let _ = fs::unlinkat(&fd, temporary.as_slice(), AtFlags::empty());
     }
@@ -121,7 +136,9 @@ fn same_content(dir: impl AsFd, expected: &[u8]) -> bool {
 fn plus(time: Time, duration: Duration) -> Time {
     let nanos = time.nanos + duration.subsec_nanos();
     Time {
-        secs: time.secs + i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 2) + i64::from(nanos / 1_000_000_000),
+        secs: time.secs
+            + i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 2)
+            + i64::from(nanos / 1_000_000_000),
         nanos: nanos % 1_000_000_000,
     }
 }
@@ -176,8 +193,17 @@ struct Row {
 
 /// Captures the key of every directory, comparing its names once more, and of every ELF file.
 #[must_use]
-pub fn capture(root: &Root, scan: &Scan, file_system: &FileSystem, options: &CaptureOptions<'_>) -> Captured {
-    let rows: Vec<_> = scan.dirs.par_iter().map(|dir| capture_dir(root, dir, options)).collect();
+pub fn capture(
+    root: &Root,
+    scan: &Scan,
+    file_system: &FileSystem,
+    options: &CaptureOptions<'_>,
+) -> Captured {
+    let rows: Vec<_> = scan
+        .dirs
+        .par_iter()
+        .map(|dir| capture_dir(root, dir, options))
+        .collect();
     let mut captured = Captured::default();
     let mut devices = vec![root.dev()];
     let mut slot = |dev: u64| {
@@ -196,19 +222,30 @@ pub fn capture(root: &Root, scan: &Scan, file_system: &FileSystem, options: &Cap
         ctime: Time::default(),
     };
     for (row, dir) in rows.iter().zip(&scan.dirs) {
-        let identity = if row.state == Seal::Sealed { row.identity } else { none };
+        let identity = if row.state == Seal::Sealed {
+            row.identity
+        } else {
+            none
+        };
         captured.keys.dirs.push(DirKey {
             ino: identity.ino,
             mtime: identity.mtime,
             ctime: identity.ctime,
-            block_checksum: if dir.block.is_empty() { 0 } else { checksum(&dir.block) },
+            block_checksum: if dir.block.is_empty() {
+                0
+            } else {
+                checksum(&dir.block)
+            },
             device: slot(identity.dev),
             seal: row.state as u8,
         });
         *captured.directories.entry(row.state).or_default() += 1;
         for (found, state) in &row.elves {
             let found = if *state == Seal::Sealed { *found } else { none };
-            captured.keys.files.push(file_key(&found, slot(found.dev), *state));
+            captured
+                .keys
+                .files
+                .push(file_key(&found, slot(found.dev), *state));
             *captured.files.entry(*state).or_default() += 1;
         }
     }
@@ -245,7 +282,11 @@ fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> R
             ctime: Time::default(),
         },
         state,
-        elves: dir.elves.iter().map(|elf| (elf.identity, elf_state)).collect(),
+        elves: dir
+            .elves
+            .iter()
+            .map(|elf| (elf.identity, elf_state))
+            .collect(),
     };
     let (Some(identity), Some(block), Seal::Sealed) = (dir.identity, dir.names(), dir.state) else {
         return unsealed(dir.state, Seal::NotIndexed);
@@ -254,24 +295,43 @@ fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> R
         return Row {
             identity,
             state: Seal::Sealed,
-            elves: dir.elves.iter().map(|elf| (elf.identity, Seal::Sealed)).collect(),
+            elves: dir
+                .elves
+                .iter()
+                .map(|elf| (elf.identity, Seal::Sealed))
+                .collect(),
         };
     }
     let Ok((identity, state, elves)) = compare(root, dir, block, options) else {
-        options.warnings.add(Warning::KeepsChanging, &guest(&dir.path), "its names changed after they were read");
+        options.warnings.add(
+            Warning::KeepsChanging,
+            &guest(&dir.path),
+            "its names changed after they were read",
+        );
         return unsealed(Seal::Changed, Seal::Changed);
     };
     if state == Seal::Racy {
-        options.warnings.add(Warning::Unsealed, &guest(&dir.path), "");
+        options
+            .warnings
+            .add(Warning::Unsealed, &guest(&dir.path), "");
     }
-    Row { identity, state, elves }
+    Row {
+        identity,
+        state,
+        elves,
+    }
 }
 
 type Compared = (Identity, Seal, Vec<(Identity, Seal)>);
 
 /// Lists a directory once more and compares it with its block. Our own writing has changed its times since the first reading, so
 /// only names, kinds and targets can tell.
-fn compare(root: &Root, dir: &ScannedDir, block: Block<'_>, options: &CaptureOptions<'_>) -> io::Result<Compared> {
+fn compare(
+    root: &Root,
+    dir: &ScannedDir,
+    block: Block<'_>,
+    options: &CaptureOptions<'_>,
+) -> io::Result<Compared> {
     let fd = root.open_dir(&dir.path)?;
     let changed = || io::Error::other("changed");
     let before = sys::fstat(&fd)?.identity;
@@ -282,7 +342,8 @@ fn compare(root: &Root, dir: &ScannedDir, block: Block<'_>, options: &CaptureOpt
     }
     for entry in &listed {
         let known = block.find(&entry.name).ok().flatten().ok_or_else(changed)?;
-        let same_target = || Ok::<_, io::Error>(known.target() == Some(&sys::read_link(&fd, &entry.name)?));
+        let same_target =
+            || Ok::<_, io::Error>(known.target() == Some(&sys::read_link(&fd, &entry.name)?));
         if known.kind() != Some(entry.kind) || (entry.kind == Kind::Symlink && !same_target()?) {
             return Err(changed());
         }
@@ -298,7 +359,11 @@ fn compare(root: &Root, dir: &ScannedDir, block: Block<'_>, options: &CaptureOpt
     if after != before {
         return Err(changed());
     }
-    let state = if is_racy(&after, options.now) { Seal::Racy } else { Seal::Sealed };
+    let state = if is_racy(&after, options.now) {
+        Seal::Racy
+    } else {
+        Seal::Sealed
+    };
     Ok((after, state, elves))
 }
 
@@ -311,14 +376,20 @@ fn elf_state(
     options: &CaptureOptions<'_>,
 ) -> Seal {
     if !sys::stat_at(&fd, name).is_ok_and(|found| found.identity == known.identity) {
-        options.warnings.add(Warning::KeepsChanging, &guest(&dir.join(name)), "it changed after it was read");
+        options.warnings.add(
+            Warning::KeepsChanging,
+            &guest(&dir.join(name)),
+            "it changed after it was read",
+        );
         return Seal::Changed;
     }
     if known.sealed || !is_racy(&known.identity, options.scan_began) {
         return Seal::Sealed;
     }
     if is_racy(&known.identity, options.now) {
-        options.warnings.add(Warning::Unsealed, &guest(&dir.join(name)), "");
+        options
+            .warnings
+            .add(Warning::Unsealed, &guest(&dir.join(name)), "");
         return Seal::Racy;
     }
     // It was young when it was read, and a change in the same tick would not have shown. Now it would: read it again.
@@ -336,6 +407,10 @@ fn elf_state(
 pub fn has_racy(scan: &Scan, now: Time) -> bool {
     scan.dirs.iter().any(|dir| {
         let young = !dir.sealed && dir.identity.is_some_and(|identity| is_racy(&identity, now));
-        young || dir.elves.iter().any(|elf| !elf.sealed && is_racy(&elf.identity, now))
+        young
+            || dir
+                .elves
+                .iter()
+                .any(|elf| !elf.sealed && is_racy(&elf.identity, now))
     })
 }

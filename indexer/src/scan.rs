@@ -126,7 +126,11 @@ impl Scan {
     /// Names in all directories.
     #[must_use]
     pub fn entry_count(&self) -> u64 {
-        self.dirs.iter().filter_map(ScannedDir::names).map(|block| block.len() as u64).sum()
+        self.dirs
+            .iter()
+            .filter_map(ScannedDir::names)
+            .map(|block| block.len() as u64)
+            .sum()
     }
 
     /// ELF files with facts.
@@ -138,7 +142,9 @@ impl Scan {
     /// Whether everything was vouched for by earlier keys.
     #[must_use]
     pub fn is_all_sealed(&self) -> bool {
-        self.dirs.iter().all(|dir| dir.sealed && dir.elves.iter().all(|elf| elf.sealed))
+        self.dirs
+            .iter()
+            .all(|dir| dir.sealed && dir.elves.iter().all(|elf| elf.sealed))
     }
 }
 
@@ -176,7 +182,10 @@ pub fn scan(root: &Root, options: &ScanOptions<'_>) -> io::Result<Scan> {
         options,
         shared: Mutex::default(),
     };
-    let has_earlier = options.trust.index().is_some_and(|index| !index.dirs().is_empty());
+    let has_earlier = options
+        .trust
+        .index()
+        .is_some_and(|index| !index.dirs().is_empty());
     let mut level = vec![Task {
         path: Box::default(),
         parent: 0,
@@ -185,7 +194,10 @@ pub fn scan(root: &Root, options: &ScanOptions<'_>) -> io::Result<Scan> {
     }];
     let mut dirs: Vec<ScannedDir> = Vec::new();
     while !level.is_empty() {
-        let mut done: Vec<_> = level.par_iter().map(|task| scanner.directory(task)).collect();
+        let mut done: Vec<_> = level
+            .par_iter()
+            .map(|task| scanner.directory(task))
+            .collect();
         let base = number(dirs.len())?;
         let mut next = Vec::new();
         for ((own, dir), task) in (base..).zip(&mut done).zip(&level) {
@@ -231,8 +243,11 @@ impl Scanner<'_> {
         let index = self.options.trust.index().filter(|_| earlier.is_some());
         let earlier_block = earlier.and_then(|number| index?.block_bytes(number));
         let earlier_block = earlier_block.and_then(|bytes| Block::parse(bytes).ok());
-        let same = earlier_block.is_some() && index.zip(earlier).and_then(|(i, n)| i.block_bytes(n)) == Some(&dir.block[..]);
-        let directories = names.entries().filter(|entry| entry.kind() == Some(Kind::Directory));
+        let same = earlier_block.is_some()
+            && index.zip(earlier).and_then(|(i, n)| i.block_bytes(n)) == Some(&dir.block[..]);
+        let directories = names
+            .entries()
+            .filter(|entry| entry.kind() == Some(Kind::Directory));
         let tasks = directories.enumerate().filter_map(|(rank, entry)| {
             let name = entry.name()?;
             let earlier_rank = if same {
@@ -244,7 +259,9 @@ impl Scanner<'_> {
                 path: dir.join(name).into(),
                 parent: own,
                 entry: entry.index,
-                earlier: earlier.zip(earlier_rank).and_then(|(number, rank)| index?.child(number, rank)),
+                earlier: earlier
+                    .zip(earlier_rank)
+                    .and_then(|(number, rank)| index?.child(number, rank)),
             })
         });
         tasks.collect()
@@ -253,7 +270,10 @@ impl Scanner<'_> {
     /// Whether a directory is to be indexed, is only passed through on the way to one that is, or is of no interest.
     fn wanted(&self, path: &[u8]) -> Wanted {
         let below = |path: &[u8], top: &[u8]| {
-            top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+            top.is_empty()
+                || path
+                    .strip_prefix(top)
+                    .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
         };
         let only = self.options.only;
         if only.is_empty() || only.iter().any(|top| below(path, top)) {
@@ -329,10 +349,12 @@ impl Scanner<'_> {
         for (elf, entry) in (0..).zip(block.entries().filter(|entry| entry.elf_index().is_some())) {
             let name = entry.name().unwrap_or_default();
             match self.root.stat(&dir.join(name)) {
-                Ok(found) if index.file_key_holds(number, elf, &found.identity) => elves.push(ElfState {
-                    identity: found.identity,
-                    sealed: true,
-                }),
+                Ok(found) if index.file_key_holds(number, elf, &found.identity) => {
+                    elves.push(ElfState {
+                        identity: found.identity,
+                        sealed: true,
+                    })
+                }
                 _ => return false,
             }
         }
@@ -399,7 +421,9 @@ impl Scanner<'_> {
             dir.state = Seal::NotIndexed;
         }
         let witness = self.witness(dir, fd, earlier);
-        let witness = witness.as_ref().and_then(|w| Some((w, Block::parse(&w.bytes).ok()?)));
+        let witness = witness
+            .as_ref()
+            .and_then(|w| Some((w, Block::parse(&w.bytes).ok()?)));
         let entry = |listed: Listed| -> io::Result<(NewEntry, Option<ElfState>)> {
             let Listed { name, kind } = listed;
             let known = witness.and_then(|(from, block)| Some((from, block.find(&name).ok()??)));
@@ -420,11 +444,18 @@ impl Scanner<'_> {
         let unreadable = |error| (Seal::Changed, error);
         let mut entries = Vec::with_capacity(listed.len());
         if listed.len() > 32 {
-            listed.into_par_iter().with_min_len(8).map(entry).collect_into_vec(&mut entries);
+            listed
+                .into_par_iter()
+                .with_min_len(8)
+                .map(entry)
+                .collect_into_vec(&mut entries);
         } else {
             entries.extend(listed.into_iter().map(entry));
         }
-        let mut entries = entries.into_iter().collect::<io::Result<Vec<_>>>().map_err(unreadable)?;
+        let mut entries = entries
+            .into_iter()
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(unreadable)?;
         entries.sort_unstable_by(|a, b| a.0.name.cmp(&b.0.name));
         dir.elves = entries.iter().filter_map(|(_, state)| *state).collect();
         let entries = entries.into_iter().map(|(entry, _)| entry).collect();
@@ -436,7 +467,12 @@ impl Scanner<'_> {
     }
 
     /// An earlier account of the directory from which facts may be taken, each after its own check.
-    fn witness(&self, dir: &ScannedDir, fd: BorrowedFd<'_>, earlier: Option<u32>) -> Option<Witness> {
+    fn witness(
+        &self,
+        dir: &ScannedDir,
+        fd: BorrowedFd<'_>,
+        earlier: Option<u32>,
+    ) -> Option<Witness> {
         let index = self.options.trust.index();
         let block = || Some(index?.block_bytes(earlier?)?.to_vec());
         match self.options.trust {
@@ -485,7 +521,9 @@ impl Scanner<'_> {
             Err(error) => {
                 // Its name is known all the same.
                 let path = guest(&dir.join(name));
-                self.options.warnings.add(Warning::UnreadableFile, &path, error);
+                self.options
+                    .warnings
+                    .add(Warning::UnreadableFile, &path, error);
                 Ok((Content::File, None))
             }
         }
@@ -500,7 +538,9 @@ impl Scanner<'_> {
     ) -> io::Result<Option<(Content, Option<ElfState>)>> {
         let Some(facts) = entry.elf().and_then(|elf| elf.to_facts()) else {
             // A sidecar's word that a file is no ELF file costs, if it is false, facts, and no wrong answer.
-            let plain = from.by == Proof::Content && entry.kind() == Some(Kind::File) && !entry.is_broken_elf();
+            let plain = from.by == Proof::Content
+                && entry.kind() == Some(Kind::File)
+                && !entry.is_broken_elf();
             return Ok(plain.then_some((Content::File, None)));
         };
         let content = Content::Elf(Arc::new(facts));
@@ -509,7 +549,13 @@ impl Scanner<'_> {
                 let identity = sys::stat_at(fd, name)?.identity;
                 let elf = entry.elf_index().unwrap_or(u32::MAX);
                 let holds = index.file_key_holds(number, elf, &identity);
-                Ok(holds.then_some((content, Some(ElfState { identity, sealed: true }))))
+                Ok(holds.then_some((
+                    content,
+                    Some(ElfState {
+                        identity,
+                        sealed: true,
+                    }),
+                )))
             }
             _ => {
                 let Content::Elf(facts) = &content else {
@@ -522,7 +568,8 @@ impl Scanner<'_> {
                 if before.kind != Kind::File || before.identity.size != facts.size {
                     return Ok(None);
                 }
-                let same = inspect::content_hash(&file).is_ok_and(|hash| hash == facts.content_hash);
+                let same =
+                    inspect::content_hash(&file).is_ok_and(|hash| hash == facts.content_hash);
                 let after = sys::fstat(&file)?.identity;
                 let unchanged = same && after == before.identity;
                 let state = ElfState {
@@ -555,7 +602,10 @@ impl Scanner<'_> {
         }
         if status.links > 1 {
             let id = (status.identity.dev, status.identity.ino);
-            let mut shared = self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut shared = self
+                .shared
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let cell = Arc::clone(shared.entry(id).or_default());
             drop(shared);
             if let Some(known) = cell.get() {

@@ -70,7 +70,10 @@ impl Store {
         }
         if !inside.dir.exists() {
             if let Some(dir) = default_outside(root).filter(|dir| dir.exists()) {
-                return Self { dir, in_tree: false };
+                return Self {
+                    dir,
+                    in_tree: false,
+                };
             }
         }
         inside
@@ -123,7 +126,10 @@ impl Store {
                         inside.dir.display()
                     )
                 })?;
-                make(Self { dir, in_tree: false })
+                make(Self {
+                    dir,
+                    in_tree: false,
+                })
             }
         }
     }
@@ -182,7 +188,14 @@ impl Store {
             let path = self.dir.join(name);
             match fs::read(&path) {
                 Ok(bytes) => Ok(Some(bytes)),
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    Ok(None)
+                }
                 Err(source) => Err(LoadError::Read { path, source }),
             }
         };
@@ -253,7 +266,8 @@ impl Index {
 
     fn read_dirs(&mut self) -> Result<(), FormatError> {
         let cache = LoaderCache::parse(&self.loader_cache)?;
-        let chunks = (0..).take_while(|&i| cache.file().has(elfuse_format::header::PartKind::Dirs, i));
+        let chunks =
+            (0..).take_while(|&i| cache.file().has(elfuse_format::header::PartKind::Dirs, i));
         for chunk in chunks {
             self.dirs.extend_from_slice(cache.dir_chunk(chunk)?);
         }
@@ -262,7 +276,9 @@ impl Index {
             let first = row.first_child.to_native() as usize;
             let end = first + row.child_count.to_native() as usize;
             if row.child_count.to_native() > 0 && (first <= number || end > self.dirs.len()) {
-                return Err(FormatError::Malformed { what: "directory rows" });
+                return Err(FormatError::Malformed {
+                    what: "directory rows",
+                });
             }
         }
         Ok(())
@@ -278,17 +294,27 @@ impl Index {
         if keys.bound_to() != binding {
             return Ok(false);
         }
-        self.devices = keys.devices()?.iter().map(|row| row.dev.to_native()).collect();
-        let chunk_count = |rows: usize| u32::try_from(rows.div_ceil(CHUNK_ROWS)).unwrap_or(u32::MAX);
+        self.devices = keys
+            .devices()?
+            .iter()
+            .map(|row| row.dev.to_native())
+            .collect();
+        let chunk_count =
+            |rows: usize| u32::try_from(rows.div_ceil(CHUNK_ROWS)).unwrap_or(u32::MAX);
         for chunk in 0..chunk_count(self.dirs.len()) {
             self.dir_keys.extend_from_slice(keys.dir_chunk(chunk)?);
         }
-        let chunks = (0..).take_while(|&i| keys.file().has(elfuse_format::header::PartKind::FileKeys, i));
+        let chunks = (0..).take_while(|&i| {
+            keys.file()
+                .has(elfuse_format::header::PartKind::FileKeys, i)
+        });
         for chunk in chunks {
             self.file_keys.extend_from_slice(keys.file_chunk(chunk)?);
         }
         if self.dir_keys.len() != self.dirs.len() {
-            return Err(FormatError::Malformed { what: "directory keys" });
+            return Err(FormatError::Malformed {
+                what: "directory keys",
+            });
         }
         Ok(true)
     }
@@ -344,24 +370,38 @@ impl Index {
     /// Whether the key of `dir` is sealed and `found` is the very state it was made from, for the block it stands beside.
     #[must_use]
     pub fn dir_key_holds(&self, dir: u32, found: &Identity) -> bool {
-        let (Some(key), Some(row)) = (self.dir_keys.get(dir as usize), self.dirs.get(dir as usize)) else {
+        let (Some(key), Some(row)) = (self.dir_keys.get(dir as usize), self.dirs.get(dir as usize))
+        else {
             return false;
         };
         let times = (key.mtime.to_native(), key.ctime.to_native());
         key.block_checksum == row.block_checksum
-            && self.matches(key.device.to_native(), key.seal, (key.ino.to_native(), times), found)
+            && self.matches(
+                key.device.to_native(),
+                key.seal,
+                (key.ino.to_native(), times),
+                found,
+            )
     }
 
     /// Whether the key of ELF row `elf` of `dir` is sealed and `found` is the very state it was made from.
     #[must_use]
     pub fn file_key_holds(&self, dir: u32, elf: u32, found: &Identity) -> bool {
-        let row = self.dirs.get(dir as usize).map(|row| row.first_elf.to_native() as usize);
+        let row = self
+            .dirs
+            .get(dir as usize)
+            .map(|row| row.first_elf.to_native() as usize);
         let Some(key) = row.and_then(|first| self.file_keys.get(first + elf as usize)) else {
             return false;
         };
         let times = (key.mtime.to_native(), key.ctime.to_native());
         key.size.to_native() == found.size
-            && self.matches(key.device.to_native(), key.seal, (key.ino.to_native(), times), found)
+            && self.matches(
+                key.device.to_native(),
+                key.seal,
+                (key.ino.to_native(), times),
+                found,
+            )
     }
 
     /// Key of a directory, if there are keys.
@@ -382,7 +422,12 @@ impl Index {
             Some(found) => {
                 let times = (key.mtime.to_native(), key.ctime.to_native());
                 key.size.to_native() == found.size
-                    && self.matches(key.device.to_native(), key.seal, (key.ino.to_native(), times), found)
+                    && self.matches(
+                        key.device.to_native(),
+                        key.seal,
+                        (key.ino.to_native(), times),
+                        found,
+                    )
             }
         }
     }

@@ -51,7 +51,12 @@ pub fn kind_of(file_type: FileType) -> Option<Kind> {
 }
 
 // The integers of `struct stat` differ from platform to platform: what is cast here for one is the type itself on another.
-#[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, clippy::cast_possible_truncation, clippy::useless_conversion)]
+#[allow(
+    clippy::unnecessary_cast,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::useless_conversion
+)]
 fn status(stat: &Stat) -> Status {
     Status {
         identity: Identity {
@@ -94,7 +99,8 @@ pub fn stat_at(dir: impl AsFd, name: &[u8]) -> io::Result<Status> {
 /// # Errors
 /// Those of openat(2).
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> io::Result<std::fs::File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(fs::openat(dir, name, flags, Mode::empty())?.into())
 }
 
@@ -278,7 +284,11 @@ pub struct FileSystem {
 /// # Errors
 /// Those of fstatfs(2).
 #[cfg(target_os = "linux")]
-#[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, clippy::unnecessary_cast)]
+#[allow(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::unnecessary_cast
+)]
 pub fn file_system(fd: impl AsFd) -> io::Result<FileSystem> {
     // linux/magic.h, and EROFS_SUPER_MAGIC_V1 of the kernel's fs/erofs/erofs_fs.h.
     const KNOWN: &[(u64, &str, bool)] = &[

@@ -11,6 +11,7 @@
 mod tests;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use elfuse_format::elf_facts::{ElfFacts, flags};
 use elfuse_format::ld_so_cache::{Flags, Need, Row, compare_names};
@@ -19,9 +20,12 @@ use serde::Serialize;
 
 use super::machine::Machine;
 use crate::report::Bytes;
-use crate::resolve::conf::{LD_SO_CONF, LdSoConf};
+use crate::resolve::conf::{LD_SO_CONF, LdSoConf, LibraryType};
 use crate::tree::{Elf, Kind, Node, Tree};
 use crate::warning::{Warning, Warnings};
+
+/// glibc 2.37 did away with capabilities as directories and with all C libraries but itself.
+const FIRST_WITHOUT_LEGACY: u32 = 37;
 
 /// `e_type` of shared objects and position-independent programs.
 const ET_DYN: u16 = 3;
@@ -33,8 +37,8 @@ pub struct ScanOptions {
     pub machine: Option<Machine>,
     /// The built-in directories. `None`: Debian's if its multiarch directories are there, upstream's otherwise.
     pub system_directories: Option<Vec<Vec<u8>>>,
-    /// Whether directories like `haswell` are searched. `None`: if the sysroot's glibc is older than 2.37.
-    pub legacy_hwcaps: Option<bool>,
+    /// N of its glibc 2.N. `None`: as the sysroot's C library says, and where it does not, of those in use the newest.
+    pub glibc_minor: Option<u32>,
 }
 
 /// What was found.
@@ -69,24 +73,22 @@ pub fn scan(tree: &dyn Tree, options: &ScanOptions, warnings: &Warnings) -> Scan
         Some(given) => given.clone(),
         None => system_directories(tree, machine),
     };
-    let legacy = match options.legacy_hwcaps {
-        Some(given) => given,
-        None => glibc_minor(tree, &system).is_some_and(|minor| minor < 37),
-    };
+    let glibc_minor = options.glibc_minor.or_else(|| glibc_minor(tree, &system));
 
     let mut scanner = Scanner {
         tree,
         warnings,
         machine,
-        legacy,
+        legacy: glibc_minor.is_some_and(|minor| minor < FIRST_WITHOUT_LEGACY),
         directories: Vec::new(),
+        queued: HashMap::new(),
         missing_links: Vec::new(),
     };
     for configured in conf.directories {
-        scanner.add(configured.path);
+        scanner.add(configured.path, configured.library_type);
     }
     for path in system {
-        scanner.add(path);
+        scanner.add(path, None);
     }
     let mut rows = Vec::new();
     let mut next = 0;
@@ -112,6 +114,7 @@ struct Directory {
     /// As the configuration spells it: the rows say it so.
     path: Vec<u8>,
     node: Node,
+    library_type: Option<LibraryType>,
     /// The name below `glibc-hwcaps`, if it is such a one.
     hwcaps: Option<Vec<u8>>,
 }
@@ -136,8 +139,11 @@ struct Scanner<'t> {
     tree: &'t dyn Tree,
     warnings: &'t Warnings,
     machine: Option<Machine>,
+    /// Directories like `haswell` are searched, and i386 libraries are told apart by C library.
     legacy: bool,
     directories: Vec<Directory>,
+    /// Where in `directories` each is, by device and inode.
+    queued: HashMap<(u64, u64), usize>,
     missing_links: Vec<MissingLink>,
 }
 
@@ -148,13 +154,14 @@ impl Scanner<'_> {
     }
 
     /// Queues `path` with its `glibc-hwcaps` subdirectories, unless it is there under another name.
-    fn add(&mut self, path: Vec<u8>) {
+    fn add(&mut self, path: Vec<u8>, library_type: Option<LibraryType>) {
         let Some(node) = directory(self.tree, &path) else {
             return;
         };
         if !self.queue(Directory {
             path: path.clone(),
             node,
+            library_type,
             hwcaps: None,
         }) {
             return;
@@ -173,6 +180,7 @@ impl Scanner<'_> {
                 self.queue(Directory {
                     path,
                     node,
+                    library_type,
                     hwcaps: Some(name),
                 });
             }
@@ -180,14 +188,18 @@ impl Scanner<'_> {
     }
 
     fn queue(&mut self, directory: Directory) -> bool {
-        let new = self
-            .directories
-            .iter()
-            .all(|known| known.node.id != directory.node.id);
-        if new {
-            self.directories.push(directory);
+        match self.queued.entry(directory.node.id) {
+            Entry::Occupied(known) => {
+                // The first name stays, the last type counts.
+                self.directories[*known.get()].library_type = directory.library_type;
+                false
+            }
+            Entry::Vacant(free) => {
+                free.insert(self.directories.len());
+                self.directories.push(directory);
+                true
+            }
         }
-        new
     }
 
     fn names(&self, node: &Node) -> Vec<Vec<u8>> {
@@ -216,6 +228,7 @@ impl Scanner<'_> {
                     self.queue(Directory {
                         path,
                         node,
+                        library_type: directory.library_type,
                         hwcaps: None,
                     });
                 }
@@ -318,7 +331,7 @@ impl Scanner<'_> {
             _ => return None,
         }
         let facts = self.facts(&path, &node)?;
-        let flags = self.wanted(&facts)?;
+        let flags = self.wanted(directory, &facts)?;
         let own = facts.soname.as_deref().unwrap_or(name);
         // A link counts as one if its name is the SONAME, or is the SONAME's beginning up to `.so`: what the link editor
         // uses. Every other link stands for a file.
@@ -359,13 +372,37 @@ impl Scanner<'_> {
     }
 
     /// The flags of a library for this cache. `None`: none of ours.
-    fn wanted(&self, facts: &ElfFacts) -> Option<Flags> {
-        let ours = self
-            .machine
-            .is_none_or(|machine| machine.takes(Machine(facts.machine)));
-        let is_library = facts.elf_type == ET_DYN && facts.flags & flags::DYNAMIC != 0;
-        (ours && is_library).then(|| Flags::of_elf(facts.class, facts.machine, facts.e_flags))?
+    fn wanted(&self, directory: &Directory, facts: &ElfFacts) -> Option<Flags> {
+        let machine = Machine(facts.machine);
+        let ours = self.machine.is_none_or(|ours| ours.takes(machine));
+        if !ours || facts.elf_type != ET_DYN || facts.flags & flags::DYNAMIC == 0 {
+            return None;
+        }
+        let flags = Flags::of_elf(facts.class, facts.machine, facts.e_flags)?;
+        if machine != Machine::I386 || !self.legacy {
+            return Some(flags);
+        }
+        Some(match (flags_of_libc(facts), directory.library_type) {
+            (Flags::ELF, Some(LibraryType::Libc5)) => Flags::LIBC5,
+            (Flags::ELF, Some(LibraryType::Libc6)) => Flags::LIBC6,
+            (found, _) => found,
+        })
     }
+}
+
+/// For which C library an i386 object was made, as far as what it asks for tells.
+fn flags_of_libc(facts: &ElfFacts) -> Flags {
+    match facts.interpreter.as_deref() {
+        Some(b"/lib/ld-linux.so.2") => return Flags::LIBC6,
+        Some(b"/lib/ld-linux.so.1") => return Flags::LIBC5,
+        _ => {}
+    }
+    let known = facts.needed.iter().find_map(|name| match name.as_slice() {
+        b"libc.so.6" | b"libm.so.6" => Some(Flags::LIBC6),
+        b"libc.so.5" | b"libm.so.5" => Some(Flags::LIBC5),
+        _ => None,
+    });
+    known.unwrap_or(Flags::ELF)
 }
 
 /// Number of the highest ISA level that an x86 library says it needs.
