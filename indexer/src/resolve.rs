@@ -1,4 +1,0 @@
-//! resolve
-
-pub mod conf;
-pub mod glob;

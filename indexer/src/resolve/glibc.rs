@@ -1,0 +1,709 @@
+//! How glibc's ld.so loads a program: preloads, then `DT_NEEDED` breadth-first, as `LD_TRACE_LOADED_OBJECTS` shows it.
+//!
+//! A name is answered by the first of: an object that has that name or SONAME; for a name with a slash, that path; the
+//! `DT_RPATH`s of the requester, of who loaded it and so on, and of the program (none of this when the requester has a
+//! `DT_RUNPATH`); `LD_LIBRARY_PATH`; the requester's `DT_RUNPATH`; `ld.so.cache`; the compiled-in directories.
+//!
+//! Facts hold `DT_NEEDED` apart from `DT_FILTER` and `DT_AUXILIARY`; link editors write them in that order too.
+
+use std::sync::Arc;
+
+use elfuse_format::elf_facts::{ElfFacts, flags};
+use elfuse_format::ld_so_cache::{Flags, LdSoCache, LegacyHwcaps, Wanted};
+
+use crate::resolve::search::{List, Opened, Search};
+use crate::resolve::tokens::{Tokens, expand, has_tokens};
+use crate::resolve::{
+    Call, Constants, Edge, Fatal, Found, Linked, Loader, Main, Object, ObjectId, Question, Role,
+    Source, Stage, Tie, absolute,
+};
+use crate::tree::{Elf, Kind, Tree, split};
+
+const ET_EXEC: u16 = 2;
+/// `DF_1_NODEFLIB`.
+const NO_DEFAULT_DIRECTORIES: u32 = 0x800;
+/// `DF_1_PIE`.
+const PIE: u32 = 0x0800_0000;
+
+/// Links `main` by the rules of glibc.
+#[must_use]
+pub fn link(tree: &dyn Tree, question: &Question, loader: Loader, main: Main) -> Linked {
+    let constants = loader.constants.clone();
+    let mut link = Link::new(tree, question, &constants, &loader, main);
+    let fatal = link.run().err();
+    let order = link.trace_order();
+    Linked {
+        loader,
+        objects: link.objects,
+        order,
+        edges: link.edges,
+        probes: link.search.probes,
+        fatal,
+    }
+}
+
+/// What ld.so keeps of an object beside what is told of it.
+#[derive(Default)]
+struct Extra {
+    /// Names it goes by, the SONAME apart.
+    names: Vec<Vec<u8>>,
+    /// (device, inode), where ld.so knows it: not of what the kernel has mapped.
+    id: Option<(u64, u64)>,
+    /// Where it comes from, found out when first needed.
+    origin: Option<Vec<u8>>,
+    rpath: Option<Arc<List>>,
+    runpath: Option<Arc<List>>,
+}
+
+/// `ld.so.cache`, read when first needed.
+enum Cache {
+    Unread,
+    Unusable,
+    Read(Vec<u8>),
+}
+
+struct Link<'a> {
+    tree: &'a dyn Tree,
+    question: &'a Question,
+    constants: &'a Constants,
+    mapped_by_kernel: bool,
+    search: Search<'a>,
+    objects: Vec<Object>,
+    extras: Vec<Extra>,
+    edges: Vec<Edge>,
+    cache: Cache,
+    library_path: Arc<List>,
+    system: Arc<List>,
+    /// ld.so's chain of all objects but itself, in the order it prints them.
+    chain: Vec<ObjectId>,
+    /// The breadth-first search list.
+    list: Vec<ObjectId>,
+}
+
+impl<'a> Link<'a> {
+    fn new(
+        tree: &'a dyn Tree,
+        question: &'a Question,
+        constants: &'a Constants,
+        loader: &Loader,
+        main: Main,
+    ) -> Self {
+        let mut link = Self {
+            tree,
+            question,
+            constants,
+            mapped_by_kernel: main.mapped_by_kernel,
+            search: Search::new(
+                tree,
+                &question.cwd,
+                constants,
+                question.cpu.subdirectories(constants.rules()),
+            ),
+            objects: Vec::new(),
+            extras: Vec::new(),
+            edges: Vec::new(),
+            cache: Cache::Unread,
+            library_path: Arc::default(),
+            system: Arc::default(),
+            chain: vec![ObjectId::MAIN],
+            list: Vec::new(),
+        };
+        if !main.mapped_by_kernel {
+            link.search.note(Call::Open, &question.program, None);
+        }
+        let origin = directory_of(&absolute(&question.cwd, &question.program));
+        link.objects.push(Object {
+            role: Role::Main,
+            name: question.program.clone(),
+            path: question.program.clone(),
+            node: Some(main.node),
+            facts: main.facts,
+            loader: None,
+        });
+        link.extras.push(Extra {
+            // The kernel does not tell ld.so the program's name.
+            names: if main.mapped_by_kernel {
+                Vec::new()
+            } else {
+                vec![question.program.clone()]
+            },
+            origin: (!main.mapped_by_kernel).then_some(origin),
+            ..Extra::default()
+        });
+        link.add_interpreter(loader);
+        link
+    }
+
+    fn add_interpreter(&mut self, loader: &Loader) {
+        let node = self.tree.locate(&loader.path, true).ok();
+        let facts = match node.as_ref().map(|node| self.tree.elf(node)) {
+            Some(Ok(Elf::Facts(facts))) => facts,
+            _ => Arc::new(ElfFacts {
+                soname: split(&loader.path).map(|(_, name)| name.to_vec()),
+                ..ElfFacts::default()
+            }),
+        };
+        // Of a library with an interpreter of its own that name counts too.
+        let named = self.objects[0].facts.interpreter.clone();
+        let names = named
+            .into_iter()
+            .chain([loader.path.clone()])
+            .chain(facts.soname.clone());
+        self.extras.push(Extra {
+            names: names.collect(),
+            ..Extra::default()
+        });
+        self.objects.push(Object {
+            role: Role::Interpreter,
+            name: loader.path.clone(),
+            path: loader.path.clone(),
+            node,
+            facts,
+            loader: None,
+        });
+    }
+
+    fn run(&mut self) -> Result<(), Fatal> {
+        self.init_paths();
+        let preloads = self.preload()?;
+        self.load_dependencies(&preloads)
+    }
+
+    /// The lists that are there from the start. Their order decides what is asked first.
+    fn init_paths(&mut self) {
+        let directories = self.constants.system_directories.iter();
+        self.system = Arc::new(
+            self.search
+                .list(directories.map(|d| (d.clone(), d.clone()))),
+        );
+        let main = ObjectId::MAIN;
+        self.runpath(main);
+        self.rpath(main);
+        if let Some(written) = self
+            .question
+            .library_path
+            .as_deref()
+            .filter(|path| !path.is_empty())
+        {
+            self.library_path = self.path_list(main, written, |b| b == b':' || b == b';');
+        }
+    }
+
+    fn preload(&mut self) -> Result<Vec<ObjectId>, Fatal> {
+        let mut preloads = Vec::new();
+        if let Some(names) = &self.question.preload {
+            for name in names
+                .split(|&b| b == b' ' || b == b':')
+                .filter(|name| !name.is_empty())
+            {
+                preloads.extend(self.preload_one(name, Tie::Preload));
+            }
+        }
+        let path = &self.constants.preload;
+        let file = self.tree.locate(path, true);
+        self.search
+            .note(Call::Access, path, file.as_ref().err().copied());
+        if let Ok(node) = file {
+            self.search.note(Call::Open, path, None);
+            let text = self.tree.read(&node).unwrap_or_default();
+            for line in text.split(|&b| b == b'\n') {
+                let names = line.split(|&b| b == b'#').next().unwrap_or_default();
+                for name in names
+                    .split(|&b| b == b':' || b.is_ascii_whitespace())
+                    .filter(|name| !name.is_empty())
+                {
+                    preloads.extend(self.preload_one(name, Tie::PreloadFile));
+                }
+            }
+        }
+        Ok(preloads)
+    }
+
+    /// A preload that fails is ignored. One that was there already is not in the list twice.
+    fn preload_one(&mut self, name: &[u8], tie: Tie) -> Option<ObjectId> {
+        let before = self.objects.len();
+        let found = self.request(ObjectId::MAIN, name.to_vec(), tie, OnMissing::Ignore);
+        found.ok().flatten().filter(|id| id.0 >= before)
+    }
+
+    fn load_dependencies(&mut self, preloads: &[ObjectId]) -> Result<(), Fatal> {
+        // (object, whether its own dependencies are loaded)
+        let mut known: Vec<(ObjectId, bool)> = vec![(ObjectId::MAIN, false)];
+        known.extend(preloads.iter().map(|&id| (id, false)));
+        let mut at = 0;
+        let result = loop {
+            let Some((id, done)) = known.get_mut(at) else {
+                break Ok(());
+            };
+            if std::mem::replace(done, true) {
+                at += 1;
+                continue;
+            }
+            let id = *id;
+            if let Err(fatal) = self.load_for(id, at, &mut known) {
+                break Err(fatal);
+            }
+        };
+        self.list = known.into_iter().map(|(id, _)| id).collect();
+        result
+    }
+
+    /// Loads what the object at `known[at]` names. What it needs goes to the end of the list; what it is a filter for
+    /// goes before it, and has its turn next.
+    fn load_for(
+        &mut self,
+        id: ObjectId,
+        mut at: usize,
+        known: &mut Vec<(ObjectId, bool)>,
+    ) -> Result<(), Fatal> {
+        let facts = Arc::clone(&self.objects[id.0].facts);
+        for name in &facts.needed {
+            let Some(name) = self.expand_name(id, name) else {
+                return Err(Fatal {
+                    object: name.clone(),
+                    text: "empty dynamic string token substitution".to_owned(),
+                });
+            };
+            if let Some(to) = self.request(id, name, Tie::Needed, OnMissing::Record)?
+                && known.iter().all(|&(other, _)| other != to)
+            {
+                known.push((to, false));
+            }
+        }
+        for filter in &facts.filters {
+            let Some((letter, name)) = filter.split_first() else {
+                continue;
+            };
+            let tie = if *letter == b'a' {
+                Tie::Auxiliary
+            } else {
+                Tie::Filter
+            };
+            let Some(name) = self.expand_name(id, name) else {
+                continue;
+            };
+            let to = match self.request(id, name, tie, OnMissing::Record) {
+                Ok(Some(to)) => to,
+                Ok(None) => continue,
+                Err(_) if tie == Tie::Auxiliary => continue,
+                Err(fatal) => return Err(fatal),
+            };
+            match known.iter().position(|&(other, _)| other == to) {
+                // Its symbols are found before those of the filter already.
+                Some(earlier) if earlier <= at => continue,
+                Some(later) => {
+                    let entry = known.remove(later);
+                    known.insert(at, (entry.0, false));
+                }
+                None => known.insert(at, (to, false)),
+            }
+            at += 1;
+            self.chain.retain(|&other| other != to);
+            let before = self
+                .chain
+                .iter()
+                .position(|&other| other == id)
+                .unwrap_or(self.chain.len());
+            self.chain.insert(before, to);
+        }
+        Ok(())
+    }
+
+    /// Answers one request and records it.
+    fn request(
+        &mut self,
+        from: ObjectId,
+        name: Vec<u8>,
+        tie: Tie,
+        on_missing: OnMissing,
+    ) -> Result<Option<ObjectId>, Fatal> {
+        let mut edge = Edge {
+            from,
+            tie,
+            name,
+            to: None,
+            found: Found::Missing,
+            stages: Vec::new(),
+        };
+        if let Some(loaded) = self.loaded(&edge.name) {
+            edge.to = Some(loaded);
+            edge.found = Found::Loaded;
+            self.edges.push(edge);
+            return Ok(Some(loaded));
+        }
+        let opened = match self.find(from, &edge.name, &mut edge.stages) {
+            Ok(Some(opened)) => self.map(from, &edge.name, opened).map(Some),
+            Ok(None) => Ok(None),
+            Err(fatal) => Err(fatal),
+        };
+        let source = edge
+            .stages
+            .last()
+            .map_or(Source::Path, |stage| stage.source.clone());
+        match opened {
+            Ok(Some((id, true))) => {
+                edge.to = Some(id);
+                edge.found = Found::Opened(source);
+            }
+            Ok(Some((id, false))) => {
+                edge.to = Some(id);
+                edge.found = Found::SameFile(source);
+            }
+            Ok(None) if on_missing == OnMissing::Record => {
+                edge.to = Some(self.add_missing(from, &edge.name))
+            }
+            Ok(None) => {}
+            Err(fatal) => {
+                self.edges.push(edge);
+                return Err(fatal);
+            }
+        }
+        let to = edge.to;
+        self.edges.push(edge);
+        Ok(to)
+    }
+
+    /// An object that goes by that name. A name that was not found before is looked for again.
+    fn loaded(&self, name: &[u8]) -> Option<ObjectId> {
+        let has_name = |(object, extra): &(&Object, &Extra)| {
+            object.role != Role::Missing
+                && (object.role != Role::Main && object.path == name
+                    || extra.names.iter().any(|other| other == name)
+                    || object.facts.soname.as_deref() == Some(name))
+        };
+        let mut both = self.objects.iter().zip(&self.extras);
+        both.position(|pair| has_name(&pair)).map(ObjectId)
+    }
+
+    /// Looks for a file by all rules, in order.
+    fn find(
+        &mut self,
+        from: ObjectId,
+        name: &[u8],
+        stages: &mut Vec<Stage>,
+    ) -> Result<Option<Opened>, Fatal> {
+        if name.contains(&b'/') {
+            let Some(path) = self.expand_name(from, name) else {
+                return Ok(None);
+            };
+            return self.in_stage(stages, Source::Path, |search, stage| {
+                search.open_path(&path, stage)
+            });
+        }
+        if self.objects[from.0].facts.runpath.is_none() {
+            let mut asked = Some(from);
+            let mut did_main = false;
+            while let Some(id) = asked {
+                did_main |= id == ObjectId::MAIN;
+                let list = self.rpath(id);
+                if let Some(opened) = self.in_list(stages, Source::Rpath(id), &list, name)? {
+                    return Ok(Some(opened));
+                }
+                asked = self.objects[id.0].loader;
+            }
+            if !did_main {
+                let list = self.rpath(ObjectId::MAIN);
+                if let Some(opened) =
+                    self.in_list(stages, Source::Rpath(ObjectId::MAIN), &list, name)?
+                {
+                    return Ok(Some(opened));
+                }
+            }
+        }
+        let list = Arc::clone(&self.library_path);
+        if let Some(opened) = self.in_list(stages, Source::LibraryPath, &list, name)? {
+            return Ok(Some(opened));
+        }
+        let list = self.runpath(from);
+        if let Some(opened) = self.in_list(stages, Source::Runpath(from), &list, name)? {
+            return Ok(Some(opened));
+        }
+        let no_defaults = self.objects[from.0].facts.dt_flags_1 & NO_DEFAULT_DIRECTORIES != 0;
+        let cached = self.in_cache(name);
+        let is_default = |path: &[u8]| {
+            self.constants
+                .system_directories
+                .iter()
+                .any(|d| path.starts_with(d))
+        };
+        let usable = cached.filter(|path| !(no_defaults && is_default(path)));
+        let opened = self.in_stage(stages, Source::Cache, |search, stage| match &usable {
+            Some(path) => search.open_path(path, stage),
+            None => Ok(None),
+        })?;
+        if opened.is_some() || no_defaults {
+            return Ok(opened);
+        }
+        let list = Arc::clone(&self.system);
+        self.in_list(stages, Source::Default, &list, name)
+    }
+
+    fn in_list(
+        &mut self,
+        stages: &mut Vec<Stage>,
+        source: Source,
+        list: &List,
+        name: &[u8],
+    ) -> Result<Option<Opened>, Fatal> {
+        if list.is_empty() {
+            return Ok(None);
+        }
+        self.in_stage(stages, source, |search, stage| {
+            search.search(name, list, stage)
+        })
+    }
+
+    fn in_stage(
+        &mut self,
+        stages: &mut Vec<Stage>,
+        source: Source,
+        search: impl FnOnce(&mut Search<'a>, &mut Stage) -> Result<Option<Opened>, Fatal>,
+    ) -> Result<Option<Opened>, Fatal> {
+        let mut stage = Stage {
+            source,
+            tried: Vec::new(),
+        };
+        let opened = search(&mut self.search, &mut stage);
+        stages.push(stage);
+        opened
+    }
+
+    /// The path that `ld.so.cache` has for a name.
+    fn in_cache(&mut self, name: &[u8]) -> Option<Vec<u8>> {
+        if matches!(self.cache, Cache::Unread) {
+            let path = &self.constants.cache;
+            let node = self.tree.locate(path, true);
+            self.search
+                .note(Call::Open, path, node.as_ref().err().copied());
+            let bytes = node
+                .ok()
+                .filter(|n| n.kind == Kind::File)
+                .and_then(|node| self.tree.read(&node).ok());
+            self.cache = bytes.map_or(Cache::Unusable, Cache::Read);
+        }
+        let Cache::Read(bytes) = &self.cache else {
+            return None;
+        };
+        let wanted = wanted(self.constants, self.question)?;
+        let entry =
+            LdSoCache::parse(bytes)
+                .ok()?
+                .lookup(name, &wanted, &self.question.cpu.levels)?;
+        entry.value.map(<[u8]>::to_vec)
+    }
+
+    /// Makes an object of a file that was opened; `false`: it is one already.
+    fn map(
+        &mut self,
+        from: ObjectId,
+        name: &[u8],
+        opened: Opened,
+    ) -> Result<(ObjectId, bool), Fatal> {
+        let same = self
+            .extras
+            .iter()
+            .position(|extra| extra.id == Some(opened.node.id));
+        if let Some(same) = same {
+            self.extras[same].names.push(name.to_vec());
+            return Ok((ObjectId(same), false));
+        }
+        let refuse = |text: &str| {
+            Err(Fatal {
+                object: name.to_vec(),
+                text: text.to_owned(),
+            })
+        };
+        if opened.facts.elf_type == ET_EXEC {
+            return refuse("cannot dynamically load executable");
+        }
+        if opened.facts.flags & flags::DYNAMIC == 0 {
+            return refuse("object file has no dynamic section");
+        }
+        if opened.facts.dt_flags_1 & PIE != 0 {
+            return refuse("cannot dynamically load position-independent executable");
+        }
+        let origin = directory_of(&absolute(&self.question.cwd, &opened.path));
+        let extra = Extra {
+            names: vec![name.to_vec()],
+            id: Some(opened.node.id),
+            origin: Some(origin),
+            ..Extra::default()
+        };
+        let object = Object {
+            role: Role::Library,
+            name: name.to_vec(),
+            path: opened.path,
+            node: Some(opened.node),
+            facts: opened.facts,
+            loader: Some(from),
+        };
+        Ok((self.add(object, extra), true))
+    }
+
+    fn add_missing(&mut self, from: ObjectId, name: &[u8]) -> ObjectId {
+        let object = Object {
+            role: Role::Missing,
+            name: name.to_vec(),
+            path: Vec::new(),
+            node: None,
+            facts: Arc::default(),
+            loader: Some(from),
+        };
+        self.add(object, Extra::default())
+    }
+
+    fn add(&mut self, object: Object, extra: Extra) -> ObjectId {
+        let id = ObjectId(self.objects.len());
+        self.objects.push(object);
+        self.extras.push(extra);
+        self.chain.push(id);
+        id
+    }
+
+    /// `DT_RPATH` as a list; empty when there is a `DT_RUNPATH`, which replaces it.
+    fn rpath(&mut self, id: ObjectId) -> Arc<List> {
+        if let Some(list) = &self.extras[id.0].rpath {
+            return Arc::clone(list);
+        }
+        let facts = Arc::clone(&self.objects[id.0].facts);
+        let list = match &facts.rpath {
+            Some(written) if facts.runpath.is_none() && !written.is_empty() => {
+                self.path_list(id, written, |b| b == b':')
+            }
+            _ => Arc::default(),
+        };
+        self.extras[id.0].rpath = Some(Arc::clone(&list));
+        list
+    }
+
+    /// `DT_RUNPATH` as a list.
+    fn runpath(&mut self, id: ObjectId) -> Arc<List> {
+        if let Some(list) = &self.extras[id.0].runpath {
+            return Arc::clone(list);
+        }
+        let facts = Arc::clone(&self.objects[id.0].facts);
+        let list = match &facts.runpath {
+            Some(written) if !written.is_empty() => self.path_list(id, written, |b| b == b':'),
+            _ => Arc::default(),
+        };
+        self.extras[id.0].runpath = Some(Arc::clone(&list));
+        list
+    }
+
+    /// A list as it is written in an object or in its environment. An element whose tokens are not known, or come to
+    /// nothing, is dropped; one that is written empty is the working directory.
+    fn path_list(
+        &mut self,
+        id: ObjectId,
+        written: &[u8],
+        is_separator: impl Fn(u8) -> bool,
+    ) -> Arc<List> {
+        let mut elements = Vec::new();
+        for element in written.split(|&b| is_separator(b)) {
+            if element.is_empty() {
+                elements.push((Vec::new(), Vec::new()));
+            } else if let Some(path) = self
+                .expand_name(id, element)
+                .filter(|path| !path.is_empty())
+            {
+                elements.push((element.to_vec(), path));
+            }
+        }
+        Arc::new(self.search.list(elements))
+    }
+
+    /// `text` of object `id` with its tokens replaced.
+    fn expand_name(&mut self, id: ObjectId, text: &[u8]) -> Option<Vec<u8>> {
+        if !has_tokens(text) {
+            return Some(text.to_vec());
+        }
+        let tokens = Tokens {
+            origin: self.origin(id),
+            lib: Some(self.constants.lib.clone()),
+            platform: self.question.cpu.platform.clone().map(String::into_bytes),
+        };
+        expand(text, &tokens).filter(|expanded| !expanded.is_empty())
+    }
+
+    /// Of a program that the kernel mapped ld.so has to ask where it lies, once and for whichever token is first.
+    fn origin(&mut self, id: ObjectId) -> Option<Vec<u8>> {
+        if id == ObjectId::MAIN && self.mapped_by_kernel && self.extras[0].origin.is_none() {
+            self.search.note(Call::Readlink, b"/proc/self/exe", None);
+            let real = self.objects[0]
+                .node
+                .as_ref()
+                .map(|node| Arc::clone(&node.real))?;
+            self.extras[0].origin = Some(directory_of(&real));
+        }
+        self.extras[id.0].origin.clone()
+    }
+
+    /// The chain without the program, and with the interpreter where a request named it: after what precedes it in the
+    /// search list.
+    fn trace_order(&self) -> Vec<ObjectId> {
+        const INTERPRETER: ObjectId = ObjectId(1);
+        let mut order = self.chain.clone();
+        order.retain(|&id| id != INTERPRETER);
+        let found = |id: &&ObjectId| self.objects[id.0].role != Role::Missing;
+        let mut previous = None;
+        for &id in self.list.iter().filter(found) {
+            if id == INTERPRETER {
+                let at = previous.and_then(|p| order.iter().position(|&other| other == p));
+                order.insert(at.map_or(0, |at| at + 1), INTERPRETER);
+                break;
+            }
+            previous = Some(id);
+        }
+        order.retain(|&id| id != ObjectId::MAIN);
+        order
+    }
+}
+
+/// What becomes of a name that no file is found for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnMissing {
+    /// It is listed as not found.
+    Record,
+    /// It is forgotten.
+    Ignore,
+}
+
+fn directory_of(path: &[u8]) -> Vec<u8> {
+    split(path).map_or_else(|| b"/".to_vec(), |(directory, _)| directory.to_vec())
+}
+
+/// What this ld.so takes from a cache.
+fn wanted(constants: &Constants, question: &Question) -> Option<Wanted> {
+    let flags = Flags::of_elf(constants.class, constants.machine, constants.e_flags)?;
+    let legacy = constants
+        .rules()
+        .has_legacy_hwcaps()
+        .then(|| legacy_hwcaps(question));
+    Some(Wanted {
+        isa_levels: question.cpu.isa_levels,
+        legacy,
+        ..Wanted::new(flags)
+    })
+}
+
+/// The bits that glibc before 2.37 had for x86 processors.
+fn legacy_hwcaps(question: &Question) -> LegacyHwcaps {
+    const CAPABILITIES: [&str; 3] = ["sse2", "x86_64", "avx512_1"];
+    const PLATFORMS: [&str; 4] = ["i586", "i686", "haswell", "xeon_phi"];
+    const FIRST_PLATFORM: usize = 48;
+    let bit_of = |names: &[&str], name: &str| names.iter().position(|n| *n == name);
+    let capabilities = question.cpu.capabilities.iter();
+    let mask = capabilities
+        .filter_map(|name| bit_of(&CAPABILITIES, name))
+        .fold(0, |mask, bit| mask | 1 << bit);
+    let platform = question
+        .cpu
+        .platform
+        .as_deref()
+        .and_then(|name| bit_of(&PLATFORMS, name));
+    LegacyHwcaps {
+        mask,
+        platforms: 0xf << FIRST_PLATFORM,
+        platform: platform.map_or(0, |bit| 1 << (FIRST_PLATFORM + bit)),
+    }
+}
