@@ -21,11 +21,9 @@ use serde::Serialize;
 use super::machine::Machine;
 use crate::report::Bytes;
 use crate::resolve::conf::{LD_SO_CONF, LdSoConf, LibraryType};
+use crate::resolve::constants::Version;
 use crate::tree::{Elf, Kind, Node, Tree};
 use crate::warning::{Warning, Warnings};
-
-/// glibc 2.37 did away with capabilities as directories and with all C libraries but itself.
-const FIRST_WITHOUT_LEGACY: u32 = 37;
 
 /// `e_type` of shared objects and position-independent programs.
 const ET_DYN: u16 = 3;
@@ -37,8 +35,8 @@ pub struct ScanOptions {
     pub machine: Option<Machine>,
     /// The built-in directories. `None`: Debian's if its multiarch directories are there, upstream's otherwise.
     pub system_directories: Option<Vec<Vec<u8>>>,
-    /// N of its glibc 2.N. `None`: as the sysroot's C library says, and where it does not, of those in use the newest.
-    pub glibc_minor: Option<u32>,
+    /// The version of glibc it is of. `None`: as the sysroot's C library says, and where it does not, the newest.
+    pub glibc: Option<Version>,
 }
 
 /// What was found.
@@ -73,13 +71,16 @@ pub fn scan(tree: &dyn Tree, options: &ScanOptions, warnings: &Warnings) -> Scan
         Some(given) => given.clone(),
         None => system_directories(tree, machine),
     };
-    let glibc_minor = options.glibc_minor.or_else(|| glibc_minor(tree, &system));
+    let glibc = options
+        .glibc
+        .or_else(|| glibc_version(tree, &system))
+        .unwrap_or(Version::NEWEST);
 
     let mut scanner = Scanner {
         tree,
         warnings,
         machine,
-        legacy: glibc_minor.is_some_and(|minor| minor < FIRST_WITHOUT_LEGACY),
+        legacy: glibc.has_legacy_hwcaps(),
         directories: Vec::new(),
         queued: HashMap::new(),
         missing_links: Vec::new(),
@@ -139,7 +140,7 @@ struct Scanner<'t> {
     tree: &'t dyn Tree,
     warnings: &'t Warnings,
     machine: Option<Machine>,
-    /// Directories like `haswell` are searched, and i386 libraries are told apart by C library.
+    /// Before glibc 2.37: directories like `haswell` are searched, and i386 libraries are told apart by C library.
     legacy: bool,
     directories: Vec<Directory>,
     /// Where in `directories` each is, by device and inode.
@@ -494,8 +495,8 @@ fn system_directories(tree: &dyn Tree, machine: Option<Machine>) -> Vec<Vec<u8>>
     }
 }
 
-/// N of the sysroot's glibc 2.N, from the banner in its `libc.so.6`.
-fn glibc_minor(tree: &dyn Tree, directories: &[Vec<u8>]) -> Option<u32> {
+/// The version of the sysroot's glibc, from the banner in its `libc.so.6`.
+fn glibc_version(tree: &dyn Tree, directories: &[Vec<u8>]) -> Option<Version> {
     const BANNER: &[u8] = b"release version 2.";
     let libc = directories.iter().find_map(|directory| {
         let node = tree.locate(&join(directory, b"libc.so.6"), true).ok()?;
@@ -510,7 +511,8 @@ fn glibc_minor(tree: &dyn Tree, directories: &[Vec<u8>]) -> Option<u32> {
         .iter()
         .take_while(|byte| byte.is_ascii_digit())
         .take(4);
-    digits.fold(None, |number, digit| {
+    let minor = digits.fold(None, |number, digit| {
         Some(number.unwrap_or(0) * 10 + u32::from(digit - b'0'))
-    })
+    })?;
+    Some(Version { major: 2, minor })
 }

@@ -8,7 +8,10 @@ fn options(legacy: bool) -> ScanOptions {
     ScanOptions {
         machine: Some(Machine::X86_64),
         system_directories: Some(vec![b"/lib".to_vec()]),
-        glibc_minor: Some(if legacy { 36 } else { 42 }),
+        glibc: Some(Version {
+            major: 2,
+            minor: if legacy { 36 } else { 37 },
+        }),
     }
 }
 
@@ -229,8 +232,11 @@ fn debians_directories_and_the_age_of_its_glibc_are_found_out() {
         ]
     );
     assert_eq!(
-        glibc_minor(&tree, &[b"/lib/x86_64-linux-gnu".to_vec()]),
-        Some(36)
+        glibc_version(&tree, &[b"/lib/x86_64-linux-gnu".to_vec()]),
+        Some(Version {
+            major: 2,
+            minor: 36
+        })
     );
 }
 
