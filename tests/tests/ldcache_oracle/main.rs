@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod application;
 mod oddities;
 mod tools;
 

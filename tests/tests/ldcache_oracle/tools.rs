@@ -124,3 +124,21 @@ pub(crate) fn run(command: &mut Command) -> Output {
     );
     output
 }
+
+/// `program` with `root` as its root directory and an empty environment. Without root, in a user namespace.
+pub(crate) fn run_in(root: &Path, program: &str) -> Command {
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new("chroot")
+    } else {
+        let mut command = Command::new("unshare");
+        command.args(["-r", "chroot"]);
+        command
+    };
+    // An ordinary user's PATH lacks chroot.
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .arg(root)
+        .arg(program);
+    command
+}
