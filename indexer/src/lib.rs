@@ -1,7 +1,10 @@
 //! `elfuse-index` as a library: walk a sysroot, inspect its ELF files, resolve their libraries, write and question the
 //! index. `ARCHITECTURE.md` at the top of the repository shows the pipeline.
 
+pub mod assemble;
+pub mod bundle;
 pub mod cli;
+pub mod commands;
 pub mod error;
 pub mod exit;
 pub mod inspect;
@@ -13,6 +16,7 @@ pub mod report;
 pub mod resolve;
 pub mod run;
 pub mod scan;
+pub mod scan_tree;
 pub mod store;
 pub mod sys;
 pub mod tree;

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap_complete::aot;
 
 use crate::cli::{self, Shell};
+use crate::commands;
 use crate::exit::Exit;
 use crate::ldcache;
 use crate::options::{CompletionsOptions, ManOptions, Request};
@@ -20,17 +21,17 @@ const MAN_PAGES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/man_pages
 /// What the command could not do; [`crate::error::UsageError`] if the command line is to blame.
 pub fn run(request: &Request, out: &mut Output) -> anyhow::Result<Exit> {
     match request {
-        Request::Build(_) => not_built_yet("build"),
-        Request::Seal(_) => not_built_yet("seal"),
-        Request::Verify(_) => not_built_yet("verify"),
-        Request::Clean(_) => not_built_yet("clean"),
+        Request::Build(options) => commands::build::run(options, out),
+        Request::Seal(options) => commands::build::seal(options, out),
+        Request::Verify(options) => commands::verify::run(options, out),
+        Request::Clean(options) => commands::clean::run(options, out),
         Request::Show(_) => not_built_yet("show"),
         Request::Tree(_) => not_built_yet("tree"),
         Request::Why(_) => not_built_yet("why"),
         Request::WhoNeeds(_) => not_built_yet("who-needs"),
         Request::Stats(_) => not_built_yet("stats"),
         Request::Probes(_) => not_built_yet("probes"),
-        Request::Bundle(_) => not_built_yet("bundle"),
+        Request::Bundle(options) => crate::bundle::run(options, out),
         Request::Ldcache(options) => ldcache::run(options, out),
         Request::Completions(options) => completions(options, out),
         Request::Man(options) => man(options, out),

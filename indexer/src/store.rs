@@ -404,6 +404,17 @@ impl Index {
             )
     }
 
+    /// Whether the key of ELF row `elf` of `dir` claims anything.
+    #[must_use]
+    pub fn file_key_is_sealed(&self, dir: u32, elf: u32) -> bool {
+        let row = self
+            .dirs
+            .get(dir as usize)
+            .map(|row| row.first_elf.to_native() as usize);
+        let key = row.and_then(|first| self.file_keys.get(first + elf as usize));
+        key.is_some_and(|key| Seal::from_byte(key.seal) == Seal::Sealed)
+    }
+
     /// Key of a directory, if there are keys.
     #[must_use]
     pub fn dir_key(&self, dir: u32) -> Option<&ArchivedDirKey> {

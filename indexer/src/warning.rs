@@ -23,6 +23,8 @@ pub enum Warning {
     Unsealed,
     /// A directory that takes no sidecar.
     SidecarNotWritten,
+    /// A file of the index that cannot be removed.
+    NotRemoved,
     /// A file system whose time stamps are not known to be reliable.
     UnknownFileSystem,
     /// Changed while it was being read, again and again.
@@ -35,7 +37,11 @@ pub enum Warning {
     NamedButMissing,
     /// A library that a bundled program needs and that is not on this system either.
     LibraryNotFound,
-    /// An interpreter named by `#!` that is not there.
+    /// A library that only a module needs, which the program may never load.
+    ModuleLacksLibrary,
+    /// A symlink in a copied tree that leads to a directory outside it.
+    SymlinkLeadsOut,
+    /// An interpreter named by `#!` or by an ELF file that is not there.
     InterpreterNotFound,
     /// A shell script that only starts another program, as version managers install.
     ScriptMayNeedMore,
@@ -60,6 +66,7 @@ impl Warning {
                 "directories or files changed less than 2 s ago and are not sealed"
             }
             Warning::SidecarNotWritten => "sidecars could not be written",
+            Warning::NotRemoved => "directories kept their sidecar",
             Warning::UnknownFileSystem => "file systems are not known to keep reliable time stamps",
             Warning::KeepsChanging => {
                 "directories changed each time they were read and are left out"
@@ -68,7 +75,9 @@ impl Warning {
             Warning::SetIdDropped => "files lost their set-user-ID or set-group-ID bit",
             Warning::NamedButMissing => "files are named by configuration but do not exist",
             Warning::LibraryNotFound => "libraries were not found",
-            Warning::InterpreterNotFound => "interpreters named by #! were not found",
+            Warning::ModuleLacksLibrary => "libraries that only modules need were not found",
+            Warning::SymlinkLeadsOut => "symlinks lead to directories that were not copied",
+            Warning::InterpreterNotFound => "interpreters or loaders of programs were not found",
             Warning::ScriptMayNeedMore => {
                 "programs are shell scripts, which may start programs that were not copied"
             }
@@ -99,6 +108,7 @@ impl Warning {
             Warning::SidecarNotWritten => {
                 "nothing, if only this host uses the index: the store has their content; else run as the tree's owner"
             }
+            Warning::NotRemoved => "run as the tree's owner",
             Warning::UnknownFileSystem => {
                 "copy the sysroot to ext4, xfs, btrfs or tmpfs; until then it is looked up live"
             }
@@ -113,6 +123,10 @@ impl Warning {
             Warning::LibraryNotFound => {
                 "see where it was looked for with `elfuse-index tree`; install it, or use --add"
             }
+            Warning::ModuleLacksLibrary => {
+                "nothing, if the program works without that module; else install it, or use --add"
+            }
+            Warning::SymlinkLeadsOut => "--add that directory too, if the program needs it",
             Warning::InterpreterNotFound => "install it, or correct the script's first line",
             Warning::ScriptMayNeedMore => {
                 "name those programs too; for a version manager's shim, give the real program's path"
@@ -130,6 +144,7 @@ impl Warning {
             Warning::UnreadableDirectory
             | Warning::UnreadableFile
             | Warning::KeepsChanging
+            | Warning::NotRemoved
             | Warning::TooManyEntries
             | Warning::LibraryNotFound
             | Warning::InterpreterNotFound
@@ -141,6 +156,8 @@ impl Warning {
             | Warning::SpecialFileLeftOut
             | Warning::SetIdDropped
             | Warning::NamedButMissing
+            | Warning::ModuleLacksLibrary
+            | Warning::SymlinkLeadsOut
             | Warning::ScriptMayNeedMore
             | Warning::ConfigurationIgnored
             | Warning::LibraryLinkMissing => false,

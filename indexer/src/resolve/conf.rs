@@ -54,6 +54,8 @@ pub struct ConfProblem {
 pub struct LdSoConf {
     /// In the order in which `ldconfig` visits them. Duplicates are kept.
     pub directories: Vec<ConfiguredDirectory>,
+    /// The files read, in order, by the path they were reached by. A copy of the configuration is a copy of these.
+    pub files: Vec<Vec<u8>>,
     /// What is wrong.
     pub problems: Vec<ConfProblem>,
 }
@@ -110,6 +112,7 @@ impl Reader<'_> {
             Ok(text) => text,
             Err(error) => return self.problem(file, 0, format!("it cannot be read: {error}")),
         };
+        self.conf.files.push(file.to_vec());
         for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n')) {
             self.line(file, number, line, depth);
         }

@@ -1,0 +1,5 @@
+//! The commands that make, renew, check and remove an index, and those that read it.
+
+pub mod build;
+pub mod clean;
+pub mod verify;
