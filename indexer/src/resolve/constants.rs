@@ -46,6 +46,15 @@ impl Version {
         }
     }
 
+    /// Whether a directory is asked for with its trailing slash.
+    #[must_use]
+    pub fn stats_with_slash(self) -> bool {
+        self >= Version {
+            major: 2,
+            minor: 39,
+        }
+    }
+
     /// Whether `tls`, the platform and single capabilities are subdirectories.
     #[must_use]
     pub fn has_legacy_hwcaps(self) -> bool {
@@ -87,6 +96,9 @@ pub struct Constants {
     pub preload: Vec<u8>,
     /// What `$LIB` stands for.
     pub lib: Vec<u8>,
+    /// Whether a file of another machine is passed over whatever else is odd about it. Debian and Ubuntu have that as
+    /// a patch; elsewhere its byte order and OS ABI are looked at first, and are fatal.
+    pub machine_first: bool,
 }
 
 impl Constants {
@@ -115,6 +127,7 @@ impl Constants {
             cache: b"/etc/ld.so.cache".to_vec(),
             preload: b"/etc/ld.so.preload".to_vec(),
             lib: lib.as_bytes().to_vec(),
+            machine_first: false,
         }
     }
 
@@ -127,13 +140,15 @@ impl Constants {
             return constants;
         }
         constants.version = version_in(bytes);
+        let debian: [&[u8]; 2] = [b"(Debian GLIBC ", b"(Ubuntu GLIBC "];
+        constants.machine_first = debian.iter().any(|banner| find(bytes, banner).is_some());
         if let Some(directories) = system_directories_in(bytes) {
             constants.lib = lib_in(bytes, &directories[0]);
             constants.system_directories = directories;
         }
         for (suffix, path) in [
             (&b"/ld.so.cache"[..], &mut constants.cache),
-            (b"/ld.so.preload", &mut constants.preload),
+            (b".so.preload", &mut constants.preload),
         ] {
             if let Some(found) = strings(bytes).find(|s| s.starts_with(b"/") && s.ends_with(suffix))
             {

@@ -463,3 +463,24 @@ fn absolute(cwd: &[u8], path: &[u8]) -> Vec<u8> {
         crate::tree::join(cwd, path)
     }
 }
+
+/// The name of an error that path lookups end with, as `errno(3)` has it; others are `E` and their number.
+#[must_use]
+pub fn errno_name(errno: Errno) -> std::borrow::Cow<'static, str> {
+    let names = [
+        (Errno::NOENT, "ENOENT"),
+        (Errno::NOTDIR, "ENOTDIR"),
+        (Errno::ACCESS, "EACCES"),
+        (Errno::LOOP, "ELOOP"),
+        (Errno::NAMETOOLONG, "ENAMETOOLONG"),
+        (Errno::ISDIR, "EISDIR"),
+        (Errno::INVAL, "EINVAL"),
+        (Errno::IO, "EIO"),
+        (Errno::PERM, "EPERM"),
+        (Errno::NXIO, "ENXIO"),
+    ];
+    match names.iter().find(|(known, _)| *known == errno) {
+        Some((_, name)) => (*name).into(),
+        None => format!("E{}", errno.raw_os_error()).into(),
+    }
+}
