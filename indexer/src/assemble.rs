@@ -234,24 +234,22 @@ fn default_dirs(tree: &ScanTree<'_>, loaders: &Loaders, programs: &[Place]) -> V
     let mut interpreters = BTreeSet::new();
     for place in programs {
         let facts = tree.node(*place).and_then(|node| tree.elf(&node).ok());
-        if let Some(Elf::Facts(facts)) = facts {
-            if let Some(path) = facts.interpreter.clone() {
-                if interpreters.insert(path.clone()) {
-                    paths.extend(loaders.get(tree, path, &facts).constants.system_directories);
-                }
-            }
+        let Some(Elf::Facts(facts)) = facts else {
+            continue;
+        };
+        if let Some(path) = facts.interpreter.clone()
+            && interpreters.insert(path.clone())
+        {
+            paths.extend(loaders.get(tree, path, &facts).constants.system_directories);
         }
     }
     let mut numbers = Vec::new();
     for path in paths {
-        if let Some(dir) = tree
-            .locate(&path, true)
-            .ok()
-            .and_then(|node| tree.dir_number(&node))
+        let node = tree.locate(&path, true).ok();
+        if let Some(dir) = node.and_then(|node| tree.dir_number(&node))
+            && !numbers.contains(&dir)
         {
-            if !numbers.contains(&dir) {
-                numbers.push(dir);
-            }
+            numbers.push(dir);
         }
     }
     numbers

@@ -21,10 +21,13 @@ pub struct ScanTree<'a> {
     blocks: Vec<Option<Block<'a>>>,
     first_child: Vec<u32>,
     by_path: HashMap<&'a [u8], u32>,
-    located: RwLock<HashMap<(Box<[u8]>, bool), Result<Node, Errno>>>,
+    located: RwLock<HashMap<Located, Result<Node, Errno>>>,
     facts: RwLock<HashMap<(u64, u64), Elf>>,
     files: RwLock<BTreeMap<Vec<u8>, Arc<[u8]>>>,
 }
+
+/// A path, and whether a last symlink is followed.
+type Located = (Box<[u8]>, bool);
 
 /// A file by its place in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
