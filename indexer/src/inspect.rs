@@ -26,6 +26,15 @@ pub const MAX_DYNAMIC: u64 = 1 << 20;
 /// Bytes of all strings kept of one file. The longest RUNPATHs of package-per-directory trees have some ten thousand.
 pub const MAX_STRINGS: usize = 4 << 20;
 
+/// Why a file is [`Elf::Broken`]: the version in its first 16 bytes.
+pub const BAD_IDENT_VERSION: &str = "unknown ELF version in e_ident";
+/// Why a file is [`Elf::Broken`]: the version after them.
+pub const BAD_VERSION: &str = "unknown ELF version in e_version";
+/// Why a file is [`Elf::Broken`]: `e_phentsize`.
+pub const BAD_SEGMENT_SIZE: &str = "program headers are not of the expected size";
+/// Why a file is [`Elf::Broken`]: `e_phoff` and `e_phnum`.
+pub const SEGMENTS_OUTSIDE: &str = "program headers outside the file";
+
 /// Bytes of one note segment that are looked at.
 const MAX_NOTES: u64 = 64 << 10;
 
@@ -250,10 +259,10 @@ where
             _ => return Err(Failure::Broken("unknown data encoding")),
         };
         if ident.version != elf::EV_CURRENT {
-            return Err(Failure::Broken("unknown ELF version in e_ident"));
+            return Err(Failure::Broken(BAD_IDENT_VERSION));
         }
         if header.e_version(endian) != u32::from(elf::EV_CURRENT.0) {
-            return Err(Failure::Broken("unknown ELF version in e_version"));
+            return Err(Failure::Broken(BAD_VERSION));
         }
         let mut facts = ElfFacts {
             size,
@@ -298,9 +307,7 @@ where
         }
         let entry_size = size_of::<H::ProgramHeader>();
         if usize::from(header.e_phentsize(endian)) != entry_size {
-            return Err(Failure::Broken(
-                "program headers are not of the expected size",
-            ));
+            return Err(Failure::Broken(BAD_SEGMENT_SIZE));
         }
         // At most 65,535 entries of 56 bytes: no cap of our own is needed.
         let table = Aligned::read(
@@ -309,7 +316,7 @@ where
             count * entry_size as u64,
             size,
         )?
-        .ok_or(Failure::Broken("program headers outside the file"))?;
+        .ok_or(Failure::Broken(SEGMENTS_OUTSIDE))?;
         Ok(table.rows::<H::ProgramHeader>().to_vec())
     }
 

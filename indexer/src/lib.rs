@@ -12,6 +12,7 @@ pub mod ldcache;
 pub mod live;
 pub mod options;
 pub mod publish;
+pub mod query;
 pub mod report;
 pub mod resolve;
 pub mod run;

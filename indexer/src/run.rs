@@ -10,6 +10,7 @@ use crate::commands;
 use crate::exit::Exit;
 use crate::ldcache;
 use crate::options::{CompletionsOptions, ManOptions, Request};
+use crate::query;
 use crate::report::{Output, count};
 
 /// (file name, text) of every man page; made by the build script.
@@ -26,11 +27,11 @@ pub fn run(request: &Request, out: &mut Output) -> anyhow::Result<Exit> {
         Request::Verify(options) => commands::verify::run(options, out),
         Request::Clean(options) => commands::clean::run(options, out),
         Request::Show(_) => not_built_yet("show"),
-        Request::Tree(_) => not_built_yet("tree"),
-        Request::Why(_) => not_built_yet("why"),
+        Request::Tree(options) => query::tree::run(options, out),
+        Request::Why(options) => query::why::run(options, out),
         Request::WhoNeeds(_) => not_built_yet("who-needs"),
         Request::Stats(_) => not_built_yet("stats"),
-        Request::Probes(_) => not_built_yet("probes"),
+        Request::Probes(options) => query::probes::run(options, out),
         Request::Bundle(options) => crate::bundle::run(options, out),
         Request::Ldcache(options) => ldcache::run(options, out),
         Request::Completions(options) => completions(options, out),

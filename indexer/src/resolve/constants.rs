@@ -4,6 +4,9 @@
 //! The strings are searched for in the whole file. Where one is not found the value of an unmodified glibc of that
 //! machine stands in.
 
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
 use elfuse_format::elf_facts::ElfFacts;
 
 use crate::resolve::Loader;
@@ -40,6 +43,15 @@ impl Version {
         self >= Version {
             major: 2,
             minor: 33,
+        }
+    }
+
+    /// Whether a directory is asked for with its trailing slash.
+    #[must_use]
+    pub fn stats_with_slash(self) -> bool {
+        self >= Version {
+            major: 2,
+            minor: 39,
         }
     }
 
@@ -84,6 +96,9 @@ pub struct Constants {
     pub preload: Vec<u8>,
     /// What `$LIB` stands for.
     pub lib: Vec<u8>,
+    /// Whether a file of another machine is passed over whatever else is odd about it. Debian and Ubuntu have that as
+    /// a patch; elsewhere its byte order and OS ABI are looked at first, and are fatal.
+    pub machine_first: bool,
 }
 
 impl Constants {
@@ -112,6 +127,7 @@ impl Constants {
             cache: b"/etc/ld.so.cache".to_vec(),
             preload: b"/etc/ld.so.preload".to_vec(),
             lib: lib.as_bytes().to_vec(),
+            machine_first: false,
         }
     }
 
@@ -124,13 +140,15 @@ impl Constants {
             return constants;
         }
         constants.version = version_in(bytes);
+        let debian: [&[u8]; 2] = [b"(Debian GLIBC ", b"(Ubuntu GLIBC "];
+        constants.machine_first = debian.iter().any(|banner| find(bytes, banner).is_some());
         if let Some(directories) = system_directories_in(bytes) {
             constants.lib = lib_in(bytes, &directories[0]);
             constants.system_directories = directories;
         }
         for (suffix, path) in [
             (&b"/ld.so.cache"[..], &mut constants.cache),
-            (b"/ld.so.preload", &mut constants.preload),
+            (b".so.preload", &mut constants.preload),
         ] {
             if let Some(found) = strings(bytes).find(|s| s.starts_with(b"/") && s.ends_with(suffix))
             {
@@ -141,8 +159,34 @@ impl Constants {
     }
 }
 
+/// Dynamic linkers that were read already: many programs of a tree share one, and each is some hundred kilobytes to search.
+#[derive(Debug, Default)]
+pub struct Loaders {
+    // By path, and by the facts that stand in for a dynamic linker that is not there.
+    known: RwLock<HashMap<LoaderKey, Loader>>,
+}
+
+/// Path; class, data and machine of the program.
+type LoaderKey = (Vec<u8>, u8, u8, u16);
+
+impl Loaders {
+    /// The dynamic linker at `path` of `tree`, which has to be the same tree at each call, for a program with `facts`.
+    pub fn get(&self, tree: &dyn Tree, path: Vec<u8>, facts: &ElfFacts) -> Loader {
+        let key = (path, facts.class, facts.data, facts.machine);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loader) = known.get(&key) {
+            return loader.clone();
+        }
+        drop(known);
+        let loader = read_loader(tree, key.0.clone(), facts);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(key, loader.clone());
+        loader
+    }
+}
+
 /// The dynamic linker at `path`, for a program with `facts`.
-pub(super) fn read_loader(tree: &dyn Tree, path: Vec<u8>, facts: &ElfFacts) -> Loader {
+fn read_loader(tree: &dyn Tree, path: Vec<u8>, facts: &ElfFacts) -> Loader {
     let read = || -> Option<(Vec<u8>, ElfFacts)> {
         let node = tree
             .locate(&path, true)

@@ -15,7 +15,7 @@ use crate::resolve::search::{List, Opened, Search};
 use crate::resolve::tokens::{Tokens, expand, has_tokens};
 use crate::resolve::{
     Call, Constants, Edge, Fatal, Found, Linked, Loader, Main, Object, ObjectId, Question, Role,
-    Source, Stage, Tie, absolute,
+    Source, Stage, Tie, Verdict, absolute,
 };
 use crate::tree::{Elf, Kind, Tree, split};
 
@@ -108,9 +108,6 @@ impl<'a> Link<'a> {
             chain: vec![ObjectId::MAIN],
             list: Vec::new(),
         };
-        if !main.mapped_by_kernel {
-            link.search.note(Call::Open, &question.program, None);
-        }
         let origin = directory_of(&absolute(&question.cwd, &question.program));
         link.objects.push(Object {
             role: Role::Main,
@@ -164,9 +161,35 @@ impl<'a> Link<'a> {
     }
 
     fn run(&mut self) -> Result<(), Fatal> {
+        if !self.mapped_by_kernel {
+            self.open_main()?;
+        }
         self.init_paths();
         let preloads = self.preload()?;
         self.load_dependencies(&preloads)
+    }
+
+    /// A program that ld.so is called with has to suit it as a library has.
+    fn open_main(&mut self) -> Result<(), Fatal> {
+        let path = self.question.program.clone();
+        let mut stage = Stage {
+            source: Source::Path,
+            tried: Vec::new(),
+        };
+        let opened = self.search.open_path(&path, &mut stage)?;
+        let tried = stage.tried.first().and_then(|tried| tried.files.first());
+        let text = match (opened, tried) {
+            (Some(opened), _) if opened.facts.flags & flags::DYNAMIC != 0 => return Ok(()),
+            (Some(_), _) => "object file has no dynamic section".to_owned(),
+            (None, Some((_, Verdict::OtherClass))) => {
+                format!(
+                    "wrong ELF class: ELFCLASS{}",
+                    if self.constants.class == 1 { 64 } else { 32 }
+                )
+            }
+            (None, _) => "cannot open shared object file: No such file or directory".to_owned(),
+        };
+        Err(Fatal { object: path, text })
     }
 
     /// The lists that are there from the start. Their order decides what is asked first.

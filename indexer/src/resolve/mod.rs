@@ -28,7 +28,7 @@ use std::sync::Arc;
 use elfuse_format::elf_facts::{ElfFacts, flags};
 use rustix::io::Errno;
 
-use crate::resolve::constants::{Constants, Family};
+use crate::resolve::constants::{Constants, Family, Loaders};
 use crate::resolve::hwcaps::Cpu;
 use crate::tree::{Elf, Kind, Node, Tree};
 
@@ -357,6 +357,18 @@ impl Call {
 /// # Errors
 /// The program is not in the tree or cannot be read. What goes wrong while it is linked is part of the answer.
 pub fn resolve(tree: &dyn Tree, question: &Question) -> Result<Outcome, ResolveError> {
+    resolve_with(tree, question, &Loaders::default())
+}
+
+/// As [`resolve`], for many programs of one tree: dynamic linkers are read once.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with(
+    tree: &dyn Tree,
+    question: &Question,
+    loaders: &Loaders,
+) -> Result<Outcome, ResolveError> {
     let locate = |path: &[u8]| {
         tree.locate(path, true)
             .map_err(|errno| ResolveError::Locate {
@@ -390,7 +402,7 @@ pub fn resolve(tree: &dyn Tree, question: &Question) -> Result<Outcome, ResolveE
         (Start::Usual, Some(path)) => (path.clone(), true),
         (Start::Usual, None) => (constants::usual_interpreter(tree, &facts), false),
     };
-    let loader = constants::read_loader(tree, path, &facts);
+    let loader = loaders.get(tree, path, &facts);
     let main = Main {
         node,
         facts,
@@ -449,5 +461,26 @@ fn absolute(cwd: &[u8], path: &[u8]) -> Vec<u8> {
         path.to_vec()
     } else {
         crate::tree::join(cwd, path)
+    }
+}
+
+/// The name of an error that path lookups end with, as `errno(3)` has it; others are `E` and their number.
+#[must_use]
+pub fn errno_name(errno: Errno) -> std::borrow::Cow<'static, str> {
+    let names = [
+        (Errno::NOENT, "ENOENT"),
+        (Errno::NOTDIR, "ENOTDIR"),
+        (Errno::ACCESS, "EACCES"),
+        (Errno::LOOP, "ELOOP"),
+        (Errno::NAMETOOLONG, "ENAMETOOLONG"),
+        (Errno::ISDIR, "EISDIR"),
+        (Errno::INVAL, "EINVAL"),
+        (Errno::IO, "EIO"),
+        (Errno::PERM, "EPERM"),
+        (Errno::NXIO, "ENXIO"),
+    ];
+    match names.iter().find(|(known, _)| *known == errno) {
+        Some((_, name)) => (*name).into(),
+        None => format!("E{}", errno.raw_os_error()).into(),
     }
 }

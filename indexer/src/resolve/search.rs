@@ -10,6 +10,7 @@ use std::sync::Arc;
 use elfuse_format::elf_facts::ElfFacts;
 use rustix::io::Errno;
 
+use crate::inspect;
 use crate::resolve::constants::Constants;
 use crate::resolve::{Call, Fatal, Probe, Stage, Try, Verdict, absolute};
 use crate::tree::{Elf, Kind, Node, Tree};
@@ -250,7 +251,11 @@ impl<'a> Search<'a> {
         });
     }
 
-    fn is_directory(&mut self, directory: Vec<u8>) -> bool {
+    fn is_directory(&mut self, mut directory: Vec<u8>) -> bool {
+        // Older versions cut the slash off. Of the root nothing is left then, and it counts as missing.
+        if !self.constants.rules().stats_with_slash() {
+            directory.pop();
+        }
         let found = self.locate(&directory);
         self.note(Call::Stat, &directory, found.as_ref().err().copied());
         match found {
@@ -296,7 +301,7 @@ impl<'a> Search<'a> {
         };
         let facts = match elf {
             Some(Ok(Elf::Facts(facts))) => facts,
-            Some(Ok(Elf::Broken(why))) => return Err(fatal(why)),
+            Some(Ok(Elf::Broken(why))) => return Err(fatal(broken_text(why))),
             Some(Ok(Elf::NotElf)) => {
                 let short = self
                     .tree
@@ -309,7 +314,7 @@ impl<'a> Search<'a> {
                 }));
             }
             _ if node.kind == Kind::Directory => {
-                return Err(fatal("cannot read file data: Is a directory"));
+                return Err(fatal("cannot read file data: Error 21"));
             }
             _ => return Err(fatal("cannot read file data")),
         };
@@ -339,10 +344,23 @@ enum Unsuited {
 fn suits(facts: &ElfFacts, own: &Constants) -> Result<(), Unsuited> {
     const OSABI_SYSV: u8 = 0;
     const OSABI_GNU: u8 = 3;
+    /// `EI_ABIVERSION` from which on `OSABI_GNU` files need a newer glibc than there is.
+    const GNU_ABI_END: u8 = 4;
     const ET_EXEC: u16 = 2;
     const ET_DYN: u16 = 3;
+    // ld.so reads the field in its own byte order.
+    let machine = if facts.data == own.data {
+        facts.machine
+    } else {
+        facts.machine.swap_bytes()
+    };
+    let other_machine = machine != own.machine
+        || abi_of(facts.machine, facts.e_flags) != abi_of(own.machine, own.e_flags);
     if facts.class != own.class {
         return Err(Unsuited::Skip(Verdict::OtherClass));
+    }
+    if other_machine && own.machine_first {
+        return Err(Unsuited::Skip(Verdict::OtherMachine));
     }
     if facts.data != own.data {
         return Err(Unsuited::Fatal(if own.data == 2 {
@@ -354,18 +372,32 @@ fn suits(facts: &ElfFacts, own: &Constants) -> Result<(), Unsuited> {
     if !matches!(facts.os_abi, OSABI_SYSV | OSABI_GNU) {
         return Err(Unsuited::Fatal("ELF file OS ABI invalid"));
     }
-    if facts.os_abi == OSABI_SYSV && facts.abi_version != 0 {
+    let abi_version_end = if facts.os_abi == OSABI_GNU {
+        GNU_ABI_END
+    } else {
+        1
+    };
+    if facts.abi_version >= abi_version_end {
         return Err(Unsuited::Fatal("ELF file ABI version invalid"));
     }
-    if facts.machine != own.machine
-        || abi_of(facts.machine, facts.e_flags) != abi_of(own.machine, own.e_flags)
-    {
+    if other_machine {
         return Err(Unsuited::Skip(Verdict::OtherMachine));
     }
     if !matches!(facts.elf_type, ET_DYN | ET_EXEC) {
         return Err(Unsuited::Fatal("only ET_DYN and ET_EXEC can be loaded"));
     }
     Ok(())
+}
+
+/// ld.so's words for what [`crate::inspect`] found.
+fn broken_text(why: &'static str) -> &'static str {
+    match why {
+        inspect::BAD_IDENT_VERSION => "ELF file version ident does not match current one",
+        inspect::BAD_VERSION => "ELF file version does not match current one",
+        inspect::BAD_SEGMENT_SIZE => "ELF file's phentsize not the expected size",
+        inspect::SEGMENTS_OUTSIDE => "cannot read file data",
+        other => other,
+    }
 }
 
 /// The part of `e_flags` that makes a file one for another machine.
