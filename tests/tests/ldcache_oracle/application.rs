@@ -14,6 +14,7 @@ use elfuse_indexer::live::LiveTree;
 use elfuse_indexer::tree::Elf;
 use elfuse_indexer::warning::Warnings;
 use elfuse_tests::ld_trace::Trace;
+use elfuse_tests::need::tool;
 use elfuse_tests::sysroot::{debian, store};
 use rayon::prelude::*;
 use walkdir::WalkDir;
@@ -102,7 +103,9 @@ fn without_runpaths(files: &BTreeMap<PathBuf, ElfFacts>) {
         // patchelf writes into the file, and the file is the pristine tree's too until it is replaced.
         let own = path.with_extension("own-copy");
         fs::copy(path, &own).unwrap();
-        run(Command::new("patchelf").arg("--remove-rpath").arg(&own));
+        run(Command::new(tool("patchelf", "patchelf"))
+            .arg("--remove-rpath")
+            .arg(&own));
         fs::rename(&own, path).unwrap();
         let facts = elf_facts(path).unwrap();
         assert!(

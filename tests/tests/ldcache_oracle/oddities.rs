@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use elfuse_tests::need::tool;
 use tempfile::TempDir;
 
 use super::tools::{enterable, run};
@@ -150,7 +151,7 @@ pub(crate) fn library_that_needs_all(root: &Path) -> String {
     let stubs = root.join(".oracle/stubs");
     fs::create_dir_all(&stubs).unwrap();
     let path = "/.oracle/all.so";
-    let mut compiler = Command::new("cc");
+    let mut compiler = Command::new(tool("cc", "gcc"));
     compiler.args([
         "-shared",
         "-nostdlib",
@@ -173,7 +174,7 @@ pub(crate) fn library_that_needs_all(root: &Path) -> String {
 }
 
 fn library(path: &Path, soname: &str, level: &str) {
-    let mut compiler = Command::new("cc");
+    let mut compiler = Command::new(tool("cc", "gcc"));
     compiler
         .args(["-shared", "-nostdlib", "-x", "c", "/dev/null", "-o"])
         .arg(path);
