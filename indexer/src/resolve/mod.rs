@@ -364,8 +364,9 @@ pub fn resolve(tree: &dyn Tree, question: &Question) -> Result<Outcome, ResolveE
                 errno,
             })
     };
+    let program = &question.program;
     let read_error = |source| ResolveError::Read {
-        path: question.program.clone(),
+        path: program.clone(),
         source,
     };
     let node = locate(&question.program)?;
@@ -391,6 +392,10 @@ pub fn resolve(tree: &dyn Tree, question: &Question) -> Result<Outcome, ResolveE
         (Start::Usual, None) => (constants::usual_interpreter(tree, &facts), false),
     };
     let loader = constants::read_loader(tree, path, &facts);
+    let question = &Question {
+        cpu: question.cpu.seen_from(loader.constants.machine),
+        ..question.clone()
+    };
     let main = Main {
         node,
         facts,
