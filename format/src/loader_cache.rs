@@ -40,15 +40,14 @@ pub struct DirRow {
     pub block_checksum: u64,
 }
 
-/// A configuration file that the closures were computed from, or that was looked for and is absent.
+/// A configuration file that the closures were computed from. One that was looked for and is absent needs no row: its
+/// directory's block says so.
 #[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
 #[rkyv(derive(Debug, Clone, Copy))]
 pub struct InputRow {
     /// Guest path.
     pub path: Span,
-    /// 1 if the file was there.
-    pub present: u8,
-    /// BLAKE3-256 of its content; zeros if absent.
+    /// BLAKE3-256 of its content.
     pub content_hash: ContentHash,
 }
 
@@ -385,8 +384,8 @@ mod write {
     pub struct NewInput {
         /// Guest path.
         pub path: Vec<u8>,
-        /// BLAKE3-256 of its content; `None` if absent.
-        pub content_hash: Option<ContentHash>,
+        /// BLAKE3-256 of its content.
+        pub content_hash: ContentHash,
     }
 
     /// A SONAME and its candidates in search order.
@@ -493,8 +492,7 @@ mod write {
         let rows = new.iter().map(|input| {
             Ok(InputRow {
                 path: strings.add(&input.path)?,
-                present: u8::from(input.content_hash.is_some()),
-                content_hash: input.content_hash.unwrap_or_default(),
+                content_hash: input.content_hash,
             })
         });
         let files = rows.collect::<Result<Vec<_>, FormatError>>()?;

@@ -2,12 +2,12 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`gather`] | follows programs until nothing new turns up |
-//! | [`runtimes`] | standard libraries of interpreters: a table |
-//! | [`libc`] | what a C library opens by itself |
-//! | [`plan`] | what the bundle will hold, and why |
-//! | [`copy`] | carries the plan out |
-//! | [`check`] | whether the bundle's programs load what they load here |
+//! | `gather` | follows programs until nothing new turns up |
+//! | `runtimes` | standard libraries of interpreters: a table |
+//! | `libc` | what a C library opens by itself |
+//! | `plan` | what the bundle will hold, and why |
+//! | `copy` | carries the plan out |
+//! | `check` | whether the bundle's programs load what they load here |
 
 mod check;
 mod closure;
@@ -20,6 +20,7 @@ mod runtimes;
 mod script;
 mod source;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 
@@ -54,6 +55,9 @@ const SKELETON: &[(&[u8], u32)] = &[
     (b"/var/tmp", 0o1777),
 ];
 
+/// Symlinks at the top of most systems. Nothing that was bundled need lead through them, and yet `#!/bin/sh` must work.
+const TOP_LEVEL_LINKS: &[&[u8]] = &[b"/bin", b"/sbin", b"/lib", b"/lib32", b"/lib64", b"/libx32"];
+
 /// What one run of `bundle` did.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -73,8 +77,30 @@ struct GroupReport {
     group: Group,
     files: u64,
     bytes: u64,
-    /// Who asked: the programs, libraries or runtimes.
+    /// Who asked: the programs, libraries or runtimes. Whoever brought most comes first.
     of: Vec<Bytes>,
+}
+
+/// A group while it is counted.
+#[derive(Debug, Default)]
+struct Tally {
+    files: u64,
+    bytes: u64,
+    of: BTreeMap<Bytes, u64>,
+}
+
+impl Tally {
+    fn report(self, group: Group) -> GroupReport {
+        let mut of: Vec<(Bytes, u64)> = self.of.into_iter().collect();
+        of.sort_by_key(|&(_, files)| Reverse(files));
+        let of = of.into_iter().map(|(name, _)| name).collect();
+        GroupReport {
+            group,
+            files: self.files,
+            bytes: self.bytes,
+            of,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -150,6 +176,11 @@ fn decide(source: &Source, options: &BundleOptions, out: &Output) -> anyhow::Res
             &Because::new(Group::Skeleton, "every sysroot"),
         );
     }
+    for path in TOP_LEVEL_LINKS {
+        if source.is_symlink(path) {
+            gather.want(path, &Because::new(Group::Skeleton, "every sysroot"));
+        }
+    }
     gather.warn_of_missing_libraries();
     let has_glibc = !gather.c_libraries.glibc.is_empty();
     Ok(Decided {
@@ -178,7 +209,7 @@ impl Report {
         copied: Copied,
         differences: Vec<Difference>,
     ) -> Report {
-        let mut groups: BTreeMap<Group, GroupReport> = BTreeMap::new();
+        let mut groups: BTreeMap<Group, Tally> = BTreeMap::new();
         let mut entries = Vec::new();
         for (path, entry) in plan.entries() {
             let size = match &entry.what {
@@ -186,19 +217,11 @@ impl Report {
                 What::Written(bytes) => Some(bytes.len() as u64),
                 What::Directory | What::EmptyDirectory(_) | What::Symlink(_) => None,
             };
-            let group = entry.because.group;
             if let Some(size) = size {
-                let group = groups.entry(group).or_insert_with(|| GroupReport {
-                    group,
-                    files: 0,
-                    bytes: 0,
-                    of: Vec::new(),
-                });
-                group.files += 1;
-                group.bytes += size;
-                if !group.of.contains(&entry.because.of) {
-                    group.of.push(entry.because.of.clone());
-                }
+                let tally = groups.entry(entry.because.group).or_default();
+                tally.files += 1;
+                tally.bytes += size;
+                *tally.of.entry(entry.because.of.clone()).or_default() += 1;
             }
             let kind = match entry.what {
                 What::Directory | What::EmptyDirectory(_) => "directory",
@@ -212,11 +235,15 @@ impl Report {
                 because: entry.because.clone(),
             });
         }
+        let groups = groups
+            .into_iter()
+            .map(|(group, tally)| tally.report(group))
+            .collect();
         let into = Bytes(options.into.as_os_str().as_bytes().to_vec());
         Report {
             into,
             copied,
-            groups: groups.into_values().collect(),
+            groups,
             entries,
             differences,
         }

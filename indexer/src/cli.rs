@@ -127,26 +127,12 @@ pub struct LookupArgs {
     #[arg(long, value_name = "LIST")]
     pub library_path: Option<OsString>,
     /// Which CPU to resolve for: it decides which glibc-hwcaps directories are searched
-    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = HwcapsLevel::Native)]
-    pub hwcaps: HwcapsLevel,
-}
-
-/// Value of `--hwcaps`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum HwcapsLevel {
-    /// What this CPU has; nothing if the program is for another kind of machine
-    Native,
-    /// No glibc-hwcaps directory
-    None,
-    /// SSE4.2, POPCNT
-    #[value(name = "x86-64-v2", alias = "v2")]
-    X86_64V2,
-    /// AVX2, BMI2, FMA
-    #[value(name = "x86-64-v3", alias = "v3")]
-    X86_64V3,
-    /// AVX-512
-    #[value(name = "x86-64-v4", alias = "v4")]
-    X86_64V4,
+    ///
+    /// "native" is this CPU, or the plainest one where the program is for another kind of machine; "none" is the
+    /// plainest one. Else the name of such a directory, which stands for those below it too: x86-64-v2, x86-64-v3,
+    /// x86-64-v4, power9, power10, z13 and so on.
+    #[arg(long, value_name = "LEVEL", default_value = "native")]
+    pub hwcaps: String,
 }
 
 /// Walk a sysroot and write its index
@@ -367,7 +353,7 @@ What is included besides the programs:
 Left out: set-user-ID and set-group-ID bits, device nodes, sockets.
 
 Examples:
-  elfuse-index bundle --into ./sysroot bash coreutils ls python3
+  elfuse-index bundle --into ./sysroot bash ls cat python3
   elfuse-index bundle --into ./sysroot git --add /usr/lib/git-core --add /etc/gitconfig
   unshare -r chroot ./sysroot /usr/bin/python3 -c 'print(42)'")]
 pub struct BundleArgs {

@@ -49,6 +49,11 @@ pub enum UsageError {
         /// What was found.
         why: String,
     },
+    /// A value of `--hwcaps` that names no directory below `glibc-hwcaps`.
+    #[error(
+        "no CPU level {0:?}; give native, none, or the name of a glibc-hwcaps directory such as x86-64-v3"
+    )]
+    NoSuchHwcapsLevel(String),
     /// Two arguments that exclude each other.
     #[error("{0}")]
     Contradiction(String),

@@ -38,6 +38,9 @@ pub const SEGMENTS_OUTSIDE: &str = "program headers outside the file";
 /// Bytes of one note segment that are looked at.
 const MAX_NOTES: u64 = 64 << 10;
 
+/// Bytes of all note segments that are looked at: a program header table has room for 65,535 that overlap.
+const MAX_ALL_NOTES: u64 = 1 << 20;
+
 /// The size of the larger ELF header: what the first read asks for.
 const HEADER: usize = 64;
 
@@ -66,6 +69,18 @@ impl ReadAt for File {
             }
         }
         Ok(done)
+    }
+}
+
+impl ReadAt for &[u8] {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.get(offset..))
+            .unwrap_or_default();
+        let len = rest.len().min(into.len());
+        into[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
     }
 }
 
@@ -99,6 +114,25 @@ pub fn inspect_without_hash(file: &File) -> io::Result<Elf> {
     }
     let size = file.metadata()?.len();
     read_facts(file, head, size)
+}
+
+/// As [`inspect`], of a file that is in memory.
+///
+/// # Errors
+/// None: there is nothing that reading memory could give.
+pub fn inspect_bytes(bytes: &[u8]) -> io::Result<Elf> {
+    let head = &bytes[..bytes.len().min(HEADER)];
+    if !head.starts_with(&elf::ELFMAG) {
+        return Ok(Elf::NotElf);
+    }
+    let elf = read_facts(&bytes, head, bytes.len() as u64)?;
+    Ok(match elf {
+        Elf::Facts(mut facts) => {
+            Arc::make_mut(&mut facts).content_hash = blake3::hash(bytes).into();
+            Elf::Facts(facts)
+        }
+        other => other,
+    })
 }
 
 /// BLAKE3-256 of the whole file, read in pieces.
@@ -288,6 +322,7 @@ where
 
     /// What the segments themselves say: interpreter, notes, stack.
     fn read_segments(&mut self, facts: &mut ElfFacts) -> Result<(), Failure> {
+        let mut notes_left = MAX_ALL_NOTES;
         for segment in self.segments.clone() {
             let (offset, len) = segment.file_range(self.endian);
             match segment.p_type(self.endian) {
@@ -299,7 +334,9 @@ where
                     facts.flags |= flags::EXEC_STACK;
                 }
                 elf::PT_NOTE | elf::PT_GNU_PROPERTY => {
-                    match Aligned::read(self.file, offset, len.min(MAX_NOTES), self.size)? {
+                    let len = len.min(MAX_NOTES).min(notes_left);
+                    notes_left -= len;
+                    match Aligned::read(self.file, offset, len, self.size)? {
                         Some(notes) => self.read_notes(
                             notes.bytes(),
                             segment.p_align(self.endian).into(),
@@ -470,6 +507,8 @@ where
             }
             offset = offset.saturating_add(read as u64);
         }
+        // Counted although nothing is kept: else each of 65,536 rows may have the same 4 MiB read again.
+        self.strings_left -= string.len();
         self.damaged = true;
         Ok(None)
     }

@@ -11,8 +11,9 @@ use std::path::PathBuf;
 pub use programs::{GUEST_PATH, find_program};
 pub use sysroot::{GuestPath, Sysroot};
 
-use crate::cli::{self, ColorWhen, Command, HwcapsLevel, Shell};
+use crate::cli::{self, ColorWhen, Command, Shell};
 use crate::error::UsageError;
+use crate::resolve::hwcaps::Cpu;
 
 /// What every command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,16 +121,24 @@ pub struct LookupOptions {
     /// `LD_LIBRARY_PATH`, as given.
     pub library_path: Option<Vec<u8>>,
     /// Which CPU.
-    pub hwcaps: HwcapsLevel,
+    pub cpu: Cpu,
 }
 
-impl From<&cli::LookupArgs> for LookupOptions {
-    fn from(arguments: &cli::LookupArgs) -> LookupOptions {
-        let library_path = arguments.library_path.clone().map(OsStringExt::into_vec);
-        LookupOptions {
-            library_path,
-            hwcaps: arguments.hwcaps,
-        }
+impl LookupOptions {
+    fn new(arguments: cli::LookupArgs) -> Result<LookupOptions, UsageError> {
+        let cpu = match arguments.hwcaps.as_str() {
+            "native" => Cpu::host(),
+            "none" => Cpu::baseline(),
+            "v2" | "v3" | "v4" => {
+                Cpu::of_level(&format!("x86-64-{}", arguments.hwcaps)).unwrap_or_default()
+            }
+            level => Cpu::of_level(level)
+                .ok_or_else(|| UsageError::NoSuchHwcapsLevel(level.to_owned()))?,
+        };
+        Ok(LookupOptions {
+            library_path: arguments.library_path.map(OsStringExt::into_vec),
+            cpu,
+        })
     }
 }
 
@@ -308,13 +317,13 @@ impl Request {
                 Request::Tree(TreeOptions {
                     sysroot,
                     elf,
-                    lookup: LookupOptions::from(&arguments.lookup),
+                    lookup: LookupOptions::new(arguments.lookup)?,
                 })
             }
             Command::Why(arguments) => {
                 let (sysroot, from) =
                     sysroot::locate(arguments.lookup.sysroot.as_deref(), &arguments.from)?;
-                let lookup = LookupOptions::from(&arguments.lookup);
+                let lookup = LookupOptions::new(arguments.lookup)?;
                 Request::Why(WhyOptions {
                     sysroot,
                     soname: arguments.soname.into_vec(),
@@ -343,7 +352,7 @@ impl Request {
                 Request::Probes(ProbesOptions {
                     sysroot,
                     program,
-                    lookup: LookupOptions::from(&arguments.lookup),
+                    lookup: LookupOptions::new(arguments.lookup)?,
                 })
             }
             Command::Bundle(arguments) => Request::Bundle(bundle(arguments)?),

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use elfuse_format::checksum::checksum;
+use elfuse_format::elf_facts::ContentHash;
 use elfuse_format::header;
 use elfuse_format::keys::{DeviceRow, DirKey, FileKey, KeysContent, Seal, Time};
 use elfuse_format::names;
@@ -164,12 +165,17 @@ pub fn wait_out_racy(clock: &std::fs::File) -> io::Result<Duration> {
     Ok(started.elapsed())
 }
 
+/// A configuration file that the closures were computed from: path from the root, and the hash of what was read.
+pub type Input = (Vec<u8>, ContentHash);
+
 /// How the keys are captured.
 pub struct CaptureOptions<'a> {
     /// The file system's clock when the scan began.
     pub scan_began: Time,
     /// The file system's clock now, after waiting.
     pub now: Time,
+    /// In the loader cache's order.
+    pub inputs: &'a [Input],
     /// Where warnings go.
     pub warnings: &'a Warnings,
 }
@@ -249,6 +255,14 @@ pub fn capture(
             *captured.files.entry(*state).or_default() += 1;
         }
     }
+    for (path, read) in options.inputs {
+        let (found, state) =
+            input_state(root, path, read, options.now).unwrap_or((none, Seal::Changed));
+        captured
+            .keys
+            .inputs
+            .push(file_key(&found, slot(found.dev), state));
+    }
     captured.keys.devices = (devices.iter())
         .map(|dev| DeviceRow {
             dev: *dev,
@@ -257,6 +271,29 @@ pub fn capture(
         })
         .collect();
     captured
+}
+
+/// The state of a configuration file, and whether what was read of it is still what it says.
+fn input_state(
+    root: &Root,
+    path: &[u8],
+    read: &ContentHash,
+    now: Time,
+) -> io::Result<(Identity, Seal)> {
+    let (dir, name) = match path.iter().rposition(|&byte| byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&b""[..], path),
+    };
+    let file = sys::open_file(root.open_dir(dir)?, name)?;
+    let before = sys::fstat(&file)?.identity;
+    let same = inspect::content_hash(&file)? == *read;
+    let unchanged = same && sys::fstat(&file)?.identity == before;
+    let state = match (unchanged, is_racy(&before, now)) {
+        (true, false) => Seal::Sealed,
+        (true, true) => Seal::Racy,
+        (false, _) => Seal::Changed,
+    };
+    Ok((before, state))
 }
 
 /// A file's row.

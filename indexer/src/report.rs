@@ -326,7 +326,7 @@ impl Output {
                 };
                 let _ = writeln!(
                     self.notes,
-                    "{kind} {number} {}, such as {example}",
+                    "{kind} {} ({number}), such as {example}",
                     warning.kind.what()
                 );
                 let _ = writeln!(self.notes, "         try: {}", warning.hint);

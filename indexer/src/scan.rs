@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use elfuse_format::elf_facts::ElfFacts;
 use elfuse_format::keys::Seal;
@@ -157,7 +157,7 @@ struct Task {
 }
 
 /// Facts of a file with several names, read once.
-type Shared = Arc<OnceLock<(Inspected, Identity)>>;
+type Shared = Arc<Mutex<Option<(Inspected, Identity)>>>;
 
 struct Scanner<'a> {
     root: &'a Root,
@@ -499,10 +499,10 @@ impl Scanner<'_> {
         name: &[u8],
         known: Option<(&Witness, sidecar::Entry<'_>)>,
     ) -> io::Result<(Content, Option<ElfState>)> {
-        if let Some((from, entry)) = known {
-            if let Some(taken) = self.take_over_file(fd, name, from, entry)? {
-                return Ok(taken);
-            }
+        if let Some((from, entry)) = known
+            && let Some(taken) = self.take_over_file(fd, name, from, entry)?
+        {
+            return Ok(taken);
         }
         match self.inspect(fd, name) {
             Ok((Inspected::Facts(facts), identity)) => {
@@ -602,22 +602,25 @@ impl Scanner<'_> {
         }
         if status.links > 1 {
             let id = (status.identity.dev, status.identity.ino);
-            let mut shared = self
-                .shared
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            let cell = Arc::clone(shared.entry(id).or_default());
-            drop(shared);
-            if let Some(known) = cell.get() {
-                if known.1 == status.identity {
-                    return Ok(known.clone());
-                }
+            let cell = Arc::clone(lock(&self.shared).entry(id).or_default());
+            // Held while reading: another thread that came by another name waits, and need not read.
+            let mut known = lock(&cell);
+            if let Some(known) = &*known
+                && known.1 == status.identity
+            {
+                return Ok(known.clone());
             }
             let read = inspect_stable(&file)?;
-            return Ok(cell.get_or_init(|| read.clone()).clone());
+            *known = Some(read.clone());
+            return Ok(read);
         }
         inspect_stable(&file)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panicking thread leaves behind is a map or cell of whole values.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn inspect_stable(file: &std::fs::File) -> io::Result<(Inspected, Identity)> {

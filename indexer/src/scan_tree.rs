@@ -1,6 +1,6 @@
 //! A scan as the resolver sees a tree: nothing is opened but configuration files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::sync::{Arc, RwLock};
 
@@ -21,9 +21,13 @@ pub struct ScanTree<'a> {
     blocks: Vec<Option<Block<'a>>>,
     first_child: Vec<u32>,
     by_path: HashMap<&'a [u8], u32>,
-    located: RwLock<HashMap<(Box<[u8]>, bool), Result<Node, Errno>>>,
+    located: RwLock<HashMap<Located, Result<Node, Errno>>>,
     facts: RwLock<HashMap<(u64, u64), Elf>>,
+    files: RwLock<BTreeMap<Vec<u8>, Arc<[u8]>>>,
 }
+
+/// A path, and whether a last symlink is followed.
+type Located = (Box<[u8]>, bool);
 
 /// A file by its place in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +58,7 @@ impl<'a> ScanTree<'a> {
             by_path: by_path.collect(),
             located: RwLock::default(),
             facts: RwLock::default(),
+            files: RwLock::default(),
         }
     }
 
@@ -63,6 +68,16 @@ impl<'a> ScanTree<'a> {
             kind: Kind::Directory,
             id: (NO_DEVICE, u64::from(dir)),
         }
+    }
+
+    /// Path and content of every file that was read, in the order of paths.
+    #[must_use]
+    pub fn files_read(&self) -> Vec<(Vec<u8>, Arc<[u8]>)> {
+        let files = unpoisoned(self.files.read());
+        files
+            .iter()
+            .map(|(path, bytes)| (path.clone(), Arc::clone(bytes)))
+            .collect()
     }
 
     /// The entry that a node without symlinks is; `None` for the root.
@@ -78,6 +93,12 @@ impl<'a> ScanTree<'a> {
         Some((place, entry))
     }
 
+    /// Number of a directory.
+    #[must_use]
+    pub fn dir_number(&self, node: &Node) -> Option<u32> {
+        self.by_path.get(node.real.get(1..)?).copied()
+    }
+
     /// The node of a place.
     #[must_use]
     pub fn node(&self, place: Place) -> Option<Node> {
@@ -91,19 +112,14 @@ impl<'a> ScanTree<'a> {
 
     fn step(&self, dir: u32, entry: Entry<'a>) -> Option<Step> {
         let scanned = &self.scan.dirs[dir as usize];
-        let kind = match entry.kind()? {
-            elfuse_format::sidecar::Kind::Directory => {
-                let child = self.first_child[dir as usize] + entry.rank()?;
-                let node = self.dir_node(child);
-                return Some(Step {
-                    node,
-                    target: Arc::default(),
-                });
-            }
-            elfuse_format::sidecar::Kind::File => Kind::File,
-            elfuse_format::sidecar::Kind::Symlink => Kind::Symlink,
-            elfuse_format::sidecar::Kind::Other => Kind::Other,
-        };
+        let kind = entry.kind()?;
+        if kind == Kind::Directory {
+            let child = self.first_child[dir as usize] + entry.rank()?;
+            return Some(Step {
+                node: self.dir_node(child),
+                target: Arc::default(),
+            });
+        }
         let elf = entry
             .elf_index()
             .and_then(|elf| scanned.elves.get(elf as usize));
@@ -160,11 +176,15 @@ impl Tree for ScanTree<'_> {
     }
 
     fn read(&self, node: &Node) -> io::Result<Vec<u8>> {
+        if let Some(known) = unpoisoned(self.files.read()).get(&*node.real) {
+            return Ok(known.to_vec());
+        }
         let (dir, name) = tree::split(&node.real).ok_or(Errno::ISDIR)?;
         let dir = self.root.open_dir(dir.get(1..).unwrap_or_default())?;
         let mut file = sys::open_file(&dir, name)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
+        unpoisoned(self.files.write()).insert(node.real.to_vec(), bytes.as_slice().into());
         Ok(bytes)
     }
 

@@ -68,13 +68,11 @@ impl Store {
                 dir: dir.to_owned(),
             };
         }
-        if !inside.dir.exists() {
-            if let Some(dir) = default_outside(root).filter(|dir| dir.exists()) {
-                return Self {
-                    dir,
-                    in_tree: false,
-                };
-            }
+        if !inside.dir.exists()
+            && let Some(dir) = default_outside(root).filter(|dir| dir.exists())
+        {
+            let in_tree = false;
+            return Self { dir, in_tree };
         }
         inside
     }
@@ -421,26 +419,17 @@ impl Index {
         self.dir_keys.get(dir as usize)
     }
 
-    /// Whether a configuration file's key, by its number among the inputs, is the state `found`; `None`: absent.
+    /// Whether the key of the loader cache's input number `input` is sealed and `found` is the very state it was made from.
     #[must_use]
-    pub fn input_key_holds(&self, input: usize, found: Option<&Identity>) -> bool {
+    pub fn input_key_holds(&self, input: usize, found: &Identity) -> bool {
         let keys = self.keys().and_then(|keys| keys.inputs().ok());
         let Some(key) = keys.and_then(|keys| keys.get(input)) else {
             return false;
         };
-        match found {
-            None => Seal::from_byte(key.seal) == Seal::NotIndexed,
-            Some(found) => {
-                let times = (key.mtime.to_native(), key.ctime.to_native());
-                key.size.to_native() == found.size
-                    && self.matches(
-                        key.device.to_native(),
-                        key.seal,
-                        (key.ino.to_native(), times),
-                        found,
-                    )
-            }
-        }
+        let times = (key.mtime.to_native(), key.ctime.to_native());
+        let of = (key.ino.to_native(), times);
+        key.size.to_native() == found.size
+            && self.matches(key.device.to_native(), key.seal, of, found)
     }
 }
 

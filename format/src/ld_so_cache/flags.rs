@@ -31,6 +31,8 @@ const ARCHITECTURES: [(i32, &str); 18] = [
 impl Flags {
     /// Any ELF object, of no particular C library: entries of very old caches.
     pub const ELF: Flags = Flags(1);
+    /// The C library before glibc 2, on i386.
+    pub const LIBC5: Flags = Flags(2);
     /// glibc on an architecture that has only one ABI (i386 among them).
     pub const LIBC6: Flags = Flags(3);
     /// glibc, x86-64.

@@ -49,8 +49,9 @@ pub(super) fn of(tree: &dyn Tree, path: &[u8]) -> anyhow::Result<Closure> {
             .map_or(path, |id| &linked.object(id).path)
             .to_vec();
         match (object.role, &object.node) {
-            (Role::Main, _) => {}
-            (Role::Missing, _) | (_, None) => {
+            // A loader that is not there is the caller's to see: nothing is searched for it.
+            (Role::Main, _) | (Role::Interpreter, None) => {}
+            (Role::Missing, _) | (Role::Library, None) => {
                 closure.not_found.push(NotFound {
                     soname: object.name.clone(),
                     needed_by,

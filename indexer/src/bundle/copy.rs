@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::Context;
+use elfuse_format::names::SIDECAR;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -75,15 +76,13 @@ impl Destination {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(into, flags, Mode::empty())
             .with_context(|| format!("opening the directory {}", into.display()))?;
-        match rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                anyhow::bail!(
-                    "another bundle is being written into {}; wait until it is done",
-                    into.display()
-                )
-            }
-            // A file system without locks is no reason to do without the bundle.
-            Ok(()) | Err(_) => {}
+        // Any other error comes from a file system without locks, which is no reason to do without the bundle.
+        let lock = rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive);
+        if lock == Err(Errno::WOULDBLOCK) {
+            anyhow::bail!(
+                "another bundle is being written into {}; wait until it is done",
+                into.display()
+            );
         }
         let marked = rustix::fs::statat(&root, MARKER, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         if !marked && !force {
@@ -105,6 +104,7 @@ impl Destination {
         };
         if !marked {
             destination.write(MARKER.as_bytes(), MARKER_TEXT.as_bytes())?;
+            destination.done = Copied::default();
         }
         Ok(destination)
     }
@@ -132,7 +132,13 @@ impl Destination {
                     Err(_) => self.directory(path, name, 0o755, None),
                 },
                 What::EmptyDirectory(mode) => self.directory(path, name, *mode, None),
-                What::Symlink(target) => self.symlink(name, target),
+                What::Symlink(target) => {
+                    let mtime = source
+                        .metadata(path)
+                        .ok()
+                        .map(|metadata| timestamp(&metadata));
+                    self.symlink(name, target, mtime)
+                }
                 What::Written(bytes) => self.write(name, bytes),
                 What::File(node) => match source.open_file(node) {
                     Ok(file) => self.file(path, name, node, file, out),
@@ -260,25 +266,35 @@ impl Destination {
         };
         let fd = rustix::fs::openat(self.current(), name, DIRECTORY, Mode::empty())?;
         let wanted = Mode::from_raw_mode(mode as rustix::fs::RawMode);
-        if is_new
-            || Mode::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) & Mode::from_raw_mode(0o7777)
-                != wanted
-        {
+        let stat = rustix::fs::fstat(&fd)?;
+        if is_new || Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o7777) != wanted {
             rustix::fs::fchmod(&fd, wanted)?;
         }
         if is_new {
             self.mark_changed();
         }
+        // A run that was interrupted left it with the wrong time. So did an index, which must stay valid.
+        let is_late = |mtime: Timespec| {
+            (mtime.tv_sec, mtime.tv_nsec) != (stat.st_mtime as _, stat.st_mtime_nsec as _)
+        };
+        let changed = is_new
+            || mtime.is_some_and(is_late)
+                && rustix::fs::statat(&fd, SIDECAR, AtFlags::SYMLINK_NOFOLLOW).is_err();
         self.open.push(Open {
             path: path.to_vec(),
             fd,
             mtime,
-            changed: is_new,
+            changed,
         });
         Ok(())
     }
 
-    fn symlink(&mut self, name: &[u8], target: &[u8]) -> anyhow::Result<()> {
+    fn symlink(
+        &mut self,
+        name: &[u8],
+        target: &[u8],
+        mtime: Option<Timespec>,
+    ) -> anyhow::Result<()> {
         self.done.symlinks += 1;
         if self.kind(name)? == Some(FileType::Symlink)
             && rustix::fs::readlinkat(self.current(), name, Vec::new())?.as_bytes() == target
@@ -287,6 +303,10 @@ impl Destination {
         }
         self.remove_temporary()?;
         rustix::fs::symlinkat(target, self.current(), TEMPORARY)?;
+        if let Some(mtime) = mtime {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::utimensat(self.current(), TEMPORARY, &times(mtime), flags)?;
+        }
         self.rename_temporary(name)
     }
 

@@ -309,7 +309,7 @@ mod tests {
             services,
             expected.iter().map(|name| name.to_vec()).collect()
         );
-        assert!(nss_services(b"a: [ SUCCESS=return ] b").contains(&b"b".to_vec()));
+        assert!(nss_services(b"a: [ SUCCESS=return ] b").contains(b"b".as_slice()));
     }
 
     #[test]

@@ -78,7 +78,8 @@ const RUNTIMES: &[Runtime] = &[
         name: "emacs",
         programs: &["emacs", "emacs-gtk", "emacs-nox", "emacs-lucid"],
         library: "",
-        beside: &[],
+        // Compiled Lisp is looked for from the program's place, not by a path that is compiled in.
+        beside: &["lib/emacs", "libexec/emacs"],
         compiled_in: &["emacs"],
         without: &[],
         site: &["site-lisp", "local"],

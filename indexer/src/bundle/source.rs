@@ -71,6 +71,13 @@ impl Source {
         self.tree.locate(path, true).is_ok()
     }
 
+    /// Whether `path` itself is a symlink.
+    pub(super) fn is_symlink(&self, path: &[u8]) -> bool {
+        self.tree
+            .locate(path, false)
+            .is_ok_and(|node| node.kind == Kind::Symlink)
+    }
+
     /// Whether `path` leads to a directory.
     pub(super) fn is_directory(&self, path: &[u8]) -> bool {
         self.tree

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use elfuse_format::keys::{self, Seal};
+use elfuse_format::loader_cache::NewInput;
 use elfuse_format::names;
 use serde::Serialize;
 
 use crate::assemble;
 use crate::exit::Exit;
 use crate::options::{BuildOptions, SealOptions};
-use crate::publish::{self, CaptureOptions, Captured, SidecarsWritten};
+use crate::publish::{self, CaptureOptions, Captured, Input, SidecarsWritten};
 use crate::report::{Output, Style, count, human_bytes};
 use crate::scan::{self, Scan, ScanOptions, Trust};
 use crate::store::{Index, Lock, Store};
@@ -279,14 +280,23 @@ impl Maker<'_> {
             });
         }
         progress.say("resolving");
-        let loader_cache = timed(&mut self.seconds.assemble, || {
-            assemble::loader_cache(&scan, assemble::closures(&scan, self.root))
-        })
-        .context("assembling the loader cache")?;
+        let began = Instant::now();
+        let closures = assemble::closures(&scan, self.root);
+        let input = |input: &NewInput| (input.path[1..].to_vec(), input.content_hash);
+        let inputs: Vec<_> = closures.inputs.iter().map(input).collect();
+        let loader_cache =
+            assemble::loader_cache(&scan, closures).context("assembling the loader cache")?;
+        self.seconds.assemble = began.elapsed().as_secs_f64();
         let same_cache = self
             .earlier
             .is_some_and(|index| index.loader_cache_bytes() == loader_cache);
-        let unchanged = same_cache && scan.is_all_sealed() && written.files == 0;
+        let inputs_hold = self.earlier.is_some_and(|index| {
+            (0..).zip(&inputs).all(|(number, (path, _))| {
+                let found = self.root.stat(path);
+                found.is_ok_and(|found| index.input_key_holds(number, &found.identity))
+            })
+        });
+        let unchanged = same_cache && inputs_hold && scan.is_all_sealed() && written.files == 0;
         if unchanged {
             progress.clear();
             return Ok(self.summary(&scan, written, None, loader_cache.len() as u64));
@@ -294,10 +304,11 @@ impl Maker<'_> {
         if !same_cache {
             self.store.publish(names::LOADER_CACHE, &loader_cache)?;
         }
-        let waited = self.settle(&scan, &written, &progress)?;
+        let waited = self.settle(&scan, &inputs, &written, &progress)?;
         let capture_options = CaptureOptions {
             scan_began,
             now: clock()?,
+            inputs: &inputs,
             warnings: &warnings,
         };
         progress.say("sealing");
@@ -324,6 +335,7 @@ impl Maker<'_> {
     fn settle(
         &mut self,
         scan: &Scan,
+        inputs: &[Input],
         written: &SidecarsWritten,
         progress: &crate::report::Progress,
     ) -> anyhow::Result<Duration> {
@@ -332,7 +344,13 @@ impl Maker<'_> {
         let sync = |seconds: &mut f64| {
             timed(seconds, || sys::sync(self.root.fd())).context("syncing the file system")
         };
-        let must_wait = self.job.wait && (written.files > 0 || publish::has_racy(scan, now));
+        let must_wait = self.job.wait
+            && (written.files > 0
+                || publish::has_racy(scan, now)
+                || inputs.iter().any(|(path, _)| {
+                    let found = self.root.stat(path);
+                    found.is_ok_and(|found| publish::is_racy(&found.identity, now))
+                }));
         if !must_wait {
             sync(&mut self.seconds.sync)?;
             return Ok(Duration::ZERO);

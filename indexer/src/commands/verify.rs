@@ -208,6 +208,7 @@ impl Verifier<'_> {
                     .add(Difference::NotCovered, guest(&dir.path), ""),
             }
         }
+        self.inputs();
         // The names of these are reported in their parents; what lies below them is not repeated.
         let same = self.report.differences.is_empty();
         if same {
@@ -378,6 +379,31 @@ impl Verifier<'_> {
                     .add(Difference::SidecarDiffers, guest(&dir.path), "")
             }
             Some(_) => {}
+        }
+    }
+
+    /// Configuration files. Another content is found by [`Verifier::roll_up`].
+    fn inputs(&mut self) {
+        if self.index.keys().is_none() {
+            return;
+        }
+        let cache = self.index.loader_cache();
+        let inputs = match cache.inputs() {
+            Ok(inputs) => inputs,
+            Err(error) => {
+                self.report.add(
+                    Difference::Unusable,
+                    b"/.elfuse/loader-cache".to_vec(),
+                    error,
+                );
+                return;
+            }
+        };
+        for (number, (path, _)) in inputs.rows().enumerate() {
+            let found = self.root.stat(path.get(1..).unwrap_or_default());
+            if !found.is_ok_and(|found| self.index.input_key_holds(number, &found.identity)) {
+                self.report.add(Difference::StaleFileKey, path.to_vec(), "");
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 mod tests;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use elfuse_format::elf_facts::{ElfFacts, flags};
 use elfuse_format::ld_so_cache::{Flags, Need, Row, compare_names};
@@ -19,7 +20,8 @@ use serde::Serialize;
 
 use super::machine::Machine;
 use crate::report::Bytes;
-use crate::resolve::conf::{LD_SO_CONF, LdSoConf};
+use crate::resolve::conf::{LD_SO_CONF, LdSoConf, LibraryType};
+use crate::resolve::constants::Version;
 use crate::tree::{Elf, Kind, Node, Tree};
 use crate::warning::{Warning, Warnings};
 
@@ -33,8 +35,8 @@ pub struct ScanOptions {
     pub machine: Option<Machine>,
     /// The built-in directories. `None`: Debian's if its multiarch directories are there, upstream's otherwise.
     pub system_directories: Option<Vec<Vec<u8>>>,
-    /// Whether directories like `haswell` are searched. `None`: if the sysroot's glibc is older than 2.37.
-    pub legacy_hwcaps: Option<bool>,
+    /// The version of glibc it is of. `None`: as the sysroot's C library says, and where it does not, the newest.
+    pub glibc: Option<Version>,
 }
 
 /// What was found.
@@ -69,24 +71,25 @@ pub fn scan(tree: &dyn Tree, options: &ScanOptions, warnings: &Warnings) -> Scan
         Some(given) => given.clone(),
         None => system_directories(tree, machine),
     };
-    let legacy = match options.legacy_hwcaps {
-        Some(given) => given,
-        None => glibc_minor(tree, &system).is_some_and(|minor| minor < 37),
-    };
+    let glibc = options
+        .glibc
+        .or_else(|| glibc_version(tree, &system))
+        .unwrap_or(Version::NEWEST);
 
     let mut scanner = Scanner {
         tree,
         warnings,
         machine,
-        legacy,
+        legacy: glibc.has_legacy_hwcaps(),
         directories: Vec::new(),
+        queued: HashMap::new(),
         missing_links: Vec::new(),
     };
     for configured in conf.directories {
-        scanner.add(configured.path);
+        scanner.add(configured.path, configured.library_type);
     }
     for path in system {
-        scanner.add(path);
+        scanner.add(path, None);
     }
     let mut rows = Vec::new();
     let mut next = 0;
@@ -112,6 +115,7 @@ struct Directory {
     /// As the configuration spells it: the rows say it so.
     path: Vec<u8>,
     node: Node,
+    library_type: Option<LibraryType>,
     /// The name below `glibc-hwcaps`, if it is such a one.
     hwcaps: Option<Vec<u8>>,
 }
@@ -136,8 +140,11 @@ struct Scanner<'t> {
     tree: &'t dyn Tree,
     warnings: &'t Warnings,
     machine: Option<Machine>,
+    /// Before glibc 2.37: directories like `haswell` are searched, and i386 libraries are told apart by C library.
     legacy: bool,
     directories: Vec<Directory>,
+    /// Where in `directories` each is, by device and inode.
+    queued: HashMap<(u64, u64), usize>,
     missing_links: Vec<MissingLink>,
 }
 
@@ -148,13 +155,14 @@ impl Scanner<'_> {
     }
 
     /// Queues `path` with its `glibc-hwcaps` subdirectories, unless it is there under another name.
-    fn add(&mut self, path: Vec<u8>) {
+    fn add(&mut self, path: Vec<u8>, library_type: Option<LibraryType>) {
         let Some(node) = directory(self.tree, &path) else {
             return;
         };
         if !self.queue(Directory {
             path: path.clone(),
             node,
+            library_type,
             hwcaps: None,
         }) {
             return;
@@ -173,6 +181,7 @@ impl Scanner<'_> {
                 self.queue(Directory {
                     path,
                     node,
+                    library_type,
                     hwcaps: Some(name),
                 });
             }
@@ -180,14 +189,18 @@ impl Scanner<'_> {
     }
 
     fn queue(&mut self, directory: Directory) -> bool {
-        let new = self
-            .directories
-            .iter()
-            .all(|known| known.node.id != directory.node.id);
-        if new {
-            self.directories.push(directory);
+        match self.queued.entry(directory.node.id) {
+            Entry::Occupied(known) => {
+                // The first name stays, the last type counts.
+                self.directories[*known.get()].library_type = directory.library_type;
+                false
+            }
+            Entry::Vacant(free) => {
+                free.insert(self.directories.len());
+                self.directories.push(directory);
+                true
+            }
         }
-        new
     }
 
     fn names(&self, node: &Node) -> Vec<Vec<u8>> {
@@ -216,6 +229,7 @@ impl Scanner<'_> {
                     self.queue(Directory {
                         path,
                         node,
+                        library_type: directory.library_type,
                         hwcaps: None,
                     });
                 }
@@ -318,7 +332,7 @@ impl Scanner<'_> {
             _ => return None,
         }
         let facts = self.facts(&path, &node)?;
-        let flags = self.wanted(&facts)?;
+        let flags = self.wanted(directory, &facts)?;
         let own = facts.soname.as_deref().unwrap_or(name);
         // A link counts as one if its name is the SONAME, or is the SONAME's beginning up to `.so`: what the link editor
         // uses. Every other link stands for a file.
@@ -359,13 +373,37 @@ impl Scanner<'_> {
     }
 
     /// The flags of a library for this cache. `None`: none of ours.
-    fn wanted(&self, facts: &ElfFacts) -> Option<Flags> {
-        let ours = self
-            .machine
-            .is_none_or(|machine| machine.takes(Machine(facts.machine)));
-        let is_library = facts.elf_type == ET_DYN && facts.flags & flags::DYNAMIC != 0;
-        (ours && is_library).then(|| Flags::of_elf(facts.class, facts.machine, facts.e_flags))?
+    fn wanted(&self, directory: &Directory, facts: &ElfFacts) -> Option<Flags> {
+        let machine = Machine(facts.machine);
+        let ours = self.machine.is_none_or(|ours| ours.takes(machine));
+        if !ours || facts.elf_type != ET_DYN || facts.flags & flags::DYNAMIC == 0 {
+            return None;
+        }
+        let flags = Flags::of_elf(facts.class, facts.machine, facts.e_flags)?;
+        if machine != Machine::I386 || !self.legacy {
+            return Some(flags);
+        }
+        Some(match (flags_of_libc(facts), directory.library_type) {
+            (Flags::ELF, Some(LibraryType::Libc5)) => Flags::LIBC5,
+            (Flags::ELF, Some(LibraryType::Libc6)) => Flags::LIBC6,
+            (found, _) => found,
+        })
     }
+}
+
+/// For which C library an i386 object was made, as far as what it asks for tells.
+fn flags_of_libc(facts: &ElfFacts) -> Flags {
+    match facts.interpreter.as_deref() {
+        Some(b"/lib/ld-linux.so.2") => return Flags::LIBC6,
+        Some(b"/lib/ld-linux.so.1") => return Flags::LIBC5,
+        _ => {}
+    }
+    let known = facts.needed.iter().find_map(|name| match name.as_slice() {
+        b"libc.so.6" | b"libm.so.6" => Some(Flags::LIBC6),
+        b"libc.so.5" | b"libm.so.5" => Some(Flags::LIBC5),
+        _ => None,
+    });
+    known.unwrap_or(Flags::ELF)
 }
 
 /// Number of the highest ISA level that an x86 library says it needs.
@@ -457,8 +495,8 @@ fn system_directories(tree: &dyn Tree, machine: Option<Machine>) -> Vec<Vec<u8>>
     }
 }
 
-/// N of the sysroot's glibc 2.N, from the banner in its `libc.so.6`.
-fn glibc_minor(tree: &dyn Tree, directories: &[Vec<u8>]) -> Option<u32> {
+/// The version of the sysroot's glibc, from the banner in its `libc.so.6`.
+fn glibc_version(tree: &dyn Tree, directories: &[Vec<u8>]) -> Option<Version> {
     const BANNER: &[u8] = b"release version 2.";
     let libc = directories.iter().find_map(|directory| {
         let node = tree.locate(&join(directory, b"libc.so.6"), true).ok()?;
@@ -473,7 +511,8 @@ fn glibc_minor(tree: &dyn Tree, directories: &[Vec<u8>]) -> Option<u32> {
         .iter()
         .take_while(|byte| byte.is_ascii_digit())
         .take(4);
-    digits.fold(None, |number, digit| {
+    let minor = digits.fold(None, |number, digit| {
         Some(number.unwrap_or(0) * 10 + u32::from(digit - b'0'))
-    })
+    })?;
+    Some(Version { major: 2, minor })
 }

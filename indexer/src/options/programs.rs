@@ -14,7 +14,8 @@ pub const GUEST_PATH: &str =
 const MAX_SYMLINKS: usize = 40;
 
 /// The first of the colon-separated directories that holds `name`. Empty and relative ones, which mean "from here", are
-/// skipped: a bundle would not have them.
+/// skipped: a bundle would not have them. Directories called `shims` come last: pyenv, rbenv and asdf keep scripts there
+/// that choose among several programs of one name, while a question is about a program.
 #[must_use]
 pub fn find_program(
     name: &[u8],
@@ -24,7 +25,11 @@ pub fn find_program(
     let dirs = path
         .split(|&byte| byte == b':')
         .filter(|dir| dir.first() == Some(&b'/'));
-    dirs.map(|dir| GuestPath::new(&[dir, b"/", name].concat()))
+    let (shims, programs): (Vec<&[u8]>, Vec<&[u8]>) =
+        dirs.partition(|dir| dir.ends_with(b"/shims"));
+    let candidates = programs.into_iter().chain(shims);
+    candidates
+        .map(|dir| GuestPath::new(&[dir, b"/", name].concat()))
         .find(|candidate| exists(candidate))
 }
 
@@ -74,4 +79,26 @@ fn components(path: &[u8]) -> Vec<Vec<u8>> {
         .split(|&byte| byte == b'/')
         .filter(|part| !part.is_empty() && *part != b".");
     names.rev().map(<[u8]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_of_a_version_manager_is_only_taken_where_there_is_no_program() {
+        let everywhere = |_: &GuestPath| true;
+        let found = find_program(
+            b"python3",
+            b"/home/me/.pyenv/shims:relative:/usr/bin",
+            everywhere,
+        );
+        assert_eq!(found, Some(GuestPath::new(b"/usr/bin/python3")));
+        let only_shim = |path: &GuestPath| path.as_bytes().starts_with(b"/home");
+        let found = find_program(b"python3", b"/home/me/.pyenv/shims:/usr/bin", only_shim);
+        assert_eq!(
+            found,
+            Some(GuestPath::new(b"/home/me/.pyenv/shims/python3"))
+        );
+    }
 }

@@ -8,11 +8,9 @@ pub mod why;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::cli::HwcapsLevel;
 use crate::live::LiveTree;
 use crate::options::{GuestPath, LookupOptions, Sysroot};
 use crate::report::{Bytes, escaped};
-use crate::resolve::hwcaps::Cpu;
 use crate::resolve::{
     Edge, Found, Linked, ObjectId, Outcome, Question, Source, Stage, Verdict, errno_name, resolve,
 };
@@ -36,22 +34,10 @@ fn ask(
 fn ask_tree(tree: &dyn Tree, program: &[u8], lookup: &LookupOptions) -> anyhow::Result<Outcome> {
     let question = Question {
         library_path: lookup.library_path.clone(),
-        cpu: cpu(lookup.hwcaps),
+        cpu: lookup.cpu.clone(),
         ..Question::new(program)
     };
     resolve(tree, &question).with_context(|| format!("resolving {}", escaped(program)))
-}
-
-/// The processor that `--hwcaps` stands for.
-fn cpu(level: HwcapsLevel) -> Cpu {
-    let name = match level {
-        HwcapsLevel::Native => return Cpu::host(),
-        HwcapsLevel::None => return Cpu::baseline(),
-        HwcapsLevel::X86_64V2 => "x86-64-v2",
-        HwcapsLevel::X86_64V3 => "x86-64-v3",
-        HwcapsLevel::X86_64V4 => "x86-64-v4",
-    };
-    Cpu::of_level(name).unwrap_or_default()
 }
 
 /// The dynamic linker of an answer.

@@ -19,10 +19,23 @@ const MAX_FILES: usize = 4_096;
 pub struct ConfiguredDirectory {
     /// As it is written, without the blanks around it, trailing slashes and an `=TYPE`.
     pub path: Vec<u8>,
+    /// What was written after `=`: of which C library the untyped libraries there are.
+    pub library_type: Option<LibraryType>,
     /// The file that names it.
     pub file: Vec<u8>,
     /// The line, counted from 1.
     pub line: usize,
+}
+
+/// A C library, as `DIR=TYPE` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LibraryType {
+    /// Those of a.out times.
+    Libc4,
+    /// The one before glibc 2.
+    Libc5,
+    /// glibc 2.
+    Libc6,
 }
 
 /// A line or file that is not followed.
@@ -147,9 +160,22 @@ impl Reader<'_> {
     }
 
     fn directory(&mut self, file: &[u8], number: usize, line: &[u8]) {
-        // `DIR=TYPE` says which C library is there; since libc5 is gone it decides nothing.
-        let path = line.split(|&byte| byte == b'=').next().unwrap_or_default();
-        let path = trim_end(path, is_space);
+        let mut parts = line.splitn(2, |&byte| byte == b'=');
+        let path = trim_end(parts.next().unwrap_or_default(), is_space);
+        let library_type = match parts.next() {
+            None => None,
+            Some(b"libc4") => Some(LibraryType::Libc4),
+            Some(b"libc5") => Some(LibraryType::Libc5),
+            Some(b"libc6" | b"glibc2") => Some(LibraryType::Libc6),
+            Some(_) => {
+                self.problem(
+                    file,
+                    number,
+                    "what follows the = is no library type; the directory counts as one without",
+                );
+                None
+            }
+        };
         let path = trim_end(path, |byte| byte == b'/');
         if path.is_empty() {
             return;
@@ -166,6 +192,7 @@ impl Reader<'_> {
         }
         self.conf.directories.push(ConfiguredDirectory {
             path: path.to_vec(),
+            library_type,
             file: file.to_vec(),
             line: number,
         });
@@ -233,10 +260,13 @@ mod tests {
     fn comments_blanks_types_and_trailing_slashes_are_not_part_of_a_directory() {
         let (directories, problems) = read(&[(
             "/etc/ld.so.conf",
-            " /a/ \t\n#/b\n/c # d\n\n/e=libc6\n/\n/f g\r\n",
+            " /a/ \t\n#/b\n/c # d\n\n/e=libc6\n/\n/f g\r\n/h=libc7\n",
         )]);
-        assert_eq!(directories, ["/a", "/c", "/e", "/f g"]);
-        assert_eq!(problems, [""; 0]);
+        assert_eq!(directories, ["/a", "/c", "/e", "/f g", "/h"]);
+        assert!(
+            matches!(problems.as_slice(), [problem] if problem.contains(":8: what follows the =")),
+            "{problems:?}"
+        );
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! The strings are searched for in the whole file. Where one is not found the value of an unmodified glibc of that
 //! machine stands in.
 
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
 use elfuse_format::elf_facts::ElfFacts;
 
 use crate::resolve::Loader;
@@ -166,8 +169,34 @@ impl Constants {
     }
 }
 
+/// Dynamic linkers that were read already: many programs of a tree share one, and each is some hundred kilobytes to search.
+#[derive(Debug, Default)]
+pub struct Loaders {
+    // By path, and by the facts that stand in for a dynamic linker that is not there.
+    known: RwLock<HashMap<LoaderKey, Loader>>,
+}
+
+/// Path; class, data and machine of the program.
+type LoaderKey = (Vec<u8>, u8, u8, u16);
+
+impl Loaders {
+    /// The dynamic linker at `path` of `tree`, which has to be the same tree at each call, for a program with `facts`.
+    pub fn get(&self, tree: &dyn Tree, path: Vec<u8>, facts: &ElfFacts) -> Loader {
+        let key = (path, facts.class, facts.data, facts.machine);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loader) = known.get(&key) {
+            return loader.clone();
+        }
+        drop(known);
+        let loader = read_loader(tree, key.0.clone(), facts);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(key, loader.clone());
+        loader
+    }
+}
+
 /// The dynamic linker at `path`, for a program with `facts`.
-pub(super) fn read_loader(tree: &dyn Tree, path: Vec<u8>, facts: &ElfFacts) -> Loader {
+fn read_loader(tree: &dyn Tree, path: Vec<u8>, facts: &ElfFacts) -> Loader {
     let read = || -> Option<(Vec<u8>, ElfFacts)> {
         let node = tree
             .locate(&path, true)

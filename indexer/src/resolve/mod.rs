@@ -28,7 +28,7 @@ use std::sync::Arc;
 use elfuse_format::elf_facts::{ElfFacts, flags};
 use rustix::io::Errno;
 
-use crate::resolve::constants::{Constants, Family};
+use crate::resolve::constants::{Constants, Family, Loaders};
 use crate::resolve::hwcaps::Cpu;
 use crate::tree::{Elf, Kind, Node, Tree};
 
@@ -357,6 +357,18 @@ impl Call {
 /// # Errors
 /// The program is not in the tree or cannot be read. What goes wrong while it is linked is part of the answer.
 pub fn resolve(tree: &dyn Tree, question: &Question) -> Result<Outcome, ResolveError> {
+    resolve_with(tree, question, &Loaders::default())
+}
+
+/// As [`resolve`], for many programs of one tree: dynamic linkers are read once.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with(
+    tree: &dyn Tree,
+    question: &Question,
+    loaders: &Loaders,
+) -> Result<Outcome, ResolveError> {
     let locate = |path: &[u8]| {
         tree.locate(path, true)
             .map_err(|errno| ResolveError::Locate {
@@ -391,7 +403,7 @@ pub fn resolve(tree: &dyn Tree, question: &Question) -> Result<Outcome, ResolveE
         (Start::Usual, Some(path)) => (path.clone(), true),
         (Start::Usual, None) => (constants::usual_interpreter(tree, &facts), false),
     };
-    let loader = constants::read_loader(tree, path, &facts);
+    let loader = loaders.get(tree, path, &facts);
     let question = &Question {
         cpu: question.cpu.seen_from(loader.constants.machine),
         ..question.clone()

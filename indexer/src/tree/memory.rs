@@ -7,7 +7,7 @@ use std::sync::Arc;
 use elfuse_format::elf_facts::{ElfFacts, flags};
 use rustix::io::Errno;
 
-use super::{Elf, Kind, Node, Tree};
+use super::{Elf, Kind, Node, Step, Tree, join, walk};
 
 #[derive(Debug, Clone)]
 enum Item {
@@ -75,51 +75,9 @@ impl MemoryTree {
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn walk(&self, path: &[u8], follow: bool, links: usize) -> Result<Node, Errno> {
-        let mut real: Vec<u8> = Vec::new();
-        let mut names = path
-            .split(|&byte| byte == b'/')
-            .filter(|name| !name.is_empty())
-            .peekable();
-        while let Some(name) = names.next() {
-            match name {
-                b"." => continue,
-                b".." => {
-                    real.truncate(real.iter().rposition(|&byte| byte == b'/').unwrap_or(0));
-                    continue;
-                }
-                _ => {}
-            }
-            let parent = real.clone();
-            real.push(b'/');
-            real.extend_from_slice(name);
-            match self.items.get(&real) {
-                None => return Err(Errno::NOENT),
-                Some((_, Item::Symlink(target))) if follow || names.peek().is_some() => {
-                    if links == 40 {
-                        return Err(Errno::LOOP);
-                    }
-                    let mut rest = if target.starts_with(b"/") {
-                        Vec::new()
-                    } else {
-                        parent
-                    };
-                    for name in [target.as_slice()].into_iter().chain(names) {
-                        rest.push(b'/');
-                        rest.extend_from_slice(name);
-                    }
-                    return self.walk(&rest, follow, links + 1);
-                }
-                Some((_, Item::Directory)) => {}
-                Some(_) if names.peek().is_some() => return Err(Errno::NOTDIR),
-                Some(_) => {}
-            }
-        }
-        if real.is_empty() {
-            real.push(b'/');
-        }
-        let (number, item) = &self.items[&real];
-        Ok(Node {
+    fn node(&self, real: &[u8]) -> Option<(Node, &Item)> {
+        let (number, item) = self.items.get(real)?;
+        let node = Node {
             real: real.into(),
             kind: match item {
                 Item::Directory => Kind::Directory,
@@ -127,7 +85,8 @@ impl MemoryTree {
                 Item::File(_) | Item::Library(_) => Kind::File,
             },
             id: (1, *number),
-        })
+        };
+        Some((node, item))
     }
 }
 
@@ -146,7 +105,17 @@ fn library(soname: &str) -> ElfFacts {
 
 impl Tree for MemoryTree {
     fn locate(&self, path: &[u8], follow: bool) -> Result<Node, Errno> {
-        self.walk(path, follow, 0)
+        let (root, _) = self.node(b"/").ok_or(Errno::NOENT)?;
+        walk(&root, path, follow, |directory, name| {
+            let (node, item) = self
+                .node(&join(&directory.real, name))
+                .ok_or(Errno::NOENT)?;
+            let target = match item {
+                Item::Symlink(target) => target.as_slice().into(),
+                _ => [].into(),
+            };
+            Ok(Step { node, target })
+        })
     }
 
     fn elf(&self, node: &Node) -> io::Result<Elf> {

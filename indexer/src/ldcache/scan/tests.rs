@@ -3,11 +3,15 @@ use elfuse_format::ld_so_cache::in_file_order;
 use super::*;
 use crate::tree::memory::MemoryTree;
 
+/// Of glibc 2.36 or, if not `legacy`, a later one.
 fn options(legacy: bool) -> ScanOptions {
     ScanOptions {
         machine: Some(Machine::X86_64),
         system_directories: Some(vec![b"/lib".to_vec()]),
-        legacy_hwcaps: Some(legacy),
+        glibc: Some(Version {
+            major: 2,
+            minor: if legacy { 36 } else { 37 },
+        }),
     }
 }
 
@@ -228,8 +232,11 @@ fn debians_directories_and_the_age_of_its_glibc_are_found_out() {
         ]
     );
     assert_eq!(
-        glibc_minor(&tree, &[b"/lib/x86_64-linux-gnu".to_vec()]),
-        Some(36)
+        glibc_version(&tree, &[b"/lib/x86_64-linux-gnu".to_vec()]),
+        Some(Version {
+            major: 2,
+            minor: 36
+        })
     );
 }
 
@@ -244,4 +251,54 @@ fn upstreams_directories_are_used_where_there_is_no_multiarch() {
         rows(&tree, &options),
         ["libb.so /usr/lib32/libb.so", "liba.so /lib64/liba.so"]
     );
+}
+
+#[test]
+fn an_old_ldconfig_tells_i386_libraries_apart_by_the_c_library_they_need() {
+    let mut tree = MemoryTree::new([
+        ("/etc/ld.so.conf", "/glibc=libc6\n/old=libc5\n/plain"),
+        ("/plain/libnone.so", "elf"),
+        ("/plain/libsix.so", "elf"),
+        ("/plain/libfive.so", "elf"),
+        ("/plain/libinterp.so", "elf"),
+        ("/glibc/libtyped6.so", "elf"),
+        ("/old/libtyped5.so", "elf"),
+    ]);
+    for path in [
+        "/plain/libnone.so",
+        "/plain/libsix.so",
+        "/plain/libfive.so",
+        "/plain/libinterp.so",
+        "/glibc/libtyped6.so",
+        "/old/libtyped5.so",
+    ] {
+        tree.adjust(path, |facts| (facts.class, facts.machine) = (1, 3));
+    }
+    tree.adjust("/plain/libsix.so", |facts| {
+        facts.needed = vec![b"liba.so".to_vec(), b"libm.so.6".to_vec()]
+    });
+    tree.adjust("/plain/libfive.so", |facts| {
+        facts.needed = vec![b"libc.so.5".to_vec(), b"libm.so.6".to_vec()]
+    });
+    tree.adjust("/plain/libinterp.so", |facts| {
+        facts.interpreter = Some(b"/lib/ld-linux.so.2".to_vec())
+    });
+    let flags = |legacy| {
+        let found = scan(&tree, &options(legacy), &Warnings::default());
+        let rows = in_file_order(found.rows).into_iter();
+        rows.map(|row| format!("{} {}", row.key.escape_ascii(), row.flags))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        flags(true),
+        [
+            "libtyped6.so libc6",
+            "libtyped5.so libc5",
+            "libsix.so libc6",
+            "libnone.so ELF",
+            "libinterp.so libc6",
+            "libfive.so libc5"
+        ]
+    );
+    assert!(flags(false).iter().all(|row| row.ends_with("libc6")));
 }
