@@ -247,3 +247,40 @@ fn the_probes_of_twenty_debian_programs_are_those_that_strace_sees() {
     let count = compare_probes(sysroot::debian(), PROBED);
     eprintln!("{count} calls compared");
 }
+
+/// The interpreter of all programs of the store: no other path leads to an ld.so there.
+fn store_loader(tree: &LiveTree) -> String {
+    let Elf::Facts(facts) = elf(tree, "/bin/ffmpeg") else {
+        panic!("/bin/ffmpeg of the store sysroot is no ELF file");
+    };
+    let interpreter = facts.interpreter.clone().expect("a program");
+    String::from_utf8(interpreter).expect("UTF-8")
+}
+
+const STORE_EXCEPTIONS: &Exceptions = &[(
+    // It would run, not be traced.
+    "statically linked: it has no interpreter and needs no library",
+    &["/store/*/bin/busybox"],
+)];
+
+#[test]
+fn every_elf_file_of_the_store_sysroot_resolves_as_its_loader_says() {
+    let root = sysroot::store();
+    let loader = store_loader(&LiveTree::open(root).expect("a sysroot"));
+    let compared = compare(root, "/bin/sh", &loader, STORE_EXCEPTIONS);
+    eprintln!("{compared} files compared");
+}
+
+#[test]
+fn the_probes_of_ffmpeg_and_emacs_in_the_store_are_those_that_strace_sees() {
+    let programs: &Probed<'_> = &[
+        ("/bin/ffmpeg", &[]),
+        (
+            "/bin/ffmpeg",
+            &[("LD_LIBRARY_PATH", "/nowhere:$ORIGIN/../lib")],
+        ),
+        ("/bin/emacs", &[]),
+    ];
+    let count = compare_probes(sysroot::store(), programs);
+    eprintln!("{count} calls compared");
+}
