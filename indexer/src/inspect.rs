@@ -513,3 +513,6 @@ where
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests;
