@@ -2,12 +2,12 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`gather`] | follows programs until nothing new turns up |
-//! | [`runtimes`] | standard libraries of interpreters: a table |
-//! | [`libc`] | what a C library opens by itself |
-//! | [`plan`] | what the bundle will hold, and why |
-//! | [`copy`] | carries the plan out |
-//! | [`check`] | whether the bundle's programs load what they load here |
+//! | `gather` | follows programs until nothing new turns up |
+//! | `runtimes` | standard libraries of interpreters: a table |
+//! | `libc` | what a C library opens by itself |
+//! | `plan` | what the bundle will hold, and why |
+//! | `copy` | carries the plan out |
+//! | `check` | whether the bundle's programs load what they load here |
 
 mod check;
 mod closure;

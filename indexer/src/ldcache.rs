@@ -193,3 +193,80 @@ pub fn run(options: &LdcacheOptions, out: &mut Output) -> anyhow::Result<Exit> {
     }
     Ok(Exit::Success)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::options::Sysroot;
+
+    /// Output that a test can read.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn options(root: &std::path::Path, output: LdcacheOutput) -> LdcacheOptions {
+        LdcacheOptions {
+            sysroot: Sysroot::open(root).unwrap(),
+            programs: Vec::new(),
+            output,
+        }
+    }
+
+    #[test]
+    fn the_cache_goes_into_the_store_and_the_report_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        let (text, notes) = (Kept::default(), Kept::default());
+        let mut out = Output::to_writers(Box::new(text.clone()), Box::new(notes), true);
+        let exit = run(&options(root.path(), LdcacheOutput::Store), &mut out).unwrap();
+        assert_eq!(out.finish(exit).unwrap(), Exit::Success);
+
+        let bytes = std::fs::read(root.path().join(".elfuse/ld.so.cache")).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&text.0.lock().unwrap()).unwrap();
+        assert_eq!(report["schema"], 1);
+        assert_eq!(report["size_byte"], bytes.len());
+        assert!(
+            report["output"]
+                .as_str()
+                .unwrap()
+                .ends_with("/.elfuse/ld.so.cache")
+        );
+        assert_eq!(report["libraries"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn the_cache_and_json_cannot_both_have_the_standard_output() {
+        let root = tempfile::tempdir().unwrap();
+        let text = Kept::default();
+        let mut out = Output::to_writers(Box::new(text.clone()), Box::new(text.clone()), true);
+        let error = run(&options(root.path(), LdcacheOutput::Stdout), &mut out).unwrap_err();
+        assert!(error.is::<UsageError>());
+        assert!(text.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_same_tree_gives_the_same_bytes_on_the_standard_output() {
+        let root = tempfile::tempdir().unwrap();
+        let caches = [(); 2].map(|()| {
+            let text = Kept::default();
+            let mut out =
+                Output::to_writers(Box::new(text.clone()), Box::new(Kept::default()), false);
+            let exit = run(&options(root.path(), LdcacheOutput::Stdout), &mut out).unwrap();
+            out.finish(exit).unwrap();
+            text.0.lock().unwrap().clone()
+        });
+        assert_eq!(caches[0], caches[1]);
+        let cache = ld_so_cache::LdSoCache::parse(&caches[0]).unwrap();
+        assert_eq!(cache.generator(), Some(GENERATOR));
+    }
+}

@@ -112,19 +112,14 @@ impl<'a> ScanTree<'a> {
 
     fn step(&self, dir: u32, entry: Entry<'a>) -> Option<Step> {
         let scanned = &self.scan.dirs[dir as usize];
-        let kind = match entry.kind()? {
-            elfuse_format::sidecar::Kind::Directory => {
-                let child = self.first_child[dir as usize] + entry.rank()?;
-                let node = self.dir_node(child);
-                return Some(Step {
-                    node,
-                    target: Arc::default(),
-                });
-            }
-            elfuse_format::sidecar::Kind::File => Kind::File,
-            elfuse_format::sidecar::Kind::Symlink => Kind::Symlink,
-            elfuse_format::sidecar::Kind::Other => Kind::Other,
-        };
+        let kind = entry.kind()?;
+        if kind == Kind::Directory {
+            let child = self.first_child[dir as usize] + entry.rank()?;
+            return Some(Step {
+                node: self.dir_node(child),
+                target: Arc::default(),
+            });
+        }
         let elf = entry
             .elf_index()
             .and_then(|elf| scanned.elves.get(elf as usize));

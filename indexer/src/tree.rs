@@ -7,21 +7,8 @@ use std::io;
 use std::sync::Arc;
 
 use elfuse_format::elf_facts::ElfFacts;
+pub use elfuse_format::sidecar::Kind;
 use rustix::io::Errno;
-
-/// What a name stands for. Numbers are those of the sidecar format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// A regular file.
-    File = 1,
-    /// A directory.
-    Directory = 2,
-    /// A symbolic link.
-    Symlink = 3,
-    /// A socket, FIFO or device node.
-    Other = 4,
-}
 
 /// A place in the tree, all symlinks resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

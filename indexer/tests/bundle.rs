@@ -379,6 +379,91 @@ fn json_says_why_each_file_is_there() {
     );
 }
 
+/// Links something without a C library. The harness needs a compiler anyway.
+fn cc(arguments: &[&str], output: &Path) {
+    fs::create_dir_all(output.parent().unwrap()).unwrap();
+    let mut child = Command::new("cc")
+        .args(["-nostdlib", "-fno-stack-protector", "-fPIC", "-o"])
+        .arg(output)
+        .args(["-x", "c", "-", "-x", "none"])
+        .args(arguments)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("starting cc");
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success(), "cc {arguments:?}");
+}
+
+#[test]
+fn libraries_come_with_their_symlinks_and_their_variants_for_better_cpus() {
+    let fixture = Fixture::new();
+    cc(
+        &["-shared", "-Wl,-soname,libx.so.1"],
+        &fixture.source("opt/private/libx.so.1"),
+    );
+    let variant = fixture.source("opt/private/glibc-hwcaps/x86-64-v4/libx.so.1");
+    fs::create_dir_all(variant.parent().unwrap()).unwrap();
+    fs::copy(fixture.source("opt/private/libx.so.1"), variant).unwrap();
+    cc(
+        &["-shared", "-Wl,-soname,liby.so.1"],
+        &fixture.source("opt/private/liby.so.1.2"),
+    );
+    fixture.link("liby.so.1.2", "opt/private/liby.so.1");
+    fixture.file("lib64/ld.so", "", 0o755);
+    let (x, y) = (
+        fixture.source("opt/private/libx.so.1"),
+        fixture.source("opt/private/liby.so.1"),
+    );
+    let arguments = [
+        "-Wl,--no-as-needed,--unresolved-symbols=ignore-all,-e,0,-dynamic-linker,/lib64/ld.so",
+        "-Wl,--enable-new-dtags,-rpath,$ORIGIN/../private",
+        x.to_str().unwrap(),
+        y.to_str().unwrap(),
+    ];
+    cc(&arguments, &fixture.source("opt/bin/prog"));
+    let said = fixture.succeed(&["/opt/bin/prog"]);
+    assert!(
+        said.contains("every program loads the same files"),
+        "{said}"
+    );
+    for path in [
+        "opt/private/libx.so.1",
+        "opt/private/glibc-hwcaps/x86-64-v4/libx.so.1",
+        "lib64/ld.so",
+    ] {
+        assert!(fixture.bundle(path).is_file(), "{path}");
+    }
+    assert_eq!(
+        link_text(&fixture.bundle("opt/private/liby.so.1")),
+        "liby.so.1.2"
+    );
+    assert!(fixture.bundle("opt/private/liby.so.1.2").is_file());
+}
+
+#[test]
+fn a_library_that_is_nowhere_is_a_gap() {
+    let fixture = Fixture::new();
+    cc(
+        &["-shared", "-Wl,-soname,libgone.so.1"],
+        &fixture.source("usr/lib/libgone.so.1"),
+    );
+    fixture.file("lib64/ld.so", "", 0o755);
+    let gone = fixture.source("usr/lib/libgone.so.1");
+    let linker = "-Wl,--no-as-needed,-e,0,-dynamic-linker,/lib64/ld.so";
+    cc(
+        &[linker, gone.to_str().unwrap()],
+        &fixture.source("usr/bin/prog"),
+    );
+    fs::remove_file(gone).unwrap();
+    let output = fixture.run(&["prog"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("libgone.so.1: needed by /usr/bin/prog"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 // On the running system.
 
 /// How to run a program of a sysroot here: as root, or in a user namespace. `None`, after saying so, where neither works;

@@ -1,6 +1,5 @@
 //! What the real dynamic linkers say: `LD_TRACE_LOADED_OBJECTS=1` for glibc, `--list` for musl.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
@@ -14,6 +13,32 @@ pub enum How {
     By(String),
     /// As the argument of this musl interpreter, after `--list`.
     List(String),
+}
+
+/// One file to ask about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Its path inside the sysroot.
+    pub file: String,
+    /// How its dynamic linker gets it.
+    pub how: How,
+    /// `LD_LIBRARY_PATH`.
+    pub library_path: Option<String>,
+    /// `LD_PRELOAD`.
+    pub preload: Option<String>,
+}
+
+impl Request {
+    /// With nothing in the environment.
+    #[must_use]
+    pub fn new(file: impl Into<String>, how: How) -> Self {
+        Self {
+            file: file.into(),
+            how,
+            library_path: None,
+            preload: None,
+        }
+    }
 }
 
 /// What a dynamic linker printed about one file.
@@ -30,19 +55,28 @@ pub struct Trace {
 }
 
 /// Asks for many files in one go: a shell inside the sysroot works through the list, so that thousands take seconds.
+/// The answers are in the order of the requests.
 ///
 /// # Panics
 /// The sysroot cannot be entered, or a path has a newline in it.
 #[must_use]
-pub fn ask(sysroot: &Path, shell: &str, files: &[(String, How)]) -> BTreeMap<String, Trace> {
+pub fn ask(sysroot: &Path, shell: &str, requests: &[Request]) -> Vec<Trace> {
+    // The environment is set for the last program alone: the shell of a broken sysroot has to work.
     const SCRIPT: &str = r#"
-        while IFS= read -r how && IFS= read -r loader && IFS= read -r file <&0; do
-            echo "@file $file"
-            case $how in
-                executed) LD_TRACE_LOADED_OBJECTS=1 "$file" <&- 2>&1 ;;
-                by) LD_TRACE_LOADED_OBJECTS=1 "$loader" "$file" <&- 2>&1 ;;
-                list) "$loader" --list "$file" <&- 2>&1 ;;
-            esac
+        while read -r how && read -r loader && IFS= read -r path && IFS= read -r preload && IFS= read -r file; do
+            (
+                # ld.so loops for ever on some filters.
+                ulimit -t 5
+                exec <&- 2>&1
+                [ "$path" = - ] || export LD_LIBRARY_PATH="$path"
+                [ "$preload" = - ] || export LD_PRELOAD="$preload"
+                export LD_TRACE_LOADED_OBJECTS=1
+                case $how in
+                    executed) exec "$file" ;;
+                    by) exec "$loader" "$file" ;;
+                    list) exec "$loader" --list "$file" ;;
+                esac
+            )
             echo "@status $?"
         done
     "#;
@@ -54,14 +88,19 @@ pub fn ask(sysroot: &Path, shell: &str, files: &[(String, How)]) -> BTreeMap<Str
         .unwrap_or_else(|error| panic!("entering {}: {error}", sysroot.display()));
     let mut input = child.stdin.take().expect("the pipe asked for");
     let mut list = String::new();
-    for (file, how) in files {
-        assert!(!file.contains('\n'), "a newline in {file:?}");
-        let (how, loader) = match how {
-            How::Executed => ("executed", ""),
+    for request in requests {
+        let (how, loader) = match &request.how {
+            How::Executed => ("executed", "-"),
             How::By(loader) => ("by", loader.as_str()),
             How::List(loader) => ("list", loader.as_str()),
         };
-        list.push_str(&format!("{how}\n{loader}\n{file}\n"));
+        let path = request.library_path.as_deref().unwrap_or("-");
+        let preload = request.preload.as_deref().unwrap_or("-");
+        for line in [how, loader, path, preload, &request.file] {
+            assert!(!line.contains('\n'), "a newline in {line:?}");
+            list.push_str(line);
+            list.push('\n');
+        }
     }
     // The shell reads while it writes: two pipes filled from one thread would end in a standstill.
     let writer = std::thread::spawn(move || input.write_all(list.as_bytes()));
@@ -76,20 +115,22 @@ pub fn ask(sysroot: &Path, shell: &str, files: &[(String, How)]) -> BTreeMap<Str
         sysroot.display(),
         output.status
     );
-    parse(&String::from_utf8_lossy(&output.stdout))
+    let traces = parse(&String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        traces.len(),
+        requests.len(),
+        "the shell did not answer for all"
+    );
+    traces
 }
 
-fn parse(text: &str) -> BTreeMap<String, Trace> {
-    let mut traces = BTreeMap::new();
-    let mut file = String::new();
+fn parse(text: &str) -> Vec<Trace> {
+    let mut traces = Vec::new();
     let mut trace = Trace::default();
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix("@file ") {
-            name.clone_into(&mut file);
-            trace = Trace::default();
-        } else if let Some(status) = line.strip_prefix("@status ") {
+        if let Some(status) = line.strip_prefix("@status ") {
             trace.status = status.parse().expect("a shell prints a number");
-            traces.insert(file.clone(), std::mem::take(&mut trace));
+            traces.push(std::mem::take(&mut trace));
         } else {
             parse_line(line, &mut trace);
         }

@@ -2,6 +2,8 @@
 //!
 //! Nothing here writes below a sysroot; a test that changes one works on a copy.
 
+pub mod compare;
+pub mod elf;
 pub mod enter;
 pub mod ld_trace;
 pub mod need;

@@ -306,12 +306,20 @@ impl<'a> Gather<'a> {
         Ok(())
     }
 
-    /// The same library for better CPUs: the bundle may be used on one that has what this one lacks.
+    /// The same library for other CPUs: the bundle may be used on one that has more or less than this one.
     fn want_hwcaps_variants(&mut self, path: &[u8], because: &Because) {
         let Some((directory, name)) = split(path) else {
             return;
         };
-        let levels = join(directory, b"glibc-hwcaps");
+        // DIR/glibc-hwcaps/LEVEL/NAME is the variant of DIR/NAME that was chosen for this CPU.
+        let above = split(directory).and_then(|(levels, _)| split(levels));
+        let plain = above
+            .filter(|(_, name)| name == b"glibc-hwcaps")
+            .map(|(plain, _)| plain);
+        if let Some(plain) = plain {
+            self.want(&join(plain, name), because);
+        }
+        let levels = join(plain.unwrap_or(directory), b"glibc-hwcaps");
         for level in self.source.names(&levels) {
             let variant = join(&join(&levels, &level), name);
             self.want(&variant, because);

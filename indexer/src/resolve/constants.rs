@@ -55,6 +55,16 @@ impl Version {
         }
     }
 
+    /// Whether the `$ORIGIN` of a program that ld.so is called with is where the file is, whatever symlinks it was
+    /// called by, as when the kernel starts it.
+    #[must_use]
+    pub fn canonicalizes_program(self) -> bool {
+        self >= Version {
+            major: 2,
+            minor: 42,
+        }
+    }
+
     /// Whether `tls`, the platform and single capabilities are subdirectories.
     #[must_use]
     pub fn has_legacy_hwcaps(self) -> bool {

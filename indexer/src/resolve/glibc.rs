@@ -53,6 +53,9 @@ struct Extra {
     origin: Option<Vec<u8>>,
     rpath: Option<Arc<List>>,
     runpath: Option<Arc<List>>,
+    /// What the program is a filter for stands before it in ld.so's chain, and searches of the chain start at the
+    /// program: it is not found there, and loaded once more when something else asks for it.
+    before_main: bool,
 }
 
 /// `ld.so.cache`, read when first needed.
@@ -108,7 +111,18 @@ impl<'a> Link<'a> {
             chain: vec![ObjectId::MAIN],
             list: Vec::new(),
         };
-        let origin = directory_of(&absolute(&question.cwd, &question.program));
+        let mut extra = Extra::default();
+        // ld.so takes note neither of the program's name nor of its file, even when it opened it: the program is loaded
+        // once more when a library needs it by a name that is not its SONAME.
+        if !main.mapped_by_kernel {
+            let path = if constants.rules().canonicalizes_program() {
+                main.node.real.to_vec()
+            } else {
+                absolute(&question.cwd, &question.program)
+            };
+            extra.origin = Some(directory_of(&path));
+        }
+        link.extras.push(extra);
         link.objects.push(Object {
             role: Role::Main,
             name: question.program.clone(),
@@ -116,16 +130,6 @@ impl<'a> Link<'a> {
             node: Some(main.node),
             facts: main.facts,
             loader: None,
-        });
-        link.extras.push(Extra {
-            // The kernel does not tell ld.so the program's name.
-            names: if main.mapped_by_kernel {
-                Vec::new()
-            } else {
-                vec![question.program.clone()]
-            },
-            origin: (!main.mapped_by_kernel).then_some(origin),
-            ..Extra::default()
         });
         link.add_interpreter(loader);
         link
@@ -179,7 +183,13 @@ impl<'a> Link<'a> {
         let opened = self.search.open_path(&path, &mut stage)?;
         let tried = stage.tried.first().and_then(|tried| tried.files.first());
         let text = match (opened, tried) {
-            (Some(opened), _) if opened.facts.flags & flags::DYNAMIC != 0 => return Ok(()),
+            (Some(opened), _) if opened.facts.flags & flags::DYNAMIC != 0 => {
+                if self.constants.rules().canonicalizes_program() {
+                    // The first descriptor that is free in a process with the usual three.
+                    self.search.note(Call::Readlink, b"/proc/self/fd/3", None);
+                }
+                return Ok(());
+            }
             (Some(_), _) => "object file has no dynamic section".to_owned(),
             (None, Some((_, Verdict::OtherClass))) => {
                 format!(
@@ -327,6 +337,7 @@ impl<'a> Link<'a> {
                 .iter()
                 .position(|&other| other == id)
                 .unwrap_or(self.chain.len());
+            self.extras[to.0].before_main = id == ObjectId::MAIN;
             self.chain.insert(before, to);
         }
         Ok(())
@@ -390,6 +401,7 @@ impl<'a> Link<'a> {
     fn loaded(&self, name: &[u8]) -> Option<ObjectId> {
         let has_name = |(object, extra): &(&Object, &Extra)| {
             object.role != Role::Missing
+                && !extra.before_main
                 && (object.role != Role::Main && object.path == name
                     || extra.names.iter().any(|other| other == name)
                     || object.facts.soname.as_deref() == Some(name))
@@ -525,7 +537,7 @@ impl<'a> Link<'a> {
         let same = self
             .extras
             .iter()
-            .position(|extra| extra.id == Some(opened.node.id));
+            .position(|extra| extra.id == Some(opened.node.id) && !extra.before_main);
         if let Some(same) = same {
             self.extras[same].names.push(name.to_vec());
             return Ok((ObjectId(same), false));
@@ -661,24 +673,20 @@ impl<'a> Link<'a> {
         self.extras[id.0].origin.clone()
     }
 
-    /// The chain without the program, and with the interpreter where a request named it: after what precedes it in the
-    /// search list.
+    /// The chain after the program, and in it the interpreter where a request named it: behind what precedes it in the
+    /// search list. What the program itself is a filter for stands before it in the chain and is not printed.
     fn trace_order(&self) -> Vec<ObjectId> {
         const INTERPRETER: ObjectId = ObjectId(1);
         let mut order = self.chain.clone();
         order.retain(|&id| id != INTERPRETER);
         let found = |id: &&ObjectId| self.objects[id.0].role != Role::Missing;
-        let mut previous = None;
-        for &id in self.list.iter().filter(found) {
-            if id == INTERPRETER {
-                let at = previous.and_then(|p| order.iter().position(|&other| other == p));
-                order.insert(at.map_or(0, |at| at + 1), INTERPRETER);
-                break;
-            }
-            previous = Some(id);
+        let list: Vec<ObjectId> = self.list.iter().filter(found).copied().collect();
+        if let Some([previous, _]) = list.windows(2).find(|pair| pair[1] == INTERPRETER) {
+            let at = order.iter().position(|id| id == previous);
+            order.insert(at.map_or(0, |at| at + 1), INTERPRETER);
         }
-        order.retain(|&id| id != ObjectId::MAIN);
-        order
+        let main = order.iter().position(|&id| id == ObjectId::MAIN);
+        order.split_off(main.map_or(0, |main| main + 1))
     }
 }
 

@@ -13,16 +13,19 @@ use elfuse_indexer::ldcache::build_for_programs;
 use elfuse_indexer::live::LiveTree;
 use elfuse_indexer::tree::Elf;
 use elfuse_indexer::warning::Warnings;
+use elfuse_tests::ld_trace::Trace;
+use elfuse_tests::need::tool;
+use elfuse_tests::sysroot::{debian, store};
 use rayon::prelude::*;
 use walkdir::WalkDir;
 
-use super::tools::{Ldconfig, hard_linked_copy, listing_of, run, run_in, sysroot};
+use super::tools::{Ldconfig, SHELL, enterable, hard_linked_copy, listing_of, run, trace};
 
 #[test]
 fn without_runpaths_and_with_our_cache_the_store_resolves_the_same_files() {
-    let store = sysroot("store");
-    let bare = hard_linked_copy(&store);
+    let bare = hard_linked_copy(store(), &["."]);
     let root = bare.path();
+    enterable(root);
     let cache = root.join("etc/ld.so.cache");
     // What the store came with must not answer for ours.
     let _ = fs::remove_file(&cache);
@@ -39,86 +42,54 @@ fn without_runpaths_and_with_our_cache_the_store_resolves_the_same_files() {
         )
         .unwrap();
         assert_eq!(built.conflicts, [], "{}", program.display());
-        (built.bytes, Loaded::by(root, program, &files[program]))
+        (built.bytes, trace(root, SHELL, &guest(root, program), None))
     });
 
     without_runpaths(&files);
     for (program, (bytes, before)) in programs.iter().zip(with_runpaths) {
-        assert_eq!(before.error, "", "{}", program.display());
-        assert!(before.libraries.len() > 20, "{before:#?}");
-        let without = Loaded::by(root, program, &files[program]);
         assert!(
-            !without.error.is_empty(),
+            before.list.len() > 20 && missing(&before) == 0,
+            "{before:#?}"
+        );
+        let program = guest(root, program);
+        let without = trace(root, SHELL, &program, None);
+        assert!(
+            missing(&without) > 0,
             "it needs no RUNPATH and shows nothing: {without:#?}"
         );
 
         fs::write(&cache, bytes).unwrap();
-        assert_eq!(
-            Loaded::by(root, program, &files[program]),
-            before,
-            "{}",
-            program.display()
-        );
+        assert_eq!(trace(root, SHELL, &program, None), before);
         fs::remove_file(&cache).unwrap();
     }
 }
 
 #[test]
 fn a_cache_of_a_debian_program_lists_what_it_loads_and_ldconfig_reads_it() {
-    let debian = sysroot("debian");
-    let tree = LiveTree::open(&debian).unwrap();
+    let tree = LiveTree::open(debian()).unwrap();
     let built = build_for_programs(&tree, &[b"/usr/bin/ffmpeg"], &Warnings::default()).unwrap();
-    let listed = Ldconfig::of(&debian).list(&built.bytes);
+    let listed = Ldconfig::of(debian()).list(&built.bytes);
     assert_eq!(listing_of(&built.bytes), listed);
 
-    let program = debian.join("usr/bin/ffmpeg");
-    let loaded = Loaded::by(&debian, &program, &elf_facts(&program).unwrap());
     let cache = LdSoCache::parse(&built.bytes).unwrap();
+    let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
     let rows: BTreeMap<String, String> = cache
         .entries()
-        .map(|entry| (text(entry.key.unwrap()), text(entry.value.unwrap())))
+        .map(|entry| (text(entry.key), text(entry.value)))
         .collect();
-    // The loader and the vDSO are in the list without an arrow.
-    let by_name: BTreeMap<_, _> = loaded
-        .libraries
-        .iter()
-        .filter_map(|line| line.split_once(" => "))
-        .collect();
-    assert!(by_name.len() > 200, "{by_name:#?}");
-    for (name, path) in by_name {
-        assert_eq!(rows.get(name).map(String::as_str), Some(path), "{name}");
+    let loaded = trace(debian(), "/bin/sh", "/usr/bin/ffmpeg", None).list;
+    assert!(loaded.len() > 200, "{loaded:#?}");
+    // The loader is listed by its path.
+    for (name, path) in loaded
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with('/'))
+    {
+        assert_eq!(rows.get(&name), path.as_ref(), "{name}");
     }
 }
 
-/// What a loader says it would load, in its order, without addresses.
-#[derive(Debug, PartialEq, Eq)]
-struct Loaded {
-    libraries: Vec<String>,
-    /// Its complaint, empty if there is none.
-    error: String,
-}
-
-impl Loaded {
-    fn by(root: &Path, program: &Path, facts: &ElfFacts) -> Loaded {
-        let interpreter = text(facts.interpreter.as_ref().expect("an interpreter"));
-        // Not LD_TRACE_LOADED_OBJECTS: chroot would heed it itself.
-        let output = run_in(root, &interpreter)
-            .arg("--list")
-            .arg(guest(root, program))
-            .output()
-            .unwrap();
-        let lines = String::from_utf8(output.stdout).unwrap();
-        let name = |line: &str| {
-            line.trim()
-                .rsplit_once(" (0x")
-                .map_or(line.trim(), |(name, _)| name)
-                .to_owned()
-        };
-        Loaded {
-            libraries: lines.lines().map(name).collect(),
-            error: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
+fn missing(trace: &Trace) -> usize {
+    trace.list.iter().filter(|(_, path)| path.is_none()).count()
 }
 
 /// Removes every RPATH and RUNPATH of `files`.
@@ -132,7 +103,9 @@ fn without_runpaths(files: &BTreeMap<PathBuf, ElfFacts>) {
         // patchelf writes into the file, and the file is the pristine tree's too until it is replaced.
         let own = path.with_extension("own-copy");
         fs::copy(path, &own).unwrap();
-        run(Command::new("patchelf").arg("--remove-rpath").arg(&own));
+        run(Command::new(tool("patchelf", "patchelf"))
+            .arg("--remove-rpath")
+            .arg(&own));
         fs::rename(&own, path).unwrap();
         let facts = elf_facts(path).unwrap();
         assert!(
@@ -184,8 +157,4 @@ fn program(files: &BTreeMap<PathBuf, ElfFacts>, root: &Path, name: &str) -> Path
 /// `path` as a process whose root is `root` sees it.
 fn guest(root: &Path, path: &Path) -> String {
     format!("/{}", path.strip_prefix(root).unwrap().to_str().unwrap())
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }

@@ -5,9 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use elfuse_tests::need::tool;
 use tempfile::TempDir;
 
-use super::tools::run;
+use super::tools::{enterable, run};
 
 /// Libraries: path below the root, SONAME or nothing, ISA level to be marked with or nothing.
 const LIBRARIES: [(&str, &str, &str); 33] = [
@@ -88,6 +89,9 @@ const FILES: [(&str, &str); 6] = [
     ("lib/libempty.so", ""),
 ];
 
+/// The loader in it, of no particular place.
+pub(crate) const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
 /// Makes it. The C library and ldconfig are `debian`'s: they tell that legacy directories count.
 pub(crate) fn make(debian: &Path) -> TempDir {
     let tree = tempfile::tempdir().unwrap();
@@ -113,6 +117,8 @@ pub(crate) fn make(debian: &Path) -> TempDir {
         fs::copy(debian.join("usr").join(path), place(path)).unwrap();
     }
     fs::copy(debian.join("usr/sbin/ldconfig"), place("sbin/ldconfig")).unwrap();
+    fs::copy(debian.join("usr").join(&LOADER[1..]), place(&LOADER[1..])).unwrap();
+    enterable(root);
 
     // Copies with other header fields: (path, offset, bytes).
     let original = fs::read(root.join("lib/libnosoname.so")).unwrap();
@@ -135,8 +141,40 @@ pub(crate) fn make(debian: &Path) -> TempDir {
     tree
 }
 
+/// Adds a library that needs each SONAME of the tree that can be loaded, and returns its path there.
+pub(crate) fn library_that_needs_all(root: &Path) -> String {
+    let mut sonames: Vec<&str> = LIBRARIES.iter().map(|(_, soname, _)| *soname).collect();
+    sonames.sort_unstable();
+    sonames.dedup();
+    // Not found anywhere: not listed by ldconfig.
+    sonames.retain(|soname| !matches!(*soname, "" | "notlib.so" | "libprel.so" | "libprel2.so"));
+    let stubs = root.join(".oracle/stubs");
+    fs::create_dir_all(&stubs).unwrap();
+    let path = "/.oracle/all.so";
+    let mut compiler = Command::new(tool("cc", "gcc"));
+    compiler.args([
+        "-shared",
+        "-nostdlib",
+        "-x",
+        "c",
+        "/dev/null",
+        "-x",
+        "none",
+        "-Wl,--no-as-needed",
+        "-o",
+    ]);
+    compiler.arg(root.join(&path[1..]));
+    for (number, soname) in sonames.iter().enumerate() {
+        let stub = stubs.join(format!("{number}.so"));
+        library(&stub, soname, "");
+        compiler.arg(stub);
+    }
+    run(&mut compiler);
+    path.to_owned()
+}
+
 fn library(path: &Path, soname: &str, level: &str) {
-    let mut compiler = Command::new("cc");
+    let mut compiler = Command::new(tool("cc", "gcc"));
     compiler
         .args(["-shared", "-nostdlib", "-x", "c", "/dev/null", "-o"])
         .arg(path);

@@ -1,52 +1,28 @@
-//! The real ldconfig, sysroots and copies of them.
+//! The real ldconfig and ld.so, and copies of sysroots for them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use elfuse_format::ld_so_cache::LdSoCache;
+use elfuse_tests::ld_trace::{How, Trace, ask};
+use elfuse_tests::sysroot::debian;
 use tempfile::TempDir;
 
-/// Where the sysroots are kept, as example-sysroots/lib.sh has it.
-fn sysroots() -> PathBuf {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    set("ELFUSE_SYSROOTS")
-        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("elfuse/sysroots")))
-        .or_else(|| set("HOME").map(|home| home.join(".cache/elfuse/sysroots")))
-        .expect("neither ELFUSE_SYSROOTS nor HOME says where the sysroots are")
-}
-
-/// The example sysroot `name`, made if it is not there.
-pub(crate) fn sysroot(name: &str) -> PathBuf {
-    let path = sysroots().join(name);
-    if !sysroots().join(format!("{name}.stamp")).exists() {
-        let make = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("../example-sysroots/{name}/make.sh"));
-        let made = Command::new(&make)
-            .status()
-            .unwrap_or_else(|error| panic!("running {}: {error}", make.display()));
-        assert!(
-            made.success(),
-            "{} did not make the sysroot: {made}",
-            make.display()
-        );
-    }
-    path
-}
-
-/// A tree with the same files: only for what replaces files and never writes into them.
-pub(crate) fn hard_linked_copy(tree: &Path) -> TempDir {
+/// `parts` of a tree (`.`: all of it), with the same files: only for what replaces files and never writes into them.
+pub(crate) fn hard_linked_copy(tree: &Path, parts: &[&str]) -> TempDir {
     // Beside the original: hard links do not cross file systems.
     let copy = TempDir::new_in(tree.parent().unwrap()).unwrap();
-    run(Command::new("cp")
-        .args(["-al", "--"])
-        .arg(tree.join("."))
-        .arg(copy.path()));
+    let mut link = Command::new("cp");
+    link.current_dir(tree)
+        .args(["-al", "--parents", "--"])
+        .args(parts);
+    run(link.arg(copy.path()));
     copy
 }
+
+/// Where ldconfig looks in [`debian`], and what it looks with. The rest is ten times as large.
+pub(crate) const LIBRARY_PARTS: [&str; 6] =
+    ["etc", "lib", "lib64", "usr/lib", "usr/local", "usr/sbin"];
 
 /// What `ldconfig -p` prints.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,20 +101,21 @@ pub(crate) fn run(command: &mut Command) -> Output {
     output
 }
 
-/// `program` with `root` as its root directory and an empty environment. Without root, in a user namespace.
-pub(crate) fn run_in(root: &Path, program: &str) -> Command {
-    let mut command = if rustix::process::geteuid().is_root() {
-        Command::new("chroot")
-    } else {
-        let mut command = Command::new("unshare");
-        command.args(["-r", "chroot"]);
-        command
-    };
-    // An ordinary user's PATH lacks chroot.
-    command
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .arg(root)
-        .arg(program);
-    command
+/// Where [`enterable`] puts the shell.
+pub(crate) const SHELL: &str = "/.oracle/sh";
+
+/// Makes `root`, a copy, fit to run loaders in: a shell that needs no library, and a place for `/proc`.
+pub(crate) fn enterable(root: &Path) {
+    std::fs::create_dir_all(root.join("proc")).unwrap();
+    std::fs::create_dir_all(root.join(".oracle")).unwrap();
+    std::fs::copy(debian().join("usr/bin/busybox"), root.join(&SHELL[1..])).unwrap();
+}
+
+/// What the loader of `program`, or else `loader`, would load for it in `root`.
+pub(crate) fn trace(root: &Path, shell: &str, program: &str, loader: Option<&str>) -> Trace {
+    let how = loader.map_or(How::Executed, |loader| How::By(loader.to_owned()));
+    let mut traces = ask(root, shell, &[(program.to_owned(), how)]);
+    traces
+        .remove(program)
+        .unwrap_or_else(|| panic!("nothing about {program} in {}", root.display()))
 }
