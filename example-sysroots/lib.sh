@@ -76,6 +76,14 @@ remove_tree() {
     done
 }
 
+is_elf() {
+    local magic=
+    [ -f "$1" ] || return 1
+    # Complaints are of null bytes, or of a file that cannot be read.
+    { IFS= read -r -d '' -n 4 magic <"$1"; } 2>/dev/null || true
+    [ "$magic" = $'\x7fELF' ]
+}
+
 need_space() { # DIRECTORY MIB
     local available
     available=$(df --output=avail -BM -- "$1" | tail -n 1 | tr -dc 0-9)
@@ -152,9 +160,7 @@ sysroot_begin() {
 }
 
 sysroot_finish() {
-    # Root's tar keeps modes that others' does not; neither may be left with a
-    # file that its owner cannot read.
-    chmod -R u+rwX,a-st -- "$building"
+    chmod -R u+rwX -- "$building"
     if [ -e "$out" ]; then
         mv -T -- "$out" "$out.old"
     fi

@@ -135,10 +135,7 @@ fi
 
 # Object files and archives' members are ELF too, but have nothing to resolve.
 is_dynamic_elf() {
-    local magic=
-    [ -f "$1" ] && [ ! -L "$1" ] || return 1
-    { LC_ALL=C IFS= read -r -d '' -n 4 magic <"$1"; } 2>/dev/null || true
-    [ "$magic" = $'\x7fELF' ] && patchelf --print-needed "$1" >/dev/null 2>&1
+    [ ! -L "$1" ] && is_elf "$1" && patchelf --print-needed "$1" >/dev/null 2>&1
 }
 
 # find_library SONAME RUNPATH DIRECTORY: sets REPLY to the file that ld.so opens
@@ -291,7 +288,7 @@ mend_links() { # PACKAGE
         placed=$(sed "$place" <<<"$REPLY")
         # A directory may be of several packages: of this one rather than another.
         for package in "$1" "${owner[$REPLY]:-}"; do
-            if [ -n "$package" ] && [ -e "$building/store/${item[$package]:-}/$placed" ]; then
+            if [ -n "${item[${package:-none}]:-}" ] && [ -e "$building/store/${item[$package]}/$placed" ]; then
                 ln -s -- "/store/${item[$package]}/$placed" "$link"
                 break
             fi
