@@ -7,6 +7,9 @@ use crate::span::Span;
 /// BLAKE3-256 of the whole file.
 pub type ContentHash = [u8; 32];
 
+/// The most that the strings of one file may be counted as, each as its length in bytes plus one. Inspection keeps half of it.
+pub const MAX_STRINGS: usize = 8 << 20;
+
 /// Bits of [`ElfRow::flags`].
 pub mod flags {
     /// There is a dynamic section.

@@ -37,6 +37,35 @@ pub enum Kind {
     Cpuid = 6,
 }
 
+impl Kind {
+    /// The kind that a number stands for.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            1 => Self::Sidecar,
+            2 => Self::Keys,
+            3 => Self::LoaderCache,
+            4 => Self::Generation,
+            5 => Self::Snapshot,
+            6 => Self::Cpuid,
+            _ => return None,
+        })
+    }
+
+    /// For messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sidecar => "sidecar",
+            Self::Keys => "keys",
+            Self::LoaderCache => "loader cache",
+            Self::Generation => "generation",
+            Self::Snapshot => "snapshot",
+            Self::Cpuid => "CPUID table",
+        }
+    }
+}
+
 /// What a part of a file holds. The numbers are of all files together, so that a part is never taken for another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
@@ -68,6 +97,26 @@ pub enum PartKind {
 }
 
 impl PartKind {
+    /// The kind that a number stands for.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            1 => Self::Devices,
+            2 => Self::DirKeys,
+            3 => Self::FileKeys,
+            4 => Self::InputKeys,
+            5 => Self::Identities,
+            6 => Self::Attributes,
+            16 => Self::Dirs,
+            17 => Self::Blocks,
+            18 => Self::Inputs,
+            19 => Self::Sonames,
+            20 => Self::Closures,
+            21 => Self::Sites,
+            _ => return None,
+        })
+    }
+
     /// For messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -345,6 +394,44 @@ impl<'a> File<'a> {
     /// As [`File::part`], and [`FormatError::Malformed`].
     pub fn rows<T: rows::Row>(&self, kind: PartKind, index: u32) -> Result<&'a [T], FormatError> {
         rows::decode(self.part(kind, index)?, kind.name())
+    }
+
+    /// Reads all of it: every part against its checksum, every byte between them. [`PartKind::Blocks`] is left to
+    /// [`crate::loader_cache::LoaderCache::check`]. For tools: a run checks what it touches.
+    ///
+    /// # Errors
+    /// Those of [`File::part`]; [`FormatError::Malformed`] where parts are out of order or do not join, or a byte that means nothing
+    /// is not zero.
+    pub fn check(&self) -> Result<(), FormatError> {
+        let zeros = |range: core::ops::Range<usize>| {
+            let bytes = self.bytes.get(range).unwrap_or(&[1]);
+            bytes.iter().all(|&byte| byte == 0)
+        };
+        if !zeros(38..40) || !zeros(48..56) {
+            return Err(FormatError::Malformed { what: "header" });
+        }
+        let table = FormatError::Malformed { what: "part table" };
+        let mut end = self.header.header_len as usize;
+        let mut previous = None;
+        for (number, row) in self.parts().enumerate() {
+            let kind = PartKind::from_number(row.kind).ok_or(table)?;
+            let bytes = match kind {
+                PartKind::Blocks => self.bytes_of(row)?,
+                _ => self.part(kind, row.index)?,
+            };
+            let start = end.next_multiple_of(PART_ALIGN);
+            let at = HEADER_LEN + number * PART_ROW_LEN;
+            let joins = row.offset == start as u64 && zeros(end..start) && zeros(at + 2..at + 4);
+            if !joins || previous >= Some((row.kind, row.index)) {
+                return Err(table);
+            }
+            previous = Some((row.kind, row.index));
+            end = start + bytes.len();
+        }
+        if self.header.part_count != 0 && end != self.bytes.len() {
+            return Err(table);
+        }
+        Ok(())
     }
 
     /// Whether there is such a part at all.

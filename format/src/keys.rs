@@ -213,7 +213,23 @@ impl<'a> Keys<'a> {
             })
     }
 
-    /// Directories that had this identity when the keys were made; the caller compares the whole key.
+    /// Chunk `index` of the slots from identities to directories.
+    fn identity_chunk(
+        &self,
+        index: u32,
+    ) -> Result<&'a [rkyv::rend::unaligned::u32_ule], FormatError> {
+        let slots: &[_] = self.file.rows(PartKind::Identities, index)?;
+        // Of another size it is not ours, and probing it could cost anything.
+        if slots.len() == IDENTITY_CHUNK {
+            Ok(slots)
+        } else {
+            Err(FormatError::Malformed {
+                what: "identity slots",
+            })
+        }
+    }
+
+    /// The first directory that had this identity when the keys were made; the caller compares the whole key.
     ///
     /// # Errors
     /// Those of [`File::rows`].
@@ -228,15 +244,25 @@ impl<'a> Keys<'a> {
         }
         let hash = identity_hash(device, ino);
         let chunk = u32::try_from((hash >> 32) % chunks).unwrap_or(0);
-        let slots = self
-            .file
-            .rows::<rkyv::rend::unaligned::u32_ule>(PartKind::Identities, chunk)?;
+        let slots = self.identity_chunk(chunk)?;
+        // The chunk that was checked last: neighbours in the table are often neighbours in the tree.
+        let mut held: Option<(u32, &[ArchivedDirKey])> = None;
         for i in 0..slots.len() {
             let slot = slots[(hash as usize).wrapping_add(i) % slots.len()].to_native();
             let Some(dir) = slot.checked_sub(1) else {
                 return Ok(None);
             };
-            let key = self.dir(dir)?;
+            let index = dir / CHUNK_ROWS as u32;
+            let rows = match held {
+                Some((known, rows)) if known == index => rows,
+                _ => self.dir_chunk(index)?,
+            };
+            held = Some((index, rows));
+            let key = rows
+                .get(dir as usize % CHUNK_ROWS)
+                .ok_or(FormatError::Malformed {
+                    what: "identity slots",
+                })?;
             if key.ino.to_native() == ino && key.device.to_native() == device {
                 return Ok(Some(dir));
             }
@@ -244,6 +270,9 @@ impl<'a> Keys<'a> {
         Ok(None)
     }
 }
+
+#[cfg(feature = "std")]
+mod check;
 
 #[cfg(feature = "std")]
 pub use write::KeysContent;
@@ -272,33 +301,38 @@ mod write {
         pub inputs: Vec<FileKey>,
     }
 
-    fn identities(dirs: &[DirKey]) -> Vec<Vec<u32>> {
-        let sealed = || {
-            (0_u32..)
-                .zip(dirs)
-                .filter(|(_, key)| key.seal == Seal::Sealed as u8)
-        };
-        let mut chunks = (2 * sealed().count()).div_ceil(IDENTITY_CHUNK).max(1);
-        'larger: loop {
-            let mut table = vec![vec![0_u32; IDENTITY_CHUNK]; chunks];
-            let mut room = vec![IDENTITY_CHUNK - 1; chunks];
-            for (number, key) in sealed() {
-                let hash = identity_hash(key.device, key.ino);
-                let chunk = usize::try_from((hash >> 32) % chunks as u64).expect("below chunks");
-                let Some(left) = room[chunk].checked_sub(1) else {
-                    chunks *= 2;
-                    continue 'larger;
-                };
-                room[chunk] = left;
-                let slots = &mut table[chunk];
-                let mut at = hash as usize % IDENTITY_CHUNK;
-                while slots[at] != 0 {
-                    at = (at + 1) % IDENTITY_CHUNK;
-                }
+    /// How many chunks the slots of so many directories take, unless their hashes are very uneven.
+    pub(super) fn chunk_count(dirs: &[DirKey]) -> usize {
+        let sealed = dirs.iter().filter(|key| key.seal == Seal::Sealed as u8);
+        (2 * sealed.count()).div_ceil(IDENTITY_CHUNK).max(1)
+    }
+
+    /// The slots in that many chunks; `None` if they do not fit.
+    pub(super) fn identities(dirs: &[DirKey], chunks: usize) -> Option<Vec<Vec<u32>>> {
+        let mut table = vec![vec![0_u32; IDENTITY_CHUNK]; chunks];
+        let mut room = vec![IDENTITY_CHUNK - 1; chunks];
+        for (number, key) in (0_u32..).zip(dirs) {
+            if key.seal != Seal::Sealed as u8 {
+                continue;
+            }
+            let hash = identity_hash(key.device, key.ino);
+            let chunk = usize::try_from((hash >> 32) % chunks as u64).expect("below chunks");
+            let slots = &mut table[chunk];
+            let mut at = hash as usize % IDENTITY_CHUNK;
+            // One directory in several places (bind mounts) has one slot: else no table would be large enough for all.
+            let is_twin = |slot: u32| {
+                let other = &dirs[slot as usize - 1];
+                (other.device, other.ino) == (key.device, key.ino)
+            };
+            while slots[at] != 0 && !is_twin(slots[at]) {
+                at = (at + 1) % IDENTITY_CHUNK;
+            }
+            if slots[at] == 0 {
+                room[chunk] = room[chunk].checked_sub(1)?;
                 slots[at] = number + 1;
             }
-            return table;
         }
+        Some(table)
     }
 
     impl KeysContent {
@@ -312,7 +346,14 @@ mod write {
             file.chunked(PartKind::DirKeys, &self.dirs);
             file.chunked(PartKind::FileKeys, &self.files);
             file.part(PartKind::InputKeys, 0, encode(&self.inputs));
-            for (index, slots) in (0..).zip(identities(&self.dirs)) {
+            let mut chunks = chunk_count(&self.dirs);
+            let slots = loop {
+                match identities(&self.dirs, chunks) {
+                    Some(slots) => break slots,
+                    None => chunks *= 2,
+                }
+            };
+            for (index, slots) in (0..).zip(slots) {
                 file.part(PartKind::Identities, index, encode(&slots));
             }
             file.finish(Kind::Keys, self.flags, self.bound_to)

@@ -4,6 +4,9 @@
 //! Directories are numbered breadth-first, the children of one directory consecutively in name order. So a name's
 //! [`Entry::rank`](crate::sidecar::Entry::rank) leads from a directory to its child without a path being stored.
 
+#[cfg(feature = "std")]
+mod check;
+
 use rkyv::rancor::Failure;
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
@@ -128,6 +131,33 @@ pub enum Reason {
     SystemPath = 9,
     /// `LD_PRELOAD` or `/etc/ld.so.preload`.
     Preload = 10,
+}
+
+impl Reason {
+    /// Every reason, by number.
+    const ALL: [Self; 11] = [
+        Self::NotFound,
+        Self::Program,
+        Self::Interpreter,
+        Self::Path,
+        Self::Rpath,
+        Self::LibraryPath,
+        Self::Runpath,
+        Self::Cache,
+        Self::Default,
+        Self::SystemPath,
+        Self::Preload,
+    ];
+
+    /// The reason a byte stands for.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        if (byte as usize) < Self::ALL.len() {
+            Some(Self::ALL[byte as usize])
+        } else {
+            None
+        }
+    }
 }
 
 /// Bits of [`ProgramRow::flags`].

@@ -4,11 +4,15 @@
 //! Names are sorted bytewise; a slot table finds one without searching. The bytes are a function of the directory's
 //! content alone: no times, no inode numbers, no path.
 
+mod check;
+#[cfg(feature = "std")]
+mod write;
+
 use rkyv::rancor::Failure;
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
-use crate::elf_facts::{ArchivedElfRow, ElfRow};
+use crate::elf_facts::{ArchivedElfRow, ElfRow, MAX_STRINGS};
 use crate::error::FormatError;
 use crate::header::{File, Kind as FileKind};
 use crate::names;
@@ -87,8 +91,8 @@ pub struct Sidecar<'a> {
     /// Sorted by name.
     #[rkyv(with = InlineAsBox)]
     pub entries: &'a [EntryRow],
-    /// Open-addressed table of 2^k >= 2n slots (none for an empty directory), probed linearly from the low bits of
-    /// [`names::hash`]. A slot is 0 (free) or `tag << 24 | entry + 1`, the tag being the hash's top eight bits.
+    /// Open-addressed table of [`slot_count`] slots, probed linearly from the low bits of [`names::hash`], [`PROBES`] of them at
+    /// most. A slot is 0 (free) or `tag << 24 | entry + 1`, the tag being the hash's top eight bits.
     #[rkyv(with = InlineAsBox)]
     pub slots: &'a [u32],
     /// Symlink targets.
@@ -136,6 +140,30 @@ pub struct Elf<'a> {
     pub row: &'a ArchivedElfRow,
 }
 
+/// What the slots say of a name.
+enum Probed<'a> {
+    Slot(Entry<'a>),
+    Absent,
+    /// All slots within reach are taken by others.
+    OutOfReach,
+}
+
+/// How many slots are looked at for one name before the sorted names are searched instead.
+pub const PROBES: usize = 64;
+/// The longest text of a symlink in bytes: what Linux takes, PATH_MAX with its NUL.
+pub const MAX_TARGET: usize = 4096;
+/// The longest spelling on the host in bytes: 255 UTF-16 units of APFS take 765.
+pub const MAX_HOST_SPELLING: usize = 1024;
+
+/// How many slots the table of `names` names has: the least power of two that is at least twice that; none for none.
+#[must_use]
+pub const fn slot_count(names: usize) -> usize {
+    match names {
+        0 => 0,
+        names => (2 * names).next_power_of_two(),
+    }
+}
+
 const MALFORMED: FormatError = FormatError::Malformed {
     what: "directory block",
 };
@@ -145,7 +173,15 @@ const MALFORMED: FormatError = FormatError::Malformed {
 /// # Errors
 /// Those of [`File::parse`].
 pub fn payload(file: &[u8]) -> Result<&[u8], FormatError> {
-    Ok(File::parse(file, FileKind::Sidecar)?.payload())
+    let file = File::parse(file, FileKind::Sidecar)?;
+    // With parts, the checksum of the header would be that of their table and not of the payload.
+    if file.header().part_count != 0 {
+        return Err(FormatError::Length {
+            expected: crate::header::HEADER_LEN as u64,
+            found: file.header().header_len.into(),
+        });
+    }
+    Ok(file.payload())
 }
 
 impl<'a> Block<'a> {
@@ -206,96 +242,62 @@ impl<'a> Block<'a> {
     /// # Errors
     /// [`FormatError::Malformed`] where slots or names lie: then neither answer may be given.
     pub fn find(&self, name: &[u8]) -> Result<Option<Entry<'a>>, FormatError> {
+        Ok(match self.probe(name)? {
+            Probed::Slot(entry) => Some(entry),
+            Probed::Absent => None,
+            Probed::OutOfReach => self.search(name)?,
+        })
+    }
+
+    fn probe(&self, name: &[u8]) -> Result<Probed<'a>, FormatError> {
         let slots = self.archive.slots.get();
-        if slots.is_empty() {
-            return if self.is_empty() {
-                Ok(None)
-            } else {
-                Err(MALFORMED)
-            };
+        if slots.is_empty() && self.is_empty() {
+            return Ok(Probed::Absent);
         }
         if !slots.len().is_power_of_two() {
             return Err(MALFORMED);
         }
         let hash = names::hash(name);
         let (mask, tag) = (slots.len() - 1, (hash >> 56) as u32);
-        let mut at = hash as usize & mask;
-        for _ in 0..slots.len() {
+        for i in 0..PROBES.min(slots.len()) {
+            let at = (hash as usize).wrapping_add(i) & mask;
             let slot = slots.get(at).ok_or(MALFORMED)?.to_native();
             if slot == 0 {
-                return Ok(None);
+                return Ok(Probed::Absent);
             }
             if slot >> 24 == tag {
                 let index = (slot & 0x00ff_ffff).checked_sub(1).ok_or(MALFORMED)?;
                 let entry = self.entry(index as usize).ok_or(MALFORMED)?;
                 if entry.name().ok_or(MALFORMED)? == name {
-                    return Ok(Some(entry));
+                    return Ok(Probed::Slot(entry));
                 }
             }
-            at = (at + 1) & mask;
         }
-        // No free slot in the whole table: it was not made by our writer.
-        Err(MALFORMED)
+        // At least half of the slots are free in what our writer makes.
+        if slots.len() <= PROBES {
+            return Err(MALFORMED);
+        }
+        Ok(Probed::OutOfReach)
+    }
+
+    /// By halving. Whoever may choose the names in a directory can make them crowd the same slots, so the slots alone would
+    /// not bound what finding one costs.
+    fn search(&self, name: &[u8]) -> Result<Option<Entry<'a>>, FormatError> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            let entry = self.entry(middle).ok_or(MALFORMED)?;
+            match entry.name().ok_or(MALFORMED)?.cmp(name) {
+                core::cmp::Ordering::Equal => return Ok(Some(entry)),
+                core::cmp::Ordering::Less => low = middle + 1,
+                core::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        Ok(None)
     }
 
     fn string(&self, span: &ArchivedSpan) -> Option<&'a [u8]> {
         span.of(self.archive.strings.get())
-    }
-
-    /// Checks everything a reader may rely on: strictly sorted legal names, kinds, ranks, every span, and that each name is
-    /// found through the slots. For tools; a run checks what it touches.
-    ///
-    /// # Errors
-    /// [`FormatError::Malformed`].
-    pub fn check(&self) -> Result<(), FormatError> {
-        let archive = self.archive;
-        let mut previous: &[u8] = b"";
-        let mut used = 0;
-        let (mut dirs, mut links, mut elves) = (0, 0, 0);
-        for entry in self.entries() {
-            let name = entry.name().ok_or(MALFORMED)?;
-            let legal = !name.is_empty() && !name.contains(&b'/') && !name.contains(&0);
-            if !legal || name == b"." || name == b".." || name <= previous {
-                return Err(MALFORMED);
-            }
-            previous = name;
-            let kind = entry.kind().ok_or(MALFORMED)?;
-            let counter = match kind {
-                Kind::Directory => Some(&mut dirs),
-                Kind::Symlink => Some(&mut links),
-                Kind::File if entry.row.flags & entry_flags::ELF != 0 => Some(&mut elves),
-                Kind::File | Kind::Other => None,
-            };
-            let expected_extra = counter.map_or(0, |next: &mut u32| {
-                *next += 1;
-                *next - 1
-            });
-            let facts_agree = match entry.elf() {
-                Some(elf) => elf.row.entry.to_native() == entry.index && elf.check().is_some(),
-                None => entry.row.flags & entry_flags::ELF == 0,
-            };
-            let target_ok = kind != Kind::Symlink || entry.target().is_some();
-            let host_ok = entry.row.flags & entry_flags::HOST_SPELLING == 0
-                || entry.host_spelling().is_some();
-            if entry.row.extra.to_native() != expected_extra
-                || !facts_agree
-                || !target_ok
-                || !host_ok
-            {
-                return Err(MALFORMED);
-            }
-            match self.find(name)? {
-                Some(found) if found.index == entry.index => used += 1,
-                _ => return Err(MALFORMED),
-            }
-        }
-        let filled = archive.slots.iter().filter(|s| s.to_native() != 0).count();
-        let rows_agree =
-            links as usize == archive.targets.len() && elves as usize == archive.elves.len();
-        if used != filled || !rows_agree {
-            return Err(MALFORMED);
-        }
-        Ok(())
     }
 }
 
@@ -393,28 +395,30 @@ impl<'a> Elf<'a> {
         list.iter().filter_map(move |span| block.string(span))
     }
 
-    fn check(&self) -> Option<()> {
+    /// What the strings of the row are counted as, `None` if one lies outside or they are over [`MAX_STRINGS`]. Spans may
+    /// overlap: a short file could else stand for any amount of memory.
+    fn strings_len(&self) -> Option<usize> {
         let row = self.row;
-        let optional = [
+        let single = [
             &row.interpreter,
             &row.soname,
             &row.rpath,
             &row.runpath,
             &row.build_id,
         ];
-        for span in optional {
-            if !span.is_absent() {
-                self.block.string(span)?;
-            }
-        }
-        for span in self
+        let single = single.into_iter().filter(|span| !span.is_absent());
+        let lists = self
             .list(&row.needed)?
             .iter()
-            .chain(self.list(&row.filters)?)
-        {
-            self.block.string(span)?;
+            .chain(self.list(&row.filters)?);
+        let mut total = 0_usize;
+        for span in single.chain(lists) {
+            total = total.checked_add(self.block.string(span)?.len() + 1)?;
+            if total > MAX_STRINGS {
+                return None;
+            }
         }
-        Some(())
+        Some(total)
     }
 
     /// The facts in memory of their own; `None` if the row lies.
@@ -422,6 +426,7 @@ impl<'a> Elf<'a> {
     #[must_use]
     pub fn to_facts(&self) -> Option<crate::elf_facts::ElfFacts> {
         let row = self.row;
+        self.strings_len()?;
         let optional = |span: &ArchivedSpan| match span.is_absent() {
             true => Some(None),
             false => self.block.string(span).map(|s| Some(s.to_vec())),
@@ -459,217 +464,3 @@ impl<'a> Elf<'a> {
 
 #[cfg(feature = "std")]
 pub use write::{Content, NewEntry, encode};
-
-/// Making a payload.
-#[cfg(feature = "std")]
-mod write {
-    use std::collections::HashMap;
-    use std::sync::Arc;
-
-    use rkyv::rancor::Failure;
-
-    use super::{EntryRow, HostRow, Kind, Sidecar, entry_flags};
-    use crate::elf_facts::{ElfFacts, ElfRow};
-    use crate::error::FormatError;
-    use crate::names;
-    use crate::span::Span;
-
-    /// What a new entry stands for.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub enum Content {
-        /// A regular file without facts.
-        File,
-        /// An ELF file.
-        Elf(Arc<ElfFacts>),
-        /// A file that starts as ELF and is malformed.
-        BrokenElf,
-        /// A directory.
-        Directory,
-        /// A symlink and its text.
-        Symlink(Vec<u8>),
-        /// A socket, FIFO or device node.
-        Other,
-    }
-
-    impl Content {
-        /// The kind of entry.
-        #[must_use]
-        pub fn kind(&self) -> Kind {
-            match self {
-                Self::File | Self::Elf(_) | Self::BrokenElf => Kind::File,
-                Self::Directory => Kind::Directory,
-                Self::Symlink(_) => Kind::Symlink,
-                Self::Other => Kind::Other,
-            }
-        }
-    }
-
-    /// One entry to write.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct NewEntry {
-        /// The guest's name.
-        pub name: Vec<u8>,
-        /// What it is.
-        pub content: Content,
-        /// The name on the host where it differs.
-        pub host_spelling: Option<Vec<u8>>,
-    }
-
-    #[derive(Default)]
-    struct Strings {
-        blob: Vec<u8>,
-        // Only looked up, never iterated: the bytes stay deterministic.
-        known: HashMap<Vec<u8>, Span>,
-    }
-
-    const TOO_LARGE: FormatError = FormatError::TooLarge {
-        what: "the directory",
-    };
-
-    impl Strings {
-        fn append(&mut self, bytes: &[u8]) -> Result<Span, FormatError> {
-            let start = u32::try_from(self.blob.len()).map_err(|_| TOO_LARGE)?;
-            let len = u32::try_from(bytes.len()).map_err(|_| TOO_LARGE)?;
-            self.blob.extend_from_slice(bytes);
-            Ok(Span { start, len })
-        }
-
-        fn add(&mut self, bytes: &[u8]) -> Result<Span, FormatError> {
-            if let Some(span) = self.known.get(bytes) {
-                return Ok(*span);
-            }
-            let span = self.append(bytes)?;
-            self.known.insert(bytes.to_vec(), span);
-            Ok(span)
-        }
-
-        fn optional(&mut self, bytes: Option<&[u8]>) -> Result<Span, FormatError> {
-            bytes.map_or(Ok(Span::ABSENT), |b| self.add(b))
-        }
-
-        fn list(&mut self, items: &[Vec<u8>], lists: &mut Vec<Span>) -> Result<Span, FormatError> {
-            let start = u32::try_from(lists.len()).map_err(|_| TOO_LARGE)?;
-            for item in items {
-                lists.push(self.add(item)?);
-            }
-            let len = u32::try_from(items.len()).map_err(|_| TOO_LARGE)?;
-            Ok(Span { start, len })
-        }
-    }
-
-    fn elf_row(
-        entry: u32,
-        facts: &ElfFacts,
-        strings: &mut Strings,
-        lists: &mut Vec<Span>,
-    ) -> Result<ElfRow, FormatError> {
-        Ok(ElfRow {
-            entry,
-            size: facts.size,
-            content_hash: facts.content_hash,
-            class: facts.class,
-            data: facts.data,
-            os_abi: facts.os_abi,
-            abi_version: facts.abi_version,
-            elf_type: facts.elf_type,
-            machine: facts.machine,
-            e_flags: facts.e_flags,
-            flags: facts.flags,
-            dt_flags_1: facts.dt_flags_1,
-            x86_isa_needed: facts.x86_isa_needed,
-            interpreter: strings.optional(facts.interpreter.as_deref())?,
-            soname: strings.optional(facts.soname.as_deref())?,
-            rpath: strings.optional(facts.rpath.as_deref())?,
-            runpath: strings.optional(facts.runpath.as_deref())?,
-            build_id: strings.optional(facts.build_id.as_deref())?,
-            needed: strings.list(&facts.needed, lists)?,
-            filters: strings.list(&facts.filters, lists)?,
-            sites: Span::ABSENT,
-        })
-    }
-
-    fn slots(entries: &[NewEntry]) -> Vec<u32> {
-        if entries.is_empty() {
-            return Vec::new();
-        }
-        let mut slots = vec![0_u32; (2 * entries.len()).next_power_of_two()];
-        let mask = slots.len() - 1;
-        for (index, entry) in entries.iter().enumerate() {
-            let hash = names::hash(&entry.name);
-            let mut at = hash as usize & mask;
-            while slots[at] != 0 {
-                at = (at + 1) & mask;
-            }
-            let number = u32::try_from(index + 1).expect("at most MAX_ENTRIES names");
-            slots[at] = ((hash >> 56) as u32) << 24 | number;
-        }
-        slots
-    }
-
-    /// The payload for a directory that holds `entries`, in whatever order they come.
-    ///
-    /// # Errors
-    /// [`FormatError::TooLarge`]: over [`names::MAX_ENTRIES`] names, 4 GiB of strings, or a name over 255 bytes.
-    pub fn encode(mut entries: Vec<NewEntry>) -> Result<Vec<u8>, FormatError> {
-        if entries.len() > names::MAX_ENTRIES {
-            return Err(TOO_LARGE);
-        }
-        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let mut strings = Strings::default();
-        let starts = entries.iter().map(|entry| strings.append(&entry.name));
-        let starts = starts.collect::<Result<Vec<_>, _>>()?;
-        let (mut rows, mut targets) = (Vec::with_capacity(entries.len()), Vec::new());
-        let (mut elves, mut lists, mut hosts) = (Vec::new(), Vec::new(), Vec::new());
-        let mut directories = 0;
-        for (number, (entry, name)) in (0_u32..).zip(entries.iter().zip(starts)) {
-            let mut flags = 0;
-            let extra = match &entry.content {
-                Content::File | Content::Other => 0,
-                Content::BrokenElf => {
-                    flags |= entry_flags::BROKEN_ELF;
-                    0
-                }
-                Content::Elf(facts) => {
-                    flags |= entry_flags::ELF;
-                    elves.push(elf_row(number, facts, &mut strings, &mut lists)?);
-                    elves.len() - 1
-                }
-                Content::Directory => {
-                    directories += 1;
-                    directories - 1
-                }
-                Content::Symlink(target) => {
-                    targets.push(strings.add(target)?);
-                    targets.len() - 1
-                }
-            };
-            if let Some(spelling) = &entry.host_spelling {
-                flags |= entry_flags::HOST_SPELLING;
-                let spelling = strings.add(spelling)?;
-                hosts.push(HostRow {
-                    entry: number,
-                    spelling,
-                });
-            }
-            rows.push(EntryRow {
-                name_start: name.start,
-                extra: u32::try_from(extra).map_err(|_| TOO_LARGE)?,
-                name_len: u8::try_from(name.len).map_err(|_| TOO_LARGE)?,
-                kind: entry.content.kind() as u8,
-                flags,
-            });
-        }
-        let sidecar = Sidecar {
-            strings: &strings.blob,
-            entries: &rows,
-            slots: &slots(&entries),
-            targets: &targets,
-            elves: &elves,
-            lists: &lists,
-            hosts: &hosts,
-        };
-        rkyv::to_bytes::<Failure>(&sidecar)
-            .map(|bytes| bytes.into_vec())
-            .map_err(|_| TOO_LARGE)
-    }
-}

@@ -24,7 +24,7 @@ use crate::tree::Elf;
 pub const MAX_DYNAMIC: u64 = 1 << 20;
 
 /// Bytes of all strings kept of one file. The longest RUNPATHs of package-per-directory trees have some ten thousand.
-pub const MAX_STRINGS: usize = 4 << 20;
+pub const MAX_STRINGS: usize = elfuse_format::elf_facts::MAX_STRINGS / 2;
 
 /// Why a file is [`Elf::Broken`]: the version in its first 16 bytes.
 pub const BAD_IDENT_VERSION: &str = "unknown ELF version in e_ident";
@@ -441,9 +441,11 @@ where
 
         let strings = last(elf::DT_STRTAB).and_then(|address| self.in_file(address));
         let mut string = |value: u64| -> Result<Option<Vec<u8>>, Failure> {
-            match strings {
-                Some((start, len)) if value < len => self.string_at(start + value, len - value),
-                _ => {
+            let inside = strings.filter(|&(_, len)| value < len);
+            let at = inside.and_then(|(start, len)| Some((start.checked_add(value)?, len - value)));
+            match at {
+                Some((start, limit)) => self.string_at(start, limit),
+                None => {
                     self.damaged = true;
                     Ok(None)
                 }

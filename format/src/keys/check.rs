@@ -1,0 +1,105 @@
+//! The whole of the keys at once, for tools: a run checks what it touches.
+
+use std::vec::Vec;
+
+use super::{ArchivedDirKey, ArchivedFileKey, ArchivedTime, DirKey, Keys, Seal, write};
+use crate::error::FormatError;
+use crate::header::{CHUNK_ROWS, PartKind, rows};
+
+const MALFORMED_SLOTS: FormatError = malformed(PartKind::Identities);
+
+const fn malformed(part: PartKind) -> FormatError {
+    FormatError::Malformed { what: part.name() }
+}
+
+fn is_time(time: &ArchivedTime) -> bool {
+    time.nanos.to_native() < 1_000_000_000
+}
+
+fn is_seal(byte: u8) -> bool {
+    Seal::from_byte(byte) as u8 == byte
+}
+
+impl<'a> Keys<'a> {
+    /// The rows of a chunked table, which are full up to the last.
+    fn table<T: rows::Row>(&self, kind: PartKind) -> Result<Vec<&'a T>, FormatError> {
+        let mut all = Vec::new();
+        for chunk in (0..).take_while(|&index| self.file.has(kind, index)) {
+            let rows: &[T] = self.file.rows(kind, chunk)?;
+            let full = all.len() == chunk as usize * CHUNK_ROWS;
+            if !full || rows.len() > CHUNK_ROWS || (rows.is_empty() && chunk > 0) {
+                return Err(malformed(kind));
+            }
+            all.extend(rows);
+        }
+        Ok(all)
+    }
+
+    /// Checks everything that a reader may rely on: every part, seals, device numbers, times, and that the slots are those of
+    /// the directories.
+    ///
+    /// # Errors
+    /// Those of [`File::check`](crate::header::File::check); [`FormatError::Malformed`].
+    pub fn check(&self) -> Result<(), FormatError> {
+        self.file.check()?;
+        let devices = self.devices()?.len();
+        let dirs: Vec<&ArchivedDirKey> = self.table(PartKind::DirKeys)?;
+        let legal = |key: &&ArchivedDirKey| {
+            is_seal(key.seal)
+                && usize::from(key.device.to_native()) < devices
+                && is_time(&key.mtime)
+                && is_time(&key.ctime)
+        };
+        if !dirs.iter().all(legal) {
+            return Err(malformed(PartKind::DirKeys));
+        }
+        let legal = |key: &ArchivedFileKey| {
+            is_seal(key.seal)
+                && usize::from(key.device.to_native()) < devices
+                && is_time(&key.mtime)
+                && is_time(&key.ctime)
+        };
+        let files: Vec<&ArchivedFileKey> = self.table(PartKind::FileKeys)?;
+        if !files.into_iter().all(legal) {
+            return Err(malformed(PartKind::FileKeys));
+        }
+        if !self.inputs()?.iter().all(legal) {
+            return Err(malformed(PartKind::InputKeys));
+        }
+        self.check_identities(&dirs)
+    }
+
+    fn check_identities(&self, dirs: &[&ArchivedDirKey]) -> Result<(), FormatError> {
+        let dirs: Vec<_> = dirs.iter().map(|key| key.to_native()).collect();
+        let parts = self.file.parts();
+        let found = parts.filter(|part| part.kind == PartKind::Identities as u16);
+        let (found, least) = (found.count(), write::chunk_count(&dirs));
+        // Unevenly hashed identities double the number of chunks, and nothing else changes it.
+        if !found.is_multiple_of(least) || !(found / least).is_power_of_two() {
+            return Err(MALFORMED_SLOTS);
+        }
+        let expected = write::identities(&dirs, found);
+        for (index, expected) in (0..).zip(expected.ok_or(MALFORMED_SLOTS)?) {
+            let slots = self.identity_chunk(index)?.iter();
+            if !slots.map(|slot| slot.to_native()).eq(expected) {
+                return Err(MALFORMED_SLOTS);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ArchivedDirKey {
+    /// In native integers.
+    #[must_use]
+    pub fn to_native(&self) -> DirKey {
+        DirKey {
+            ino: self.ino.to_native(),
+            mtime: self.mtime.to_native(),
+            ctime: self.ctime.to_native(),
+            block_checksum: self.block_checksum.to_native(),
+            device: self.device.to_native(),
+            seal: self.seal,
+        }
+    }
+}

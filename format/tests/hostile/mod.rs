@@ -1,0 +1,274 @@
+//! What the readers of this crate must take: arbitrary bytes. One function a fuzz target; the fuzz targets in `fuzz/` call these
+//! too, and what they found is replayed from `fuzz/fixtures/`.
+//!
+//! A checksum keeps almost everything arbitrary out, so bytes are also *repaired*: every checksum is made right, as whoever
+//! writes a hostile file would make it.
+
+use std::sync::Arc;
+
+use elfuse_format::checksum::checksum;
+use elfuse_format::header::{self, File, HEADER_LEN, Header, Kind, PART_ROW_LEN, PartKind};
+use elfuse_format::keys::Keys;
+use elfuse_format::ld_so_cache::{Flags, LdSoCache, Wanted};
+use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
+use elfuse_format::sidecar::{self, Block, Content, NewEntry};
+
+/// Rows touched one by one; a file may have more, and the fuzzer need not wait for all.
+const ENOUGH: usize = 2000;
+
+/// A sidecar: as a file, and as a payload on which somebody put the right checksum.
+pub(crate) fn sidecar(data: &[u8]) {
+    if let Ok(payload) = sidecar::payload(data) {
+        block(payload);
+    }
+    let mut file = data.to_vec();
+    repair(&mut file, Kind::Sidecar);
+    if let Ok(payload) = sidecar::payload(&file) {
+        block(payload);
+    }
+    block(data);
+}
+
+/// Touches everything in a payload. What passes the check must keep its promises.
+pub(crate) fn block(payload: &[u8]) {
+    let Ok(block) = Block::parse(payload) else {
+        return;
+    };
+    let checked = block.check().is_ok();
+    let _ = block.find(b"a").map(|found| found.map(|entry| entry.index));
+    for entry in block.entries().take(ENOUGH) {
+        let found = entry.name().map(|name| block.find(name));
+        if checked {
+            assert_eq!(
+                found.unwrap().unwrap().map(|found| found.index),
+                Some(entry.index)
+            );
+        }
+        let _ = (
+            entry.kind(),
+            entry.target(),
+            entry.rank(),
+            entry.elf_index(),
+        );
+        let _ = (entry.host_spelling(), entry.is_broken_elf());
+        if let Some(elf) = entry.elf() {
+            let _ = (elf.soname(), elf.interpreter(), elf.needed().count());
+        }
+    }
+    for index in 0..block.elf_count().min(ENOUGH) {
+        let facts = block.elf(index).and_then(|elf| elf.to_facts());
+        assert!(facts.is_some() || !checked);
+    }
+    assert!(block.entry(block.len()).is_none() && block.elf(block.elf_count()).is_none());
+    if checked {
+        let entries = contents(&block);
+        let again = sidecar::encode(entries.clone()).expect("what was read can be written");
+        let again = Block::parse(&again).unwrap();
+        again.check().unwrap();
+        assert_eq!(contents(&again), entries);
+    }
+}
+
+/// The entries of a checked block in memory.
+pub(crate) fn contents(block: &Block<'_>) -> Vec<NewEntry> {
+    use elfuse_format::sidecar::Kind;
+    let content = |entry: &sidecar::Entry<'_>| match entry.kind().unwrap() {
+        Kind::Directory => Content::Directory,
+        Kind::Symlink => Content::Symlink(entry.target().unwrap().to_vec()),
+        Kind::Other => Content::Other,
+        Kind::File if entry.is_broken_elf() => Content::BrokenElf,
+        Kind::File => match entry.elf() {
+            Some(elf) => Content::Elf(Arc::new(elf.to_facts().unwrap())),
+            None => Content::File,
+        },
+    };
+    let entries = block.entries().map(|entry| NewEntry {
+        name: entry.name().unwrap().to_vec(),
+        content: content(&entry),
+        host_spelling: entry.host_spelling().map(<[u8]>::to_vec),
+    });
+    entries.collect()
+}
+
+/// Keys: as they are, and repaired.
+pub(crate) fn keys(data: &[u8]) {
+    touch_keys(data);
+    let mut file = data.to_vec();
+    repair(&mut file, Kind::Keys);
+    touch_keys(&file);
+}
+
+fn touch_keys(data: &[u8]) {
+    let Ok(keys) = Keys::parse(data) else {
+        return;
+    };
+    let checked = keys.check().is_ok();
+    let devices = keys.devices().map(<[_]>::len);
+    assert!(devices.is_ok() || !checked);
+    for dir in (0..40).chain([1023, 1024, u32::MAX]) {
+        let Ok(key) = keys.dir(dir) else {
+            continue;
+        };
+        let found = keys.dirs_by_identity(key.device.to_native(), key.ino.to_native());
+        if checked && key.seal == 0 {
+            let twin = keys.dir(found.unwrap().expect("a sealed directory has a slot"));
+            let twin = twin.unwrap();
+            assert_eq!((twin.ino, twin.device), (key.ino, key.device));
+        }
+    }
+    let _ = keys.dirs_by_identity(0, 0);
+    let _ = keys.dirs_by_identity(u16::MAX, u64::MAX);
+    for index in [0, 1, u32::MAX] {
+        let _ = (keys.dir_chunk(index), keys.file_chunk(index));
+    }
+    let _ = (keys.inputs(), keys.bound_to(), keys.flags());
+}
+
+/// A loader cache: as it is, and repaired.
+pub(crate) fn loader_cache(data: &[u8]) {
+    touch_loader_cache(data);
+    let mut file = data.to_vec();
+    repair(&mut file, Kind::LoaderCache);
+    repair_blocks(&mut file);
+    touch_loader_cache(&file);
+}
+
+fn touch_loader_cache(data: &[u8]) {
+    let Ok(cache) = LoaderCache::parse(data) else {
+        return;
+    };
+    let checked = cache.check().is_ok();
+    let _ = cache.binding();
+    for dir in (0..40).chain([1023, 1024, u32::MAX]) {
+        let Ok(row) = cache.dir(dir) else {
+            continue;
+        };
+        match cache.block_bytes(row) {
+            Ok(Some(bytes)) => block(bytes),
+            other => assert!(other.is_ok() || !checked),
+        }
+    }
+    if let Ok(inputs) = cache.inputs() {
+        let _ = inputs.rows().count();
+    }
+    if let Ok(sonames) = cache.sonames() {
+        for (name, candidates) in sonames.rows().take(ENOUGH) {
+            let found = sonames.candidates(name);
+            assert!(!checked || found.len() == candidates.len());
+        }
+    }
+    if let Ok(closures) = cache.closures() {
+        for program in closures.programs.get().iter().take(ENOUGH) {
+            let (dir, entry) = (program.dir.to_native(), program.entry.to_native());
+            assert!(closures.program(dir, entry).is_some() || !checked);
+            for object in closures.objects(program).iter().take(ENOUGH) {
+                let _ = (
+                    closures.string(&object.name),
+                    closures.string(&object.search_dir),
+                );
+            }
+        }
+    }
+}
+
+/// glibc's cache.
+pub(crate) fn ld_so_cache(data: &[u8]) {
+    let Ok(cache) = LdSoCache::parse(data) else {
+        return;
+    };
+    let names: Vec<_> = cache.hwcaps().take(ENOUGH).flatten().collect();
+    for entry in cache.entries().take(ENOUGH) {
+        let _ = cache.listing(entry).to_string();
+        let _ = cache.to_row(entry);
+        let wanted = Wanted::new(entry.flags);
+        if let Some(found) = entry.key.and_then(|key| cache.lookup(key, &wanted, &names)) {
+            assert_eq!(
+                elfuse_format::ld_so_cache::compare_names(found.key.unwrap(), entry.key.unwrap()),
+                std::cmp::Ordering::Equal
+            );
+        }
+    }
+    let _ = cache.lookup(b"libc.so.6", &Wanted::new(Flags::X86_64), &names);
+    let _ = (
+        cache.generator(),
+        cache.get(cache.len()),
+        cache.hwcaps_name(u32::MAX),
+    );
+}
+
+/// Makes header, part table and checksums of `file` right, and leaves everything else as it is.
+pub(crate) fn repair(file: &mut [u8], kind: Kind) {
+    if file.len() < HEADER_LEN {
+        return;
+    }
+    let parts = match kind {
+        Kind::Sidecar => 0,
+        _ => u16::from_le_bytes([file[36], file[37]]),
+    };
+    let header_len = HEADER_LEN + PART_ROW_LEN * usize::from(parts);
+    if file.len() < header_len {
+        return;
+    }
+    for number in 0..usize::from(parts) {
+        let at = HEADER_LEN + number * PART_ROW_LEN;
+        let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+        let (start, len) = (word(at + 8), word(at + 16));
+        let bytes = start
+            .checked_add(len)
+            .and_then(|end| file.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?));
+        if let Some(sum) = bytes.map(checksum) {
+            file[at + 24..at + 32].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+    let covered = if parts == 0 {
+        &file[HEADER_LEN..]
+    } else {
+        &file[HEADER_LEN..header_len]
+    };
+    let flags = u32::from_le_bytes(file[32..36].try_into().unwrap());
+    let fixed = Header {
+        kind: kind as u16,
+        header_len: header_len as u32,
+        payload_len: (file.len() - header_len) as u64,
+        payload_checksum: checksum(covered),
+        flags,
+        part_count: parts,
+        bound_to: u64::from_le_bytes(file[40..48].try_into().unwrap()),
+    };
+    file[..HEADER_LEN].copy_from_slice(&fixed.to_bytes());
+}
+
+/// Makes the checksums of a loader cache's blocks right, then those around them.
+pub(crate) fn repair_blocks(file: &mut [u8]) {
+    let mut fixes = Vec::new();
+    if let Ok(parsed) = File::parse(file, Kind::LoaderCache) {
+        let Ok(blocks) = parsed.part_unchecked(PartKind::Blocks) else {
+            return;
+        };
+        for part in parsed
+            .parts()
+            .filter(|part| part.kind == PartKind::Dirs as u16)
+        {
+            let rows = parsed.rows::<ArchivedDirRow>(PartKind::Dirs, part.index);
+            for row in rows.unwrap_or_default() {
+                let start = usize::try_from(row.block_offset.to_native()).unwrap_or(usize::MAX);
+                let end = start.checked_add(row.block_len.to_native() as usize);
+                let Some(bytes) = end.and_then(|end| blocks.get(start..end)) else {
+                    continue;
+                };
+                // The checksum is the last member of the row.
+                let at = std::ptr::from_ref(row).addr() + size_of::<ArchivedDirRow>() - 8;
+                fixes.push((at - file.as_ptr().addr(), checksum(bytes)));
+            }
+        }
+    }
+    for (at, sum) in fixes {
+        file[at..at + 8].copy_from_slice(&sum.to_le_bytes());
+    }
+    repair(file, Kind::LoaderCache);
+}
+
+/// A sidecar file around a payload.
+pub(crate) fn wrapped(payload: &[u8]) -> Vec<u8> {
+    header::wrap(Kind::Sidecar, 0, payload)
+}

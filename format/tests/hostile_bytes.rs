@@ -1,0 +1,265 @@
+//! Arbitrary bytes for every reader: what fuzzing found, replayed; random ones; and files that lie on purpose.
+
+mod hostile;
+mod samples;
+
+use std::fs;
+use std::path::Path;
+
+use elfuse_format::FormatError;
+use elfuse_format::header::{self, Kind};
+use elfuse_format::keys::{Keys, KeysContent};
+use elfuse_format::loader_cache::LoaderCache;
+use elfuse_format::sidecar::{self, Block};
+use proptest::prelude::*;
+
+/// Every file in `fuzz/fixtures/TARGET`: inputs that once broke a reader.
+fn replay(target: &str, read: fn(&[u8])) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/fixtures")
+        .join(target);
+    for entry in fs::read_dir(&dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        println!("{}", path.display());
+        read(&fs::read(&path).unwrap());
+    }
+}
+
+#[test]
+fn what_fuzzing_found_breaks_no_reader_again() {
+    replay("sidecar", hostile::sidecar);
+    replay("keys", hostile::keys);
+    replay("loader_cache", hostile::loader_cache);
+    replay("ld_so_cache", hostile::ld_so_cache);
+}
+
+/// The check that reads all of a file of ours.
+fn check(file: &[u8], kind: Kind) -> Result<(), FormatError> {
+    match kind {
+        Kind::Keys => Keys::parse(file)?.check(),
+        Kind::LoaderCache => LoaderCache::parse(file)?.check(),
+        _ => {
+            header::File::parse(file, Kind::Sidecar)?.check()?;
+            Block::parse(sidecar::payload(file)?)?.check()
+        }
+    }
+}
+
+fn each_sample(mut test: impl FnMut(Kind, Vec<u8>)) {
+    test(Kind::Sidecar, hostile::wrapped(&samples::block()));
+    test(Kind::Keys, samples::keys());
+    test(Kind::LoaderCache, samples::loader_cache());
+}
+
+#[test]
+fn the_samples_are_good() {
+    each_sample(|kind, file| check(&file, kind).unwrap());
+}
+
+#[test]
+fn every_flipped_bit_is_detected_when_everything_is_read() {
+    each_sample(|kind, mut file| {
+        for bit in 0..file.len() * 8 {
+            file[bit / 8] ^= 1 << (bit % 8);
+            let found = check(&file, kind);
+            assert!(
+                found.is_err(),
+                "{} with bit {bit} flipped passes",
+                kind.name()
+            );
+            file[bit / 8] ^= 1 << (bit % 8);
+        }
+    });
+}
+
+#[test]
+fn a_file_cut_short_anywhere_or_with_a_byte_too_many_is_refused() {
+    each_sample(|kind, mut file| {
+        for len in 0..file.len() {
+            assert!(
+                check(&file[..len], kind).is_err(),
+                "{} of {len} bytes",
+                kind.name()
+            );
+        }
+        file.push(0);
+        let refused = check(&file, kind);
+        assert!(
+            matches!(refused, Err(FormatError::Length { .. })),
+            "{refused:?}"
+        );
+    });
+}
+
+#[test]
+fn a_file_of_another_version_is_refused_by_its_number_alone() {
+    each_sample(|kind, mut file| {
+        file[8..10].copy_from_slice(&7_u16.to_le_bytes());
+        // Whatever the rest of such a file may mean.
+        file.truncate(header::HEADER_LEN);
+        let refused = check(&file, kind).unwrap_err();
+        assert_eq!(
+            refused,
+            FormatError::Version {
+                expected: 1,
+                found: 7
+            }
+        );
+        assert_eq!(
+            refused.to_string(),
+            "format version 7, this build reads 1; build the index again"
+        );
+    });
+}
+
+#[test]
+fn a_file_of_one_kind_is_not_taken_for_another() {
+    each_sample(|kind, file| {
+        for other in [Kind::Sidecar, Kind::Keys, Kind::LoaderCache] {
+            if other != kind {
+                let expected = FormatError::Kind {
+                    expected: other as u16,
+                    found: kind as u16,
+                };
+                assert_eq!(check(&file, other), Err(expected));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_sidecar_with_a_part_table_is_refused_since_its_payload_has_no_checksum() {
+    let mut file = header::Writer::new();
+    file.part(header::PartKind::Inputs, 0, samples::block());
+    let file = file.finish(Kind::Sidecar, 0, 0).unwrap();
+    assert!(matches!(
+        sidecar::payload(&file),
+        Err(FormatError::Length { .. })
+    ));
+}
+
+#[test]
+fn every_flipped_bit_behind_right_checksums_is_survived() {
+    each_sample(|kind, original| {
+        // Beyond the first kilobytes of keys are thousands of free slots, each like the next.
+        let bits = (0..original.len() * 8).filter(|bit| *bit < 16_000 || bit % 61 == 0);
+        for bit in bits {
+            let mut file = original.clone();
+            file[bit / 8] ^= 1 << (bit % 8);
+            match kind {
+                Kind::Keys => hostile::keys(&file),
+                Kind::LoaderCache => hostile::loader_cache(&file),
+                _ => hostile::sidecar(&file),
+            }
+        }
+    });
+}
+
+#[test]
+fn directories_with_one_identity_share_a_slot_and_do_not_grow_the_table_for_ever() {
+    let key = samples::dir_key(7);
+    let content = KeysContent {
+        dirs: vec![key; 10_000],
+        ..samples::keys_content()
+    };
+    let bytes = content.encode().unwrap();
+    let keys = Keys::parse(&bytes).unwrap();
+    keys.check().unwrap();
+    assert_eq!(keys.dirs_by_identity(key.device, key.ino), Ok(Some(0)));
+}
+
+#[test]
+fn a_table_of_slots_of_another_size_is_refused_and_not_probed() {
+    let mut file = header::Writer::new();
+    file.part(
+        header::PartKind::Devices,
+        0,
+        header::rows::encode::<elfuse_format::keys::DeviceRow>(&[]),
+    );
+    file.chunked(header::PartKind::DirKeys, &[samples::dir_key(1)]);
+    file.part(
+        header::PartKind::Identities,
+        0,
+        header::rows::encode(&vec![1_u32; 1 << 20]),
+    );
+    let bytes = file.finish(Kind::Keys, 0, 0).unwrap();
+    let keys = Keys::parse(&bytes).unwrap();
+    let malformed = FormatError::Malformed {
+        what: "identity slots",
+    };
+    assert_eq!(keys.dirs_by_identity(0, 2), Err(malformed));
+}
+
+#[test]
+fn names_that_crowd_the_same_slots_are_found_by_halving() {
+    // Names whose hashes agree in the low bits: more than may be probed.
+    let crowd = (0_u32..).map(|i| format!("{i:x}").into_bytes());
+    let crowd: Vec<_> = crowd
+        .filter(|name| elfuse_format::names::hash(name) & 0x1ff == 5)
+        .take(3 * sidecar::PROBES)
+        .collect();
+    let entries = crowd
+        .iter()
+        .map(|name| samples::entry(name, sidecar::Content::File));
+    let payload = sidecar::encode(entries.collect()).unwrap();
+    let block = Block::parse(&payload).unwrap();
+    block.check().unwrap();
+    for name in &crowd {
+        assert_eq!(
+            block.find(name).unwrap().unwrap().name(),
+            Some(name.as_slice())
+        );
+    }
+    // Absent, and in the crowd as well.
+    let absent = (0_u32..).map(|i| format!("absent-{i}").into_bytes());
+    for name in absent
+        .filter(|name| elfuse_format::names::hash(name) & 0x1ff == 5)
+        .take(5)
+    {
+        assert!(block.find(&name).unwrap().is_none());
+    }
+}
+
+#[test]
+fn facts_whose_strings_overlap_do_not_grow_beyond_their_bound_in_memory() {
+    // One long string, named by every row of a list: 64 KiB of it and 4,096 rows would be 256 MiB.
+    let long = vec![b'x'; 64 << 10];
+    let facts = elfuse_format::elf_facts::ElfFacts {
+        needed: vec![long; 4096],
+        ..samples::facts()
+    };
+    let elf = sidecar::Content::Elf(facts.into());
+    let refused = sidecar::encode(vec![samples::entry(b"a", elf)]);
+    assert!(matches!(refused, Err(FormatError::TooLarge { .. })));
+}
+
+fn payloads() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 0..400)
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_break_no_reader(data in payloads()) {
+        hostile::sidecar(&data);
+        hostile::keys(&data);
+        hostile::loader_cache(&data);
+        hostile::ld_so_cache(&data);
+    }
+
+    #[test]
+    fn arbitrary_changes_behind_right_checksums_break_no_reader(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<[u8; 4]>()), 1..6)
+    ) {
+        each_sample(|kind, mut file| {
+            for (place, bytes) in &changes {
+                let at = place.index(file.len() - 4);
+                file[at..at + 4].copy_from_slice(bytes);
+            }
+            match kind {
+                Kind::Keys => hostile::keys(&file),
+                Kind::LoaderCache => hostile::loader_cache(&file),
+                _ => hostile::sidecar(&file),
+            }
+        });
+    }
+}

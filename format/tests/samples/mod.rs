@@ -1,0 +1,201 @@
+//! Small files of each kind that use every feature of the format.
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::sync::Arc;
+
+use elfuse_format::checksum::checksum;
+use elfuse_format::elf_facts::{ElfFacts, flags};
+use elfuse_format::keys::{DeviceRow, DirKey, FileKey, KeysContent, Seal, Time};
+use elfuse_format::loader_cache::{
+    CandidateRow, LoaderCache, LoaderCacheContent, NONE, NewDir, NewInput, NewObject, NewProgram,
+    NewSoname, Reason,
+};
+use elfuse_format::sidecar::{self, Content, NewEntry};
+use elfuse_format::span::Span;
+
+pub(crate) fn entry(name: &[u8], content: Content) -> NewEntry {
+    NewEntry {
+        name: name.to_vec(),
+        content,
+        host_spelling: None,
+    }
+}
+
+pub(crate) fn facts() -> ElfFacts {
+    ElfFacts {
+        size: 0x1_0000_0002,
+        content_hash: [0xab; 32],
+        class: 2,
+        data: 1,
+        os_abi: 3,
+        abi_version: 4,
+        elf_type: 3,
+        machine: 62,
+        e_flags: 5,
+        flags: flags::DYNAMIC | flags::PIE,
+        dt_flags_1: 6,
+        x86_isa_needed: 7,
+        interpreter: Some(b"/lib/ld.so".to_vec()),
+        soname: Some(b"libx.so.1".to_vec()),
+        rpath: None,
+        runpath: Some(Vec::new()),
+        build_id: Some(vec![0, 1, 2]),
+        needed: vec![b"libc.so.6".to_vec(), b"libm.so.6".to_vec()],
+        filters: vec![b"alibx.so".to_vec()],
+    }
+}
+
+/// A directory with one of everything.
+pub(crate) fn entries() -> Vec<NewEntry> {
+    let mut spelled = entry(b"README", Content::File);
+    spelled.host_spelling = Some(b".ef=524541444d45".to_vec());
+    vec![
+        spelled,
+        entry(b"dir", Content::Directory),
+        entry(b"libx.so", Content::Symlink(b"libx.so.1".to_vec())),
+        entry(b"libx.so.1", Content::Elf(Arc::new(facts()))),
+        entry(b"broken", Content::BrokenElf),
+        entry(b"fifo", Content::Other),
+        entry(b"\xff\n", Content::Directory),
+    ]
+}
+
+pub(crate) fn block() -> Vec<u8> {
+    sidecar::encode(entries()).unwrap()
+}
+
+pub(crate) fn dir_key(ino: u64) -> DirKey {
+    DirKey {
+        ino,
+        mtime: Time {
+            secs: -1,
+            nanos: 999_999_999,
+        },
+        ctime: Time {
+            secs: 1 << 40,
+            nanos: 0,
+        },
+        block_checksum: 0x1122_3344_5566_7788,
+        device: 0,
+        seal: Seal::Sealed as u8,
+    }
+}
+
+pub(crate) fn keys_content() -> KeysContent {
+    let file = FileKey {
+        ino: 12,
+        size: 34,
+        mtime: Time {
+            secs: 56,
+            nanos: 78,
+        },
+        ctime: Time {
+            secs: 90,
+            nanos: 12,
+        },
+        device: 1,
+        seal: Seal::Racy as u8,
+    };
+    KeysContent {
+        bound_to: LoaderCache::parse(&loader_cache()).unwrap().binding(),
+        flags: 0,
+        devices: vec![
+            DeviceRow {
+                dev: 1,
+                fs_type: 0xef53,
+                fs_id: 2,
+            },
+            DeviceRow {
+                dev: 3,
+                fs_type: 4,
+                fs_id: 5,
+            },
+        ],
+        dirs: vec![
+            dir_key(100),
+            DirKey {
+                seal: Seal::Unreadable as u8,
+                ..dir_key(0)
+            },
+            dir_key(101),
+        ],
+        files: vec![file],
+        inputs: vec![FileKey {
+            seal: Seal::Sealed as u8,
+            ..file
+        }],
+    }
+}
+
+pub(crate) fn keys() -> Vec<u8> {
+    keys_content().encode().unwrap()
+}
+
+/// Root with two directories, one of them not covered; the other one empty.
+pub(crate) fn loader_cache() -> Vec<u8> {
+    let root = block();
+    let empty = sidecar::encode(Vec::new()).unwrap();
+    let dir = |parent, entry, children, elf_count, block| NewDir {
+        parent,
+        entry,
+        children,
+        elf_count,
+        block,
+    };
+    let children = Span { start: 1, len: 2 };
+    let object = |name: &str, place, requester, reason, search_dir: &str| NewObject {
+        name: name.into(),
+        place,
+        requester,
+        reason,
+        search_dir: search_dir.into(),
+    };
+    let content = LoaderCacheContent {
+        dirs: vec![
+            dir(0, NONE, children, 1, &root),
+            dir(0, 2, Span::default(), 0, &[]),
+            dir(0, 6, Span::default(), 0, &empty),
+        ],
+        inputs: vec![
+            NewInput {
+                path: b"/etc/ld.so.conf".to_vec(),
+                content_hash: [1; 32],
+            },
+            NewInput {
+                path: b"/etc/ld.so.cache".to_vec(),
+                content_hash: [2; 32],
+            },
+        ],
+        sonames: vec![NewSoname {
+            name: b"libx.so.1".to_vec(),
+            candidates: vec![
+                CandidateRow {
+                    dir: 0,
+                    entry: 5,
+                    search_rank: 0,
+                    machine: 62,
+                    class: 2,
+                },
+                CandidateRow {
+                    dir: 0,
+                    entry: 4,
+                    search_rank: NONE,
+                    machine: 62,
+                    class: 2,
+                },
+            ],
+        }],
+        programs: vec![NewProgram {
+            dir: 0,
+            entry: 5,
+            flags: 2,
+            objects: vec![
+                object("libx.so.1", Some((0, 5)), 0, Reason::Runpath, "/lib"),
+                object("libc.so.6", None, 1, Reason::NotFound, ""),
+            ],
+        }],
+    };
+    let bytes = content.encode().unwrap();
+    assert_ne!(checksum(&bytes), 0);
+    bytes
+}
