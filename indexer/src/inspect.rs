@@ -515,3 +515,6 @@ where
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! The resolver's answers in the form in which the real dynamic linkers give theirs.
 
+use elfuse_indexer::resolve::constants::Family;
 use elfuse_indexer::resolve::{
-    Linked, ObjectId, Outcome, Question, Role, Start, errno_name, resolve,
+    Found, Linked, ObjectId, Outcome, Question, Role, Source, Start, Tie, errno_name, resolve,
 };
 use elfuse_indexer::tree::Tree;
 
@@ -40,6 +41,9 @@ pub fn predict(tree: &dyn Tree, question: &Question) -> Result<Linked, String> {
 /// What the real dynamic linker would print.
 #[must_use]
 pub fn as_trace(linked: &Linked) -> Trace {
+    if linked.loader.constants.family == Family::Musl {
+        return as_musl_list(linked);
+    }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut trace = Trace::default();
     if let Some(fatal) = &linked.fatal {
@@ -56,6 +60,43 @@ pub fn as_trace(linked: &Linked) -> Trace {
             Role::Missing => (text(&object.name), None),
             _ => (text(&object.name), Some(text(&object.path))),
         });
+    }
+    trace
+}
+
+/// What musl's `--list` would print: a line for every file when it is loaded, for every name of its own when it is
+/// first asked for, and an error for every request that fails.
+#[must_use]
+pub fn as_musl_list(linked: &Linked) -> Trace {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let loader = text(&linked.loader.path);
+    let mut trace = Trace {
+        list: vec![(loader.clone(), Some(loader.clone()))],
+        ..Trace::default()
+    };
+    let mut own_names: Vec<String> = Vec::new();
+    for edge in &linked.edges {
+        let name = text(&edge.name);
+        match &edge.found {
+            Found::Opened(Source::Itself) => {
+                // "libc.so" and "libc.so.6" are the same of its names; its path is none.
+                let stem = name
+                    .split_inclusive('.')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
+                if name != loader && !own_names.contains(&stem) {
+                    own_names.push(stem);
+                    trace.list.push((name, Some(loader.clone())));
+                }
+            }
+            Found::Opened(_) => {
+                let path = edge.to.map(|id| text(&linked.object(id).path));
+                trace.list.push((name, path));
+            }
+            Found::Missing if edge.tie == Tie::Needed => trace.list.push((name, None)),
+            Found::Missing | Found::Loaded | Found::SameFile(_) => {}
+        }
     }
     trace
 }

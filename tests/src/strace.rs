@@ -15,14 +15,18 @@ pub fn path_calls(sysroot: &Path, program: &[&str], environment: &[(&str, &str)]
     let strace = crate::need::tool("strace", "strace");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = directory.path().join("strace");
-    let inside = crate::enter::command(sysroot, "/usr/bin/env");
+    // A store has no /usr/bin/env.
+    const SET_AND_RUN: &str =
+        r#"while case $1 in *=*) ;; *) false ;; esac; do export "$1"; shift; done; exec "$@""#;
+    let inside = crate::enter::command(sysroot, "/bin/sh");
     let mut command = std::process::Command::new(strace);
-    // One process all the way: unshare, sh, env, chroot and env execute each other.
+    // One process all the way: unshare, sh, env, chroot and sh execute each other.
     command
         .args(["-e", "trace=file", "-s", "4096", "-f", "-o"])
         .arg(&log)
         .arg(inside.get_program())
         .args(inside.get_args())
+        .args(["-c", SET_AND_RUN, "sh"])
         .arg("LD_TRACE_LOADED_OBJECTS=1")
         .args(
             environment

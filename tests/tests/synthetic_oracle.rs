@@ -329,3 +329,109 @@ fn libraries_of_random_trees_are_found_where_ld_so_finds_them_with_the_same_call
     let (compared, calls) = compare_seeds(0..SEEDS);
     eprintln!("{compared} files and {calls} calls compared");
 }
+
+const MUSL: &str = "/lib/ld-musl-x86_64.so.1";
+
+/// Programs and libraries for musl, in the directories that it knows and in others.
+fn make_musl_tree(random: &mut Random, root: &Path) -> Vec<Request> {
+    const DIRECTORIES: [&str; 6] = [
+        "/lib",
+        "/usr/local/lib",
+        "/usr/lib",
+        "/opt/a",
+        "/opt/b",
+        "/opt/b/sub",
+    ];
+    let debian = sysroot::debian();
+    for directory in DIRECTORIES.iter().chain(&["/bin", "/etc", "/proc"]) {
+        fs::create_dir_all(root.join(&directory[1..])).expect("an empty tree");
+    }
+    fs::copy(
+        debian.join("lib/x86_64-linux-musl/libc.so"),
+        root.join(&MUSL[1..]),
+    )
+    .expect("musl in the Debian sysroot");
+    fs::copy(debian.join("usr/bin/busybox"), root.join("bin/sh"))
+        .expect("busybox in the Debian sysroot");
+    symlink("a", root.join("opt/link")).expect("a new name");
+    symlink("loop", root.join("opt/loop")).expect("a new name");
+    if random.one_in(3) {
+        let path = "/opt/b\n/usr/lib:/opt/a\n";
+        fs::write(root.join("etc/ld-musl-x86_64.path"), path).expect("a directory");
+    }
+    for name in (0..8).map(|n| format!("lib{n}.so")) {
+        for directory in DIRECTORIES {
+            if !random.one_in(3) {
+                continue;
+            }
+            let path = root.join(&directory[1..]).join(&name);
+            let mut file = random.file(Some(format!("soname-of-{name}")));
+            if random.one_in(3) {
+                file.needed.push(
+                    random
+                        .of(&["libc.so", "libm.so.6", "libpthread.so.0", "libc.so.6"])
+                        .to_owned(),
+                );
+            }
+            let mut bytes = file.bytes();
+            match random.below(24) {
+                0 => bytes[18] = 183,
+                1 => bytes = b"not ELF".to_vec(),
+                2 => bytes.truncate(100),
+                _ => {}
+            }
+            let other = root.join("lib/lib1.so");
+            if random.one_in(12) && other.is_file() {
+                fs::hard_link(other, path).expect("one file system");
+            } else {
+                fs::write(path, bytes).expect("a directory");
+            }
+        }
+    }
+    let mut requests = Vec::new();
+    for number in 0..6 {
+        let mut program = random.file(None);
+        program.interpreter = Some(MUSL.to_owned());
+        program
+            .needed
+            .extend([random.library(), "libc.so".to_owned(), random.library()]);
+        let path = format!("bin/p{number}");
+        fs::write(root.join(&path), program.bytes()).expect("a directory");
+        requests.push(Request {
+            library_path: random.one_in(3).then(|| random.path()),
+            preload: random.one_in(5).then(|| random.library()),
+            ..Request::new(format!("/{path}"), How::List(MUSL.to_owned()))
+        });
+    }
+    requests
+}
+
+#[test]
+fn libraries_of_random_musl_trees_are_found_where_musl_finds_them() {
+    let mut different = Vec::new();
+    let mut compared = 0;
+    for seed in 1000..1000 + SEEDS {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let root = directory.path();
+        let requests = make_musl_tree(&mut random, root);
+        let tree = LiveTree::open(root).expect("a tree");
+        let real = ask(root, "/bin/sh", &requests);
+        for (request, real) in requests.iter().zip(&real) {
+            let ours = as_trace(&predict(&tree, &question(request)).expect("linked dynamically"));
+            compared += 1;
+            if real.list != ours.list {
+                different.push(format!(
+                    "seed {seed}: {request:?}\n  musl: {real:?}\n  ours: {ours:?}"
+                ));
+            }
+        }
+    }
+    assert!(
+        different.is_empty(),
+        "{} differences:\n{}",
+        different.len(),
+        different[..different.len().min(12)].join("\n")
+    );
+    eprintln!("{compared} programs compared");
+}

@@ -8,6 +8,8 @@ use crate::resolve::constants::Version;
 /// What a dynamic linker finds out about the processor it runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cpu {
+    /// `e_machine` of its native programs; `None`: whatever the program's is.
+    pub machine: Option<u16>,
     /// Usable subdirectories of `glibc-hwcaps`, best first.
     pub levels: Vec<String>,
     /// What `$PLATFORM` stands for, and before glibc 2.37 a subdirectory.
@@ -65,6 +67,7 @@ impl Cpu {
                 .map(|at| (*m, &all[at..]))
         })?;
         let mut cpu = Self {
+            machine: Some(machine),
             levels: levels.iter().map(ToString::to_string).collect(),
             isa_levels: u32::MAX,
             ..Self::default()
@@ -89,6 +92,18 @@ impl Cpu {
     #[must_use]
     pub fn host() -> Self {
         host::detect()
+    }
+
+    /// This processor as a program for `machine` finds it: one with nothing to offer when it is another machine's.
+    #[must_use]
+    pub fn seen_from(&self, machine: u16) -> Self {
+        if self.machine.is_none_or(|own| own == machine) {
+            return self.clone();
+        }
+        Self {
+            isa_levels: if machine == EM_X86_64 { 1 } else { u32::MAX },
+            ..Self::default()
+        }
     }
 
     /// The subdirectories of every library directory in the order they are tried, each with its trailing slash, the
@@ -162,6 +177,7 @@ mod host {
             "x86-64"
         };
         let mut cpu = Cpu::of_level(level).unwrap_or_default();
+        cpu.machine = Some(super::EM_X86_64);
         // glibc gives these names to Intel's processors alone; the others keep what the kernel calls them.
         cpu.capabilities = vec!["x86_64".to_owned()];
         cpu.platform = Some("x86_64".to_owned());
@@ -190,6 +206,7 @@ mod host {
     pub(super) fn detect() -> Cpu {
         let mut cpu = Cpu::baseline();
         if cfg!(target_arch = "aarch64") {
+            cpu.machine = Some(super::EM_AARCH64);
             cpu.platform = Some("aarch64".to_owned());
         }
         cpu.isa_levels = u32::MAX;

@@ -376,8 +376,9 @@ pub fn resolve_with(
                 errno,
             })
     };
+    let program = &question.program;
     let read_error = |source| ResolveError::Read {
-        path: question.program.clone(),
+        path: program.clone(),
         source,
     };
     let node = locate(&question.program)?;
@@ -403,6 +404,10 @@ pub fn resolve_with(
         (Start::Usual, None) => (constants::usual_interpreter(tree, &facts), false),
     };
     let loader = loaders.get(tree, path, &facts);
+    let question = &Question {
+        cpu: question.cpu.seen_from(loader.constants.machine),
+        ..question.clone()
+    };
     let main = Main {
         node,
         facts,

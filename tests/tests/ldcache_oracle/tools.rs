@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use elfuse_format::ld_so_cache::LdSoCache;
-use elfuse_tests::ld_trace::{How, Trace, ask};
+use elfuse_tests::ld_trace::{How, Request, Trace, ask};
 use elfuse_tests::sysroot::debian;
 use tempfile::TempDir;
 
@@ -114,8 +114,8 @@ pub(crate) fn enterable(root: &Path) {
 /// What the loader of `program`, or else `loader`, would load for it in `root`.
 pub(crate) fn trace(root: &Path, shell: &str, program: &str, loader: Option<&str>) -> Trace {
     let how = loader.map_or(How::Executed, |loader| How::By(loader.to_owned()));
-    let mut traces = ask(root, shell, &[(program.to_owned(), how)]);
+    let mut traces = ask(root, shell, &[Request::new(program, how)]);
     traces
-        .remove(program)
+        .pop()
         .unwrap_or_else(|| panic!("nothing about {program} in {}", root.display()))
 }
