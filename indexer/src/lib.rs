@@ -5,6 +5,7 @@ pub mod assemble;
 pub mod bundle;
 pub mod cli;
 pub mod commands;
+pub mod elf_names;
 pub mod error;
 pub mod exit;
 pub mod inspect;
