@@ -153,6 +153,7 @@ sysroot_begin() {
     printf 'unfinished\n' >"$out.stamp"
     remove_tree "$out.tmp" "$out.old"
     mkdir -- "$building"
+    SECONDS=0
     trap 'remove_tree "$building"' EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT

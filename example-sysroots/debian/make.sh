@@ -121,8 +121,8 @@ run_mmdebstrap() { # MODE
         # must neither expect an empty archive nor clear it in between.
         --skip=download/empty --skip=essential/unlink
         --setup-hook='mkdir -p "$1"/var/cache/apt/archives'
-        --setup-hook="sync-in '$packages_dir' /var/cache/apt/archives"
-        --customize-hook="sync-out /var/cache/apt/archives '$packages_dir'"
+        --setup-hook="sync-in ${packages_dir@Q} /var/cache/apt/archives"
+        --customize-hook="sync-out /var/cache/apt/archives ${packages_dir@Q}"
     )
     # Its children (gpg-agent for one) may outlive this script.
     TMPDIR=$work mmdebstrap "${arguments[@]}" "$suite" - <"$work/sources.list" 9>&-

@@ -8,6 +8,7 @@ pub mod commands;
 pub mod elf_names;
 pub mod error;
 pub mod exit;
+pub mod index;
 pub mod inspect;
 pub mod ldcache;
 pub mod live;

@@ -13,11 +13,12 @@ use serde::Serialize;
 
 use crate::assemble;
 use crate::exit::Exit;
+use crate::index::Index;
 use crate::options::{BuildOptions, SealOptions};
 use crate::publish::{self, CaptureOptions, Captured, Input, SidecarsWritten};
 use crate::report::{Output, Style, count, human_bytes};
 use crate::scan::{self, Scan, ScanOptions, Trust};
-use crate::store::{Index, Lock, Store};
+use crate::store::{Lock, Store};
 use crate::sys::{self, FileSystem, Root};
 use crate::warning::Warning;
 

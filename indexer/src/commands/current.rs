@@ -8,10 +8,11 @@ use anyhow::Context;
 use elfuse_format::keys::flags::FOREIGN_FILE_SYSTEM;
 
 use crate::commands::build::in_pool;
+use crate::index::Index;
 use crate::options::Sysroot;
 use crate::report::Output;
 use crate::scan::{self, Scan, ScanOptions, Trust};
-use crate::store::{Index, Store};
+use crate::store::Store;
 use crate::sys::Root;
 
 /// What there is.

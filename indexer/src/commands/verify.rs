@@ -14,10 +14,11 @@ use serde::Serialize;
 use crate::assemble;
 use crate::commands::build::in_pool;
 use crate::exit::Exit;
+use crate::index::Index;
 use crate::options::VerifyOptions;
 use crate::report::{Bytes, Output, Style, count};
 use crate::scan::{self, Scan, ScanOptions, ScannedDir, Trust, guest, join};
-use crate::store::{Index, Store};
+use crate::store::Store;
 use crate::sys::Root;
 
 /// What kind of difference it is.
