@@ -125,7 +125,7 @@ fn show(path: &Path, bytes: &[u8], out: &mut Output) -> anyhow::Result<()> {
     if !bytes.starts_with(&MAGIC) && bytes.len() >= MAGIC.len() {
         let found: [u8; 8] = bytes[..8].try_into().unwrap_or_default();
         return Err(FormatError::NotOurs { found })
-            .context("a sidecar, keys, a loader cache or an ld.so.cache was expected");
+            .context("expected a sidecar, keys, a loader cache or an ld.so.cache");
     }
     let header = Header::parse(bytes)?;
     let shown = HeaderShown::new(path, &header);
@@ -134,7 +134,7 @@ fn show(path: &Path, bytes: &[u8], out: &mut Output) -> anyhow::Result<()> {
         Some(Kind::Keys) => keys::show(shown, path, bytes, out),
         Some(Kind::LoaderCache) => loader_cache::show(shown, bytes, out),
         Some(kind) => anyhow::bail!(
-            "a {}, which the runtime writes and this build does not show",
+            "a file of the kind \"{}\", which the runtime writes and this build does not show",
             kind.name()
         ),
         None => anyhow::bail!(
