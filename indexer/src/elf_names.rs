@@ -2,6 +2,8 @@
 
 /// Machines that Linux distributions are or were made for: `e_machine` and its name.
 const MACHINES: &[(u16, &str)] = &[
+    // Guile's compiled modules.
+    (0, "no machine's"),
     (2, "SPARC"),
     (3, "i386"),
     (4, "m68k"),

@@ -23,7 +23,7 @@ pub enum LoadError {
         source: io::Error,
     },
     /// It is not what it should be.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}", path = path.display())]
     Format {
         /// Which file.
         path: PathBuf,

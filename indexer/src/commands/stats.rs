@@ -258,7 +258,7 @@ fn print(stats: &Stats, out: &mut Output) -> io::Result<()> {
         row(out, needed.files, &needed.soname)?;
     }
     let Some(index) = &stats.index else {
-        let none = "No index; make one with `elfuse-index build`.";
+        let none = "No index that can be used; make one with `elfuse-index build`.";
         return heading(out, none);
     };
     heading(out, "Index")?;
