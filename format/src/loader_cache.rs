@@ -458,6 +458,8 @@ mod write {
     /// Everything that goes into the file.
     #[derive(Debug, Clone, Default)]
     pub struct LoaderCacheContent<'a> {
+        /// Which rules SONAMEs and closures were computed by: the header's `flags`. A maker that has others computes them anew.
+        pub rules: u32,
         /// Breadth-first.
         pub dirs: Vec<NewDir<'a>>,
         /// In any order.
@@ -619,7 +621,7 @@ mod write {
             file.part(PartKind::Inputs, 0, inputs(self.inputs)?);
             file.part(PartKind::Sonames, 0, sonames(self.sonames)?);
             file.part(PartKind::Closures, 0, closures(self.programs)?);
-            file.finish(Kind::LoaderCache, 0, 0)
+            file.finish(Kind::LoaderCache, self.rules, 0)
         }
     }
 }
