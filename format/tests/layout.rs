@@ -44,10 +44,9 @@ fn tables<const N: usize>(archive: &[u8], row_lens: [usize; N]) -> [&[u8]; N] {
 }
 
 fn part(file: &[u8], kind: usize, index: usize) -> &[u8] {
-    let rows = (0..u16_at(file, 36)).map(|number| &file[64 + 32 * number..][..32]);
+    let mut rows = (0..u16_at(file, 36)).map(|number| &file[64 + 32 * number..][..32]);
     let row = rows
-        .filter(|row| u16_at(row, 0) == kind && u32_at(row, 4) == index)
-        .next_back()
+        .rfind(|row| u16_at(row, 0) == kind && u32_at(row, 4) == index)
         .unwrap();
     let start = u64_at(row, 8) as usize;
     let part = &file[start..start + u64_at(row, 16) as usize];
