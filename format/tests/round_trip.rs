@@ -221,6 +221,7 @@ proptest! {
             search_dir: search_dir.clone(),
         });
         let content = LoaderCacheContent {
+            rules: 1,
             dirs,
             inputs: vec![NewInput { path: b"/etc/x".to_vec(), content_hash: [7; 32] }],
             sonames: new_sonames.collect(),

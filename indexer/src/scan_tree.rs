@@ -1,7 +1,7 @@
 //! A scan as the resolver sees a tree: nothing is opened but configuration files.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Arc, RwLock};
 
 use elfuse_format::sidecar::{Block, Entry};
@@ -13,6 +13,9 @@ use crate::tree::{self, Elf, Kind, Node, Step, Tree};
 
 /// Device number of what has no identity of its own in a scan. No real device has it.
 const NO_DEVICE: u64 = u64::MAX;
+
+/// The largest configuration file or interpreter that is read.
+const MAX_READ: u64 = 64 << 20;
 
 /// [`Tree`] over a [`Scan`].
 pub struct ScanTree<'a> {
@@ -181,11 +184,13 @@ impl Tree for ScanTree<'_> {
         }
         let (dir, name) = tree::split(&node.real).ok_or(Errno::ISDIR)?;
         let dir = self.root.open_dir(dir.get(1..).unwrap_or_default())?;
-        let mut file = sys::open_file(&dir, name)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        unpoisoned(self.files.write()).insert(node.real.to_vec(), bytes.as_slice().into());
-        Ok(bytes)
+        let bytes = sys::read_file(&dir, name, MAX_READ)?;
+        // Another thread may have read it in another state: all go by what is kept, whose hash the index will state.
+        let mut files = unpoisoned(self.files.write());
+        let kept = files
+            .entry(node.real.to_vec())
+            .or_insert_with(|| bytes.into());
+        Ok(kept.to_vec())
     }
 
     fn names(&self, node: &Node) -> io::Result<Vec<Vec<u8>>> {

@@ -78,6 +78,8 @@ pub struct NewProgram {
 /// Everything that goes into the file.
 #[derive(Debug, Clone, Default)]
 pub struct LoaderCacheContent<'a> {
+    /// Which rules SONAMEs and closures were computed by: the header's `flags`. A maker that has others computes them anew.
+    pub rules: u32,
     /// Breadth-first.
     pub dirs: Vec<NewDir<'a>>,
     /// In any order.
@@ -239,6 +241,6 @@ impl LoaderCacheContent<'_> {
         file.part(PartKind::Inputs, 0, inputs(self.inputs)?);
         file.part(PartKind::Sonames, 0, sonames(self.sonames)?);
         file.part(PartKind::Closures, 0, closures(self.programs)?);
-        file.finish(Kind::LoaderCache, 0, 0)
+        file.finish(Kind::LoaderCache, self.rules, 0)
     }
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use anyhow::Context;
 use elfuse_format::names;
@@ -26,9 +25,9 @@ const STORE_FILES: &[&str] = &[
     "ld.so.cache",
     "cpuid",
     "resident.list",
-    "lock",
     "keys.tmp",
     "loader-cache.tmp",
+    "lock",
 ];
 const STORE_DIRS: &[&str] = &["text", "resident"];
 
@@ -40,6 +39,8 @@ pub fn run(options: &CleanOptions, out: &mut Output) -> anyhow::Result<Exit> {
     let path = options.sysroot.root();
     let root = Root::open(path).with_context(|| format!("opening {}", path.display()))?;
     let store = Store::find(path, options.index_dir.as_deref());
+    // A build that is under way would find its store gone.
+    let lock = store.dir().is_dir().then(|| store.lock()).transpose()?;
     let progress = out.progress("cleaning", None);
     let mut sidecars = 0;
     let walk = WalkDir::new(path).same_file_system(true).into_iter();
@@ -70,7 +71,8 @@ pub fn run(options: &CleanOptions, out: &mut Output) -> anyhow::Result<Exit> {
         }
     }
     progress.clear();
-    let removed = remove_store(&root, &store)
+    let removed = lock.is_some();
+    remove_store(&root, &store)
         .with_context(|| format!("removing the index in {}", store.dir().display()))?;
     if out.is_json() {
         out.json(
@@ -100,29 +102,31 @@ fn remove(root: &Root, directory: &[u8], name: &[u8]) -> io::Result<()> {
     sys::restore_mtime(&fd, before)
 }
 
-/// Whether there was a store.
-fn remove_store(root: &Root, store: &Store) -> io::Result<bool> {
-    if !fs::symlink_metadata(store.dir()).is_ok_and(|found| found.is_dir()) {
-        return Ok(false);
-    }
-    let before = sys::fstat(root.fd())?.identity.mtime;
+/// Takes the store away; one outside the tree with no more than is ours.
+fn remove_store(root: &Root, store: &Store) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    for name in STORE_FILES {
-        gone(fs::remove_file(store.dir().join(name)))?;
+    if store.in_tree() {
+        let before = sys::fstat(root.fd())?.identity.mtime;
+        // The whole name is reserved. A symlink in its place is removed itself; `remove_dir_all` follows none.
+        let path = store.dir();
+        if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+            gone(fs::remove_dir_all(path))?;
+        }
+        return sys::restore_mtime(root.fd(), before);
     }
     for name in STORE_DIRS {
         gone(fs::remove_dir_all(store.dir().join(name)))?;
     }
+    // The lock last: whoever waits for it sees that it is gone.
+    for name in STORE_FILES {
+        gone(fs::remove_file(store.dir().join(name)))?;
+    }
     match fs::remove_dir(store.dir()) {
         // Somebody else's files are in there: leave them, and the directory with them.
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && !store.in_tree() => {}
-        other => other?,
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => gone(other),
     }
-    if store.in_tree() && Path::new(root.path()) == store.dir().parent().unwrap_or(store.dir()) {
-        sys::restore_mtime(root.fd(), before)?;
-    }
-    Ok(true)
 }

@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use anyhow::Context;
 use elfuse_format::keys::Seal;
+use elfuse_format::names::LOADER_CACHE;
 use elfuse_format::sidecar::{Block, Entry, Kind};
 use serde::Serialize;
 
@@ -211,8 +214,16 @@ impl Verifier<'_> {
         }
         self.inputs();
         // The names of these are reported in their parents; what lies below them is not repeated.
-        let same = self.report.differences.is_empty();
-        if same {
+        let stale = |found: &Found| {
+            matches!(
+                found.difference,
+                Difference::StaleKey
+                    | Difference::StaleFileKey
+                    | Difference::NoKeys
+                    | Difference::NoSidecar
+            )
+        };
+        if self.report.differences.iter().all(stale) {
             self.roll_up(scan)?;
         }
         Ok(())
@@ -291,7 +302,7 @@ impl Verifier<'_> {
                 if holds && names_differ(bytes, &dir.block) {
                     self.report.add(Difference::WrongKey, guest(&dir.path), "");
                 }
-                self.names(dir, number, bytes);
+                self.names(dir, bytes);
             }
         }
         if let Some(bytes) = claimed {
@@ -302,7 +313,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn names(&mut self, dir: &ScannedDir, _number: u32, claimed: &[u8]) {
+    fn names(&mut self, dir: &ScannedDir, claimed: &[u8]) {
         let (Ok(claimed), Some(real)) = (Block::parse(claimed), dir.names()) else {
             self.report.add(
                 Difference::Unusable,
@@ -383,6 +394,13 @@ impl Verifier<'_> {
         }
     }
 
+    fn cache_path(&self) -> Vec<u8> {
+        Path::new(&self.report.index)
+            .join(LOADER_CACHE)
+            .into_os_string()
+            .into_vec()
+    }
+
     /// Configuration files. Another content is found by [`Verifier::roll_up`].
     fn inputs(&mut self) {
         if self.index.keys().is_none() {
@@ -392,11 +410,8 @@ impl Verifier<'_> {
         let inputs = match cache.inputs() {
             Ok(inputs) => inputs,
             Err(error) => {
-                self.report.add(
-                    Difference::Unusable,
-                    b"/.elfuse/loader-cache".to_vec(),
-                    error,
-                );
+                self.report
+                    .add(Difference::Unusable, self.cache_path(), error);
                 return;
             }
         };
@@ -413,11 +428,8 @@ impl Verifier<'_> {
         let expected =
             assemble::loader_cache(scan, closures).context("assembling the loader cache afresh")?;
         if expected != self.index.loader_cache_bytes() {
-            self.report.add(
-                Difference::RollUpDiffers,
-                b"/.elfuse/loader-cache".to_vec(),
-                "",
-            );
+            self.report
+                .add(Difference::RollUpDiffers, self.cache_path(), "");
         }
         Ok(())
     }
