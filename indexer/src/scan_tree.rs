@@ -181,9 +181,15 @@ impl Tree for ScanTree<'_> {
         }
         let (dir, name) = tree::split(&node.real).ok_or(Errno::ISDIR)?;
         let dir = self.root.open_dir(dir.get(1..).unwrap_or_default())?;
-        let mut file = sys::open_file(&dir, name)?;
+        let file = sys::open_file(&dir, name)?;
+        if sys::fstat(&file)?.kind != tree::Kind::File {
+            return Err(Errno::INVAL.into());
+        }
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
+        let read = file.take(tree::MAX_READ + 1).read_to_end(&mut bytes)?;
+        if read as u64 > tree::MAX_READ {
+            return Err(Errno::FBIG.into());
+        }
         unpoisoned(self.files.write()).insert(node.real.to_vec(), bytes.as_slice().into());
         Ok(bytes)
     }

@@ -3,20 +3,28 @@
 //! In the tree: `.elfuse` at the root, and a sidecar in every directory. Out of the tree: one directory that holds the store
 //! alone; the loader cache has every sidecar's content. Without `--index-dir` that directory is
 //! `$XDG_CACHE_HOME/elfuse/NAME-HASH`, named after the sysroot's path.
+//!
+//! A sysroot may come from anybody, and so may the `.elfuse` in it: what is opened there is opened below its descriptor, and no
+//! symlink, FIFO or device node in the place of a file of ours is followed, waited for or written to.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 use elfuse_format::FormatError;
-use elfuse_format::header::CHUNK_ROWS;
+use elfuse_format::header::{CHUNK_ROWS, HEADER_LEN, Header};
 use elfuse_format::keys::{ArchivedDirKey, ArchivedFileKey, Keys, Seal};
 use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
 use elfuse_format::names;
+use elfuse_format::sidecar::Kind;
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
-use crate::sys::Identity;
+use crate::sys::{self, Identity};
 
 /// The directory that holds an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +47,29 @@ pub fn default_outside(root: &Path) -> Option<PathBuf> {
     Some(cache.join("elfuse").join(name))
 }
 
-/// Holds other builders off while it lives.
+/// Holds other builders off while it lives, and is what puts files into the store.
 #[derive(Debug)]
 pub struct Lock {
+    store: PathBuf,
+    dir: OwnedFd,
     file: File,
+    made: bool,
+}
+
+const LOCK: &str = "lock";
+const NEW_FILE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+const MODE: Mode = Mode::RUSR
+    .union(Mode::WUSR)
+    .union(Mode::RGRP)
+    .union(Mode::ROTH);
+
+fn temporary(name: &str) -> String {
+    format!("{name}.tmp")
 }
 
 impl Lock {
@@ -51,85 +78,160 @@ impl Lock {
     pub fn file(&self) -> &File {
         &self.file
     }
+
+    /// The store.
+    #[must_use]
+    pub fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// Whether there was no store before.
+    #[must_use]
+    pub fn made_the_store(&self) -> bool {
+        self.made
+    }
+
+    /// Puts a file into place, whole or not at all.
+    ///
+    /// # Errors
+    /// If writing or renaming fails.
+    pub fn publish(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let temporary = temporary(name);
+        let attempt = || -> io::Result<()> {
+            self.remove(&temporary)?;
+            let file = rustix::fs::openat(&self.dir, &temporary, NEW_FILE | OFlags::EXCL, MODE)?;
+            File::from(file).write_all(bytes)?;
+            Ok(rustix::fs::renameat(
+                &self.dir, &temporary, &self.dir, name,
+            )?)
+        };
+        let done = attempt();
+        if done.is_err() {
+            let _ = self.remove(&temporary);
+        }
+        done.with_context(|| format!("writing {}", self.store.join(name).display()))
+    }
+
+    /// Removes a file of the store, if it is there.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the lock that is held is the one that others will ask for: `clean` removes it, with or without the store.
+    fn is_current(&self) -> bool {
+        let id = |found: sys::Status| (found.identity.dev, found.identity.ino);
+        let same = || -> io::Result<bool> {
+            let dir = fs::metadata(&self.store)?;
+            Ok((dir.dev(), dir.ino()) == id(sys::fstat(&self.dir)?)
+                && id(sys::stat_at(&self.dir, LOCK.as_bytes())?) == id(sys::fstat(&self.file)?))
+        };
+        same().unwrap_or(false)
+    }
+}
+
+/// What a path would be without symlinks. What is not there yet is none.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    for known in absolute.ancestors() {
+        let Ok(mut real) = known.canonicalize() else {
+            continue;
+        };
+        let rest = absolute.strip_prefix(known).unwrap_or(Path::new(""));
+        for component in rest.components() {
+            match component {
+                Component::ParentDir => drop(real.pop()),
+                other => real.push(other),
+            }
+        }
+        return Ok(real);
+    }
+    Ok(absolute)
 }
 
 impl Store {
-    /// Where the index of `root` is, or would be looked for: `--index-dir` if given, else in the tree, else the default
-    /// directory outside where one lies there.
-    #[must_use]
-    pub fn find(root: &Path, index_dir: Option<&Path>) -> Self {
-        let inside = Self {
+    fn inside(root: &Path) -> Self {
+        Self {
             dir: root.join(".elfuse"),
             in_tree: true,
-        };
-        if let Some(dir) = index_dir {
-            return Self {
-                in_tree: dir == inside.dir,
-                dir: dir.to_owned(),
-            };
         }
-        if !inside.dir.exists()
-            && let Some(dir) = default_outside(root).filter(|dir| dir.exists())
+    }
+
+    fn outside(dir: PathBuf) -> Self {
+        let in_tree = false;
+        Self { dir, in_tree }
+    }
+
+    /// Whether it is a directory, and this process may write there.
+    fn is_writable(&self) -> bool {
+        let is_dir = fs::symlink_metadata(&self.dir).is_ok_and(|found| found.is_dir());
+        is_dir && rustix::fs::access(&self.dir, Access::WRITE_OK).is_ok()
+    }
+
+    /// Where the index of `root` is, or would be looked for: `--index-dir` if given, else in the tree, else the default
+    /// directory outside where one lies there. That one goes before an index in the tree that cannot be written: it was sealed
+    /// on this host.
+    #[must_use]
+    pub fn find(root: &Path, index_dir: Option<&Path>) -> Self {
+        let inside = Self::inside(root);
+        if let Some(dir) = index_dir {
+            if resolved(dir).is_ok_and(|real| real == inside.dir) {
+                return inside;
+            }
+            return Self::outside(dir.to_owned());
+        }
+        if !inside.is_writable()
+            && let Some(dir) = default_outside(root).filter(|dir| dir.is_dir())
         {
-            let in_tree = false;
-            return Self { dir, in_tree };
+            return Self::outside(dir);
         }
         inside
     }
 
-    /// A store to write to. Falls back to the default directory outside where the tree may not be written to.
+    /// A store to write to, which [`Store::lock`] makes. Outside, in the default directory, where the tree may not be written
+    /// to.
     ///
     /// # Errors
-    /// If no directory can be made, or `--index-dir` lies inside the sysroot.
+    /// If there is no place for it, or `--index-dir` lies inside the sysroot.
     pub fn create(root: &Path, index_dir: Option<&Path>) -> anyhow::Result<Self> {
-        let make = |store: Self| -> anyhow::Result<Self> {
-            fs::create_dir_all(&store.dir)
-                .with_context(|| format!("making the index's directory {}", store.dir.display()))?;
-            Ok(store)
-        };
-        let found = Self::find(root, index_dir);
+        let inside = Self::inside(root);
         if let Some(dir) = index_dir {
-            let store = make(found)?;
-            let real = dir
-                .canonicalize()
+            let found = Self::find(root, index_dir);
+            let real = resolved(dir)
                 .with_context(|| format!("resolving the index's directory {}", dir.display()))?;
             anyhow::ensure!(
-                store.in_tree || !real.starts_with(root),
+                found.in_tree || !real.starts_with(root),
                 "{} lies inside the sysroot {}, where it would index itself; \
                  give a directory outside, or leave --index-dir away",
                 real.display(),
                 root.display()
             );
-            return Ok(store);
+            return Ok(found);
         }
-        let inside = Self {
-            dir: root.join(".elfuse"),
-            in_tree: true,
-        };
-        match fs::create_dir(&inside.dir) {
-            Ok(()) => Ok(inside),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let is_dir = fs::symlink_metadata(&inside.dir).is_ok_and(|found| found.is_dir());
-                anyhow::ensure!(
-                    is_dir,
+        let why = match fs::symlink_metadata(&inside.dir) {
+            Ok(found) if !found.is_dir() => {
+                anyhow::bail!(
                     "{} is not a directory; it is the name of the index: remove it, or use --index-dir",
                     inside.dir.display()
                 );
-                Ok(inside)
             }
-            Err(error) => {
-                let dir = default_outside(root).with_context(|| {
-                    format!(
-                        "{} cannot be made ({error}) and there is no HOME to keep the index in; use --index-dir",
-                        inside.dir.display()
-                    )
-                })?;
-                make(Self {
-                    dir,
-                    in_tree: false,
-                })
-            }
-        }
+            Ok(_) if inside.is_writable() => return Ok(inside),
+            Ok(_) => "cannot be written",
+            Err(_) if rustix::fs::access(root, Access::WRITE_OK).is_ok() => return Ok(inside),
+            Err(_) => "cannot be made",
+        };
+        let dir = default_outside(root).with_context(|| {
+            format!(
+                "{} {why} and there is no HOME to keep the index in; use --index-dir",
+                inside.dir.display()
+            )
+        })?;
+        Ok(Self::outside(dir))
     }
 
     /// The directory.
@@ -144,37 +246,73 @@ impl Store {
         self.in_tree
     }
 
-    /// Waits until no other process builds here.
-    ///
-    /// # Errors
-    /// If the lock file cannot be made or locked.
-    pub fn lock(&self) -> anyhow::Result<Lock> {
-        let path = self.dir.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("opening the lock {}", path.display()))?;
-        file.lock()
-            .with_context(|| format!("locking {}", path.display()))?;
-        Ok(Lock { file })
+    fn open(&self) -> io::Result<OwnedFd> {
+        let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // A directory of the user's own may be given through a symlink; one in a sysroot may not lead out of it.
+        flags.set(OFlags::NOFOLLOW, self.in_tree);
+        Ok(rustix::fs::open(&self.dir, flags, Mode::empty())?)
     }
 
-    /// Puts a file into place, whole or not at all. Call with the lock held.
+    /// Makes the store if it is not there, waits until no other process builds here, and removes what one left that was killed.
     ///
     /// # Errors
-    /// If writing or renaming fails.
-    pub fn publish(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let temporary = self.dir.join(format!("{name}.tmp"));
-        let path = self.dir.join(name);
-        let attempt = || -> io::Result<()> {
-            let mut file = File::create(&temporary)?;
-            file.write_all(bytes)?;
-            drop(file);
-            fs::rename(&temporary, &path)
+    /// If the store or its lock file cannot be made, opened or locked.
+    pub fn lock(&self) -> anyhow::Result<Lock> {
+        loop {
+            let made = match fs::create_dir(&self.dir) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.in_tree => {
+                    fs::create_dir_all(&self.dir).with_context(|| self.making())?;
+                    true
+                }
+                Err(error) => return Err(error).with_context(|| self.making()),
+            };
+            if let Some(mut lock) = self.lock_existing()? {
+                lock.made = made;
+                for name in [names::KEYS, names::LOADER_CACHE] {
+                    lock.remove(&temporary(name))
+                        .with_context(|| format!("tidying {}", self.dir.display()))?;
+                }
+                return Ok(lock);
+            }
+        }
+    }
+
+    fn making(&self) -> String {
+        format!("making the index's directory {}", self.dir.display())
+    }
+
+    /// As [`Store::lock`] where there is a store; `None` where there is none, or none any more.
+    ///
+    /// # Errors
+    /// If the lock file cannot be made, opened or locked.
+    pub fn lock_existing(&self) -> anyhow::Result<Option<Lock>> {
+        let opening = || format!("opening the index's directory {}", self.dir.display());
+        let dir = match self.open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.with_context(opening)?,
         };
-        attempt().with_context(|| format!("writing {}", path.display()))
+        let path = self.dir.join(LOCK);
+        let opened = match rustix::fs::openat(&dir, LOCK, NEW_FILE, MODE) {
+            // The directory was removed after it was opened.
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(io::Error::from).and_then(|file| {
+                let is_file = sys::fstat(&file)?.kind == Kind::File;
+                is_file.then_some(file).ok_or_else(not_regular)
+            }),
+        };
+        let file =
+            File::from(opened.with_context(|| format!("opening the lock {}", path.display()))?);
+        file.lock()
+            .with_context(|| format!("locking {}", path.display()))?;
+        let lock = Lock {
+            store: self.dir.clone(),
+            dir,
+            file,
+            made: false,
+        };
+        Ok(lock.is_current().then_some(lock))
     }
 
     /// Loads the index; `None` if there is none.
@@ -182,19 +320,24 @@ impl Store {
     /// # Errors
     /// [`LoadError`]: there is one, and it cannot be used.
     pub fn load(&self) -> Result<Option<Index>, LoadError> {
+        let missing = |error: &io::Error| {
+            let errno = Errno::from_io_error(error);
+            matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+        };
+        let read_error = |path: PathBuf| move |source| LoadError::Read { path, source };
+        let dir = match self.open() {
+            Err(error) if missing(&error) => return Ok(None),
+            other => other.map_err(read_error(self.dir.clone()))?,
+        };
         let read = |name: &str| {
             let path = self.dir.join(name);
-            match fs::read(&path) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) =>
-                {
-                    Ok(None)
-                }
+            match sys::open_file(&dir, name.as_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(source) => Err(LoadError::Read { path, source }),
+                Ok(file) => read_whole(&file).map(Some).map_err(|error| match error {
+                    ReadError::Io(source) => LoadError::Read { path, source },
+                    ReadError::Format(source) => LoadError::Format { path, source },
+                }),
             }
         };
         // The keys first: they are published last, so that what they are bound to is there when they are seen.
@@ -204,6 +347,50 @@ impl Store {
         };
         Index::new(loader_cache, keys, &self.dir).map(Some)
     }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}
+
+/// Why a file of ours was not read.
+#[derive(Debug)]
+pub enum ReadError {
+    /// What the host said.
+    Io(io::Error),
+    /// It is not as long as it says, or does not start as one.
+    Format(FormatError),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The bytes of a file that starts with our header and is as long as that says. Anything else is not read: it may be sparse and
+/// larger than memory.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn read_whole(file: &File) -> Result<Vec<u8>, ReadError> {
+    let status = sys::fstat(file)?;
+    if status.kind != Kind::File {
+        return Err(not_regular().into());
+    }
+    let mut bytes = Vec::with_capacity(HEADER_LEN);
+    file.take(HEADER_LEN as u64).read_to_end(&mut bytes)?;
+    let header = Header::parse(&bytes).map_err(ReadError::Format)?;
+    let expected = u64::from(header.header_len).saturating_add(header.payload_len);
+    let found = status.identity.size;
+    if expected != found {
+        return Err(ReadError::Format(FormatError::Length { expected, found }));
+    }
+    let rest = usize::try_from(found).unwrap_or(usize::MAX) - bytes.len();
+    let reserved = bytes.try_reserve_exact(rest);
+    reserved.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    file.take(rest as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Why an index cannot be used.
@@ -226,6 +413,10 @@ pub enum LoadError {
         source: FormatError,
     },
 }
+
+const MALFORMED_ROWS: FormatError = FormatError::Malformed {
+    what: "directory rows",
+};
 
 /// A loader cache and, where they belong to it, its keys: in memory, so that nothing changes after it was checked.
 #[derive(Debug)]
@@ -269,15 +460,17 @@ impl Index {
         for chunk in chunks {
             self.dirs.extend_from_slice(cache.dir_chunk(chunk)?);
         }
-        // Children come after their parents and lie inside the table, so that walking down ends.
+        // Every directory but the root is the child of one before it, so that walking down ends, and soon.
+        let mut next = 1;
         for (number, row) in self.dirs.iter().enumerate() {
-            let first = row.first_child.to_native() as usize;
-            let end = first + row.child_count.to_native() as usize;
-            if row.child_count.to_native() > 0 && (first <= number || end > self.dirs.len()) {
-                return Err(FormatError::Malformed {
-                    what: "directory rows",
-                });
+            let (first, count) = (row.first_child.to_native(), row.child_count.to_native());
+            if count > 0 && (first as usize != next || next <= number) {
+                return Err(MALFORMED_ROWS);
             }
+            next += count as usize;
+        }
+        if next != self.dirs.len().max(1) {
+            return Err(MALFORMED_ROWS);
         }
         Ok(())
     }
@@ -419,11 +612,21 @@ impl Index {
         self.dir_keys.get(dir as usize)
     }
 
+    fn input_key(&self, input: usize) -> Option<&ArchivedFileKey> {
+        self.keys()?.inputs().ok()?.get(input)
+    }
+
+    /// Whether the key of the loader cache's input number `input` claims anything.
+    #[must_use]
+    pub fn input_key_is_sealed(&self, input: usize) -> bool {
+        let key = self.input_key(input);
+        key.is_some_and(|key| Seal::from_byte(key.seal) == Seal::Sealed)
+    }
+
     /// Whether the key of the loader cache's input number `input` is sealed and `found` is the very state it was made from.
     #[must_use]
     pub fn input_key_holds(&self, input: usize, found: &Identity) -> bool {
-        let keys = self.keys().and_then(|keys| keys.inputs().ok());
-        let Some(key) = keys.and_then(|keys| keys.get(input)) else {
+        let Some(key) = self.input_key(input) else {
             return false;
         };
         let times = (key.mtime.to_native(), key.ctime.to_native());
