@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod ldcache;
 pub mod live;
 pub mod options;
+pub mod plain;
 pub mod publish;
 pub mod query;
 pub mod report;

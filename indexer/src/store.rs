@@ -426,6 +426,7 @@ pub struct Index {
     dirs: Vec<ArchivedDirRow>,
     dir_keys: Vec<ArchivedDirKey>,
     file_keys: Vec<ArchivedFileKey>,
+    plain: Vec<u64>,
     devices: Vec<u64>,
 }
 
@@ -441,6 +442,7 @@ impl Index {
             dirs: Vec::new(),
             dir_keys: Vec::new(),
             file_keys: Vec::new(),
+            plain: Vec::new(),
             devices: Vec::new(),
         };
         index.read_dirs().map_err(format(names::LOADER_CACHE))?;
@@ -449,6 +451,7 @@ impl Index {
             index.keys = None;
             index.dir_keys.clear();
             index.file_keys.clear();
+            index.plain.clear();
         }
         Ok(index)
     }
@@ -494,6 +497,8 @@ impl Index {
             |rows: usize| u32::try_from(rows.div_ceil(CHUNK_ROWS)).unwrap_or(u32::MAX);
         for chunk in 0..chunk_count(self.dirs.len()) {
             self.dir_keys.extend_from_slice(keys.dir_chunk(chunk)?);
+            let plain = keys.plain_chunk(chunk)?.iter();
+            self.plain.extend(plain.map(|digest| digest.to_native()));
         }
         let chunks = (0..).take_while(|&i| {
             keys.file()
@@ -604,6 +609,12 @@ impl Index {
             .map(|row| row.first_elf.to_native() as usize);
         let key = row.and_then(|first| self.file_keys.get(first + elf as usize));
         key.is_some_and(|key| Seal::from_byte(key.seal) == Seal::Sealed)
+    }
+
+    /// Digest of the states of a directory's files without facts; 0 where they have to be looked at again.
+    #[must_use]
+    pub fn plain_digest(&self, dir: u32) -> Option<u64> {
+        self.plain.get(dir as usize).copied()
     }
 
     /// Key of a directory, if there are keys.
