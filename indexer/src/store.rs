@@ -488,6 +488,8 @@ impl Index {
         if keys.bound_to() != binding {
             return Ok(false);
         }
+        // Also what only a run reads: a part that is damaged is made anew by the next build.
+        keys.file().check()?;
         self.devices = keys
             .devices()?
             .iter()

@@ -196,8 +196,13 @@ impl Verifier<'_> {
         self.report.directories = scan.dirs.len() as u64;
         self.report.entries = scan.entry_count();
         self.report.elf_files = scan.elf_count();
-        if self.index.keys().is_none() {
-            self.report.add(Difference::NoKeys, b"/".to_vec(), "");
+        match self.index.keys().map(|keys| keys.check()) {
+            None => self.report.add(Difference::NoKeys, b"/".to_vec(), ""),
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                let path = b"/.elfuse/keys".to_vec();
+                self.report.add(Difference::Unusable, path, error);
+            }
         }
         let mut claimed = self.claimed_directories();
         for dir in &scan.dirs {
