@@ -19,6 +19,8 @@ use rayon::prelude::*;
 
 use crate::index::Index;
 use crate::inspect;
+use crate::plain::{self, PlainFiles};
+use crate::store;
 use crate::sys::{self, Identity, Listed, Root};
 use crate::tree::Elf;
 use crate::warning::{Warning, Warnings};
@@ -80,6 +82,8 @@ pub struct ScannedDir {
     pub sealed: bool,
     /// Its ELF files.
     pub elves: Vec<ElfState>,
+    /// Its other files.
+    pub plain: PlainFiles,
     /// Whether it has a sidecar.
     pub has_sidecar: bool,
     /// Temporaries that a killed build left behind.
@@ -142,9 +146,10 @@ impl Scan {
     /// Whether everything was vouched for by earlier keys.
     #[must_use]
     pub fn is_all_sealed(&self) -> bool {
-        self.dirs
-            .iter()
-            .all(|dir| dir.sealed && dir.elves.iter().all(|elf| elf.sealed))
+        let is_sealed = |dir: &ScannedDir| {
+            dir.sealed && dir.plain.sealed && dir.elves.iter().all(|elf| elf.sealed)
+        };
+        self.dirs.iter().all(is_sealed)
     }
 }
 
@@ -163,6 +168,15 @@ struct Scanner<'a> {
     root: &'a Root,
     options: &'a ScanOptions<'a>,
     shared: Mutex<HashMap<(u64, u64), Shared>>,
+}
+
+/// State of what a name stands for.
+#[derive(Debug, Clone, Copy)]
+enum FileState {
+    NoFile,
+    Elf(ElfState),
+    /// A file without facts; `None`: it could not be read.
+    Plain(Option<Identity>),
 }
 
 #[derive(Debug, Clone)]
@@ -296,6 +310,7 @@ impl Scanner<'_> {
             identity: None,
             sealed: false,
             elves: Vec::new(),
+            plain: PlainFiles::UNKNOWN,
             has_sidecar: false,
             leftovers: Vec::new(),
         };
@@ -328,15 +343,18 @@ impl Scanner<'_> {
         dir
     }
 
-    /// Takes over a directory whose key holds, if all its ELF files' keys do.
+    /// Takes over a directory whose key holds, if all its ELF files' keys do and its other files are as they were.
     fn take_over(&self, dir: &mut ScannedDir, earlier: Option<u32>) -> bool {
         let (Trust::Keys(index), Some(number)) = (self.options.trust, earlier) else {
             return false;
         };
-        let Ok(status) = self.root.stat(&dir.path) else {
+        let Ok(fd) = self.root.open_dir(&dir.path) else {
             return false;
         };
-        if status.kind != Kind::Directory || !index.dir_key_holds(number, &status.identity) {
+        let Ok(status) = sys::fstat(&fd) else {
+            return false;
+        };
+        if !index.dir_key_holds(number, &status.identity) {
             return false;
         }
         let Some(bytes) = index.block_bytes(number) else {
@@ -348,7 +366,7 @@ impl Scanner<'_> {
         let mut elves = Vec::with_capacity(block.elf_count());
         for (elf, entry) in (0..).zip(block.entries().filter(|entry| entry.elf_index().is_some())) {
             let name = entry.name().unwrap_or_default();
-            match self.root.stat(&dir.join(name)) {
+            match sys::stat_at(&fd, name) {
                 Ok(found) if index.file_key_holds(number, elf, &found.identity) => {
                     elves.push(ElfState {
                         identity: found.identity,
@@ -358,6 +376,18 @@ impl Scanner<'_> {
                 _ => return false,
             }
         }
+        let plain = PlainFiles::now(&fd, &block, self.root.dev());
+        if plain.digest == 0 || index.plain_digest(number) != Some(plain.digest) {
+            return false;
+        }
+        for (name, _) in plain::names(&block).filter(|(_, is_broken)| *is_broken) {
+            let path = guest(&dir.join(name));
+            self.options.warnings.add(Warning::BrokenElf, &path, "");
+        }
+        dir.plain = PlainFiles {
+            sealed: true,
+            ..plain
+        };
         dir.block = bytes.into();
         dir.identity = Some(status.identity);
         dir.sealed = true;
@@ -424,13 +454,16 @@ impl Scanner<'_> {
         let witness = witness
             .as_ref()
             .and_then(|w| Some((w, Block::parse(&w.bytes).ok()?)));
-        let entry = |listed: Listed| -> io::Result<(NewEntry, Option<ElfState>)> {
+        let entry = |listed: Listed| -> io::Result<(NewEntry, FileState)> {
             let Listed { name, kind } = listed;
             let known = witness.and_then(|(from, block)| Some((from, block.find(&name).ok()??)));
             let (content, state) = match kind {
-                Kind::Directory => (Content::Directory, None),
-                Kind::Other => (Content::Other, None),
-                Kind::Symlink => (Content::Symlink(sys::read_link(fd, &name)?), None),
+                Kind::Directory => (Content::Directory, FileState::NoFile),
+                Kind::Other => (Content::Other, FileState::NoFile),
+                Kind::Symlink => {
+                    let target = sys::read_link(fd, &name)?;
+                    (Content::Symlink(target), FileState::NoFile)
+                }
                 Kind::File => self.file(dir, fd, &name, known)?,
             };
             let name = name.into_vec();
@@ -457,11 +490,29 @@ impl Scanner<'_> {
             .collect::<io::Result<Vec<_>>>()
             .map_err(unreadable)?;
         entries.sort_unstable_by(|a, b| a.0.name.cmp(&b.0.name));
-        dir.elves = entries.iter().filter_map(|(_, state)| *state).collect();
+        let elves = entries.iter().filter_map(|(_, state)| match state {
+            FileState::Elf(state) => Some(*state),
+            _ => None,
+        });
+        dir.elves = elves.collect();
+        let plain = entries.iter().filter_map(|(_, state)| match state {
+            FileState::Plain(identity) => Some(*identity),
+            _ => None,
+        });
+        dir.plain = PlainFiles::of(plain, self.root.dev());
         let entries = entries.into_iter().map(|(entry, _)| entry).collect();
         dir.block = sidecar::encode(entries)
             .map_err(|error| (Seal::TooLarge, io::Error::other(error)))?
             .into();
+        if let (Trust::Keys(index), Some(number)) = (self.options.trust, earlier) {
+            let same = index.block_bytes(number) == Some(&dir.block);
+            let held = |identity| index.dir_key_holds(number, identity);
+            // Some file was looked at again, and nothing came of it.
+            dir.sealed = same
+                && dir.identity.as_ref().is_some_and(held)
+                && dir.elves.iter().all(|elf| elf.sealed);
+            dir.plain.sealed = index.plain_digest(number) == Some(dir.plain.digest);
+        }
         (self.options.progress)(count);
         Ok(())
     }
@@ -498,7 +549,7 @@ impl Scanner<'_> {
         fd: BorrowedFd<'_>,
         name: &[u8],
         known: Option<(&Witness, sidecar::Entry<'_>)>,
-    ) -> io::Result<(Content, Option<ElfState>)> {
+    ) -> io::Result<(Content, FileState)> {
         if let Some((from, entry)) = known
             && let Some(taken) = self.take_over_file(fd, name, from, entry)?
         {
@@ -510,21 +561,23 @@ impl Scanner<'_> {
                     identity,
                     sealed: false,
                 };
-                Ok((Content::Elf(facts), Some(state)))
+                Ok((Content::Elf(facts), FileState::Elf(state)))
             }
-            Ok((Inspected::Broken(what), _)) => {
+            Ok((Inspected::Broken(what), identity)) => {
                 let path = guest(&dir.join(name));
                 self.options.warnings.add(Warning::BrokenElf, &path, what);
-                Ok((Content::BrokenElf, None))
+                Ok((Content::BrokenElf, FileState::Plain(Some(identity))))
             }
-            Ok((Inspected::Plain, _)) => Ok((Content::File, None)),
+            Ok((Inspected::Plain, identity)) => {
+                Ok((Content::File, FileState::Plain(Some(identity))))
+            }
             Err(error) => {
                 // Its name is known all the same.
                 let path = guest(&dir.join(name));
                 self.options
                     .warnings
                     .add(Warning::UnreadableFile, &path, error);
-                Ok((Content::File, None))
+                Ok((Content::File, FileState::Plain(None)))
             }
         }
     }
@@ -535,13 +588,10 @@ impl Scanner<'_> {
         name: &[u8],
         from: &Witness,
         entry: sidecar::Entry<'_>,
-    ) -> io::Result<Option<(Content, Option<ElfState>)>> {
+    ) -> io::Result<Option<(Content, FileState)>> {
+        // A sidecar's word that a file is no ELF file proves nothing: it may be one in this copy.
         let Some(facts) = entry.elf().and_then(|elf| elf.to_facts()) else {
-            // A sidecar's word that a file is no ELF file costs, if it is false, facts, and no wrong answer.
-            let plain = from.by == Proof::Content
-                && entry.kind() == Some(Kind::File)
-                && !entry.is_broken_elf();
-            return Ok(plain.then_some((Content::File, None)));
+            return Ok(None);
         };
         let content = Content::Elf(Arc::new(facts));
         match (from.by, self.options.trust) {
@@ -549,13 +599,11 @@ impl Scanner<'_> {
                 let identity = sys::stat_at(fd, name)?.identity;
                 let elf = entry.elf_index().unwrap_or(u32::MAX);
                 let holds = index.file_key_holds(number, elf, &identity);
-                Ok(holds.then_some((
-                    content,
-                    Some(ElfState {
-                        identity,
-                        sealed: true,
-                    }),
-                )))
+                let state = ElfState {
+                    identity,
+                    sealed: true,
+                };
+                Ok(holds.then_some((content, FileState::Elf(state))))
             }
             _ => {
                 let Content::Elf(facts) = &content else {
@@ -576,29 +624,23 @@ impl Scanner<'_> {
                     identity: after,
                     sealed: false,
                 };
-                Ok(unchanged.then_some((content, Some(state))))
+                Ok(unchanged.then_some((content, FileState::Elf(state))))
             }
         }
     }
 
     fn inspect(&self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<(Inspected, Identity)> {
-        const NOWHERE: Identity = Identity {
-            dev: 0,
-            ino: 0,
-            size: 0,
-            mtime: elfuse_format::keys::Time { secs: 0, nanos: 0 },
-            ctime: elfuse_format::keys::Time { secs: 0, nanos: 0 },
-        };
         let file = sys::open_file(dir, name)?;
+        // First: what changes after this shows.
+        let status = sys::fstat(&file)?;
+        if status.kind != Kind::File {
+            return Ok((Inspected::Plain, status.identity));
+        }
         let mut magic = [0; 4];
         match file.read_at(&mut magic, 0) {
             Ok(4) if magic == object::elf::ELFMAG => {}
-            Ok(_) => return Ok((Inspected::Plain, NOWHERE)),
+            Ok(_) => return Ok((Inspected::Plain, status.identity)),
             Err(error) => return Err(error),
-        }
-        let status = sys::fstat(&file)?;
-        if status.kind != Kind::File {
-            return Ok((Inspected::Plain, NOWHERE));
         }
         if status.links > 1 {
             let id = (status.identity.dev, status.identity.ino);
@@ -664,8 +706,7 @@ enum Proof {
 #[must_use]
 pub fn read_sidecar(dir: BorrowedFd<'_>) -> Option<Vec<u8>> {
     let file = sys::open_file(dir, names::SIDECAR).ok()?;
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut &file, &mut bytes).ok()?;
+    let bytes = store::read_whole(&file).ok()?;
     let payload = sidecar::payload(&bytes).ok()?;
     Block::parse(payload).ok()?.check().ok()?;
     Some(payload.to_vec())
