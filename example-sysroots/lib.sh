@@ -65,15 +65,24 @@ die() {
 
 # ------------------------------------------------------------------- trees
 
-# chmod first: packages bring directories that not even their owner may write.
+# Packages bring directories that not even their owner may write. What somebody may
+# have mounted in a tree is neither changed nor removed.
 remove_tree() {
     local tree
     for tree in "$@"; do
         if [ -d "$tree" ] && [ ! -L "$tree" ]; then
-            chmod -R u+rwX -- "$tree"
+            find "$tree" -xdev -type d ! -perm -u=rwx -exec chmod u+rwx {} \;
         fi
         rm -rf --one-file-system -- "$tree"
     done
+}
+
+is_elf() {
+    local magic=
+    [ -f "$1" ] || return 1
+    # Complaints are of null bytes, or of a file that cannot be read.
+    { IFS= read -r -d '' -n 4 magic <"$1"; } 2>/dev/null || true
+    [ "$magic" = $'\x7fELF' ]
 }
 
 need_space() { # DIRECTORY MIB
@@ -145,6 +154,7 @@ sysroot_begin() {
     printf 'unfinished\n' >"$out.stamp"
     remove_tree "$out.tmp" "$out.old"
     mkdir -- "$building"
+    SECONDS=0
     trap 'remove_tree "$building"' EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
@@ -152,9 +162,7 @@ sysroot_begin() {
 }
 
 sysroot_finish() {
-    # Root's tar keeps modes that others' does not; neither may be left with a
-    # file that its owner cannot read.
-    chmod -R u+rwX,a-st -- "$building"
+    chmod -R u+rwX -- "$building"
     if [ -e "$out" ]; then
         mv -T -- "$out" "$out.old"
     fi

@@ -97,15 +97,18 @@ for list in "$debian"/var/lib/dpkg/info/*.list; do
         { grep -Ev -- "$no_place" || true; } >>"$work/paths/${part_of[$package]:-$package}"
 done
 
-declare -A owner=() # path -> package; of a directory, one of its packages
+declare -A owner=()  # path -> package; of a directory, one of its packages
+declare -A placed=() # path -> its place below its package's store directory
 for list in "$work/paths"/*; do
     package=${list##*/}
-    while read -r path; do
+    sort -u -o "$list" "$list"
+    while IFS=$'\t' read -r path to; do
         owner[$path]=$package
+        placed[$path]=$to
         if [ -L "$debian/$path" ] || [ -f "$debian/$path" ]; then
             printf '%s\n' "$path"
         fi
-    done < <(sort -u "$list") >"$work/files/$package"
+    done < <(sed "$place" "$list" | paste "$list" -) >"$work/files/$package"
 done
 
 # merged PATH: sets REPLY to PATH, normalized, without its first slash, and as the
@@ -135,10 +138,7 @@ fi
 
 # Object files and archives' members are ELF too, but have nothing to resolve.
 is_dynamic_elf() {
-    local magic=
-    [ -f "$1" ] && [ ! -L "$1" ] || return 1
-    { LC_ALL=C IFS= read -r -d '' -n 4 magic <"$1"; } 2>/dev/null || true
-    [ "$magic" = $'\x7fELF' ] && patchelf --print-needed "$1" >/dev/null 2>&1
+    [ ! -L "$1" ] && is_elf "$1" && patchelf --print-needed "$1" >/dev/null 2>&1
 }
 
 # find_library SONAME RUNPATH DIRECTORY: sets REPLY to the file that ld.so opens
@@ -272,13 +272,12 @@ copy_package() { # PACKAGE
 # absolute path or in Debian by a relative one, lead to the directory of the other
 # package, or go, if nothing here needs what they lead to.
 mend_links() { # PACKAGE
-    local target=$building/store/${item[$1]} path placed link to package
+    local target=$building/store/${item[$1]} path link to other
     while read -r path; do
         if [ ! -L "$debian/$path" ]; then
             continue
         fi
-        placed=$(sed "$place" <<<"$path")
-        link=$target/$placed
+        link=$target/${placed[$path]}
         to=$(readlink -- "$debian/$path")
         if [[ $to != /* && -e $link ]]; then
             continue
@@ -288,11 +287,10 @@ mend_links() { # PACKAGE
             /*) merged "$to" ;;
             *) merged "/${path%/*}/$to" ;;
         esac
-        placed=$(sed "$place" <<<"$REPLY")
         # A directory may be of several packages: of this one rather than another.
-        for package in "$1" "${owner[$REPLY]:-}"; do
-            if [ -n "$package" ] && [ -e "$building/store/${item[$package]:-}/$placed" ]; then
-                ln -s -- "/store/${item[$package]}/$placed" "$link"
+        for other in "$1" "${owner[$REPLY]:-none}"; do
+            if [ -n "${item[$other]:-}" ] && [ -e "$building/store/${item[$other]}/${placed[$REPLY]:-}" ]; then
+                ln -s -- "/store/${item[$other]}/${placed[$REPLY]:-}" "$link"
                 break
             fi
         done
@@ -316,12 +314,11 @@ interpreter=$glibc/lib/${interpreter##*/}
 # in the order it needs them, and that of libc.
 say "setting interpreters and RUNPATHs"
 patch_package() { # PACKAGE
-    local own=/store/${item[$1]} path file library dir libraries runpath arguments
+    local own=/store/${item[$1]} path library dir libraries runpath arguments
     while IFS=$'\t' read -r -a libraries; do
-        path=$(sed "$place" <<<"${libraries[0]}")
-        file=$building$own/$path
+        path=$own/${placed[${libraries[0]}]}
         # ld.so needs nothing, and must not be moved about.
-        if [ "$own/$path" = "$interpreter" ]; then
+        if [ "$path" = "$interpreter" ]; then
             continue
         fi
         runpath=
@@ -330,7 +327,7 @@ patch_package() { # PACKAGE
         fi
         for library in "${libraries[@]:1}" ''; do
             if [ -n "$library" ]; then
-                dir=/store/${item[${owner[$library]}]}/$(sed "$place" <<<"$library")
+                dir=/store/${item[${owner[$library]}]}/${placed[$library]}
                 dir=${dir%/*}
             else
                 dir=$glibc/lib
@@ -341,10 +338,10 @@ patch_package() { # PACKAGE
             esac
         done
         arguments=(--set-rpath "$runpath")
-        if patchelf --print-interpreter "$file" >/dev/null 2>&1; then
+        if patchelf --print-interpreter "$building$path" >/dev/null 2>&1; then
             arguments+=(--set-interpreter "$interpreter")
         fi
-        patchelf "${arguments[@]}" "$file"
+        patchelf "${arguments[@]}" "$building$path"
     done <"$work/needed/$1"
 }
 for package in "${!item[@]}"; do

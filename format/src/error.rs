@@ -72,7 +72,8 @@ impl fmt::Display for FormatError {
                 write!(f, "too short: expected {expected} bytes, found {found}")
             }
             Self::NotOurs { found } => {
-                write!(f, "not an elfuse file: it starts with {found:02x?}")
+                f.write_str("not an elfuse file: it starts with")?;
+                found.iter().try_for_each(|byte| write!(f, " {byte:02x}"))
             }
             Self::Version { expected, found } => {
                 write!(

@@ -177,6 +177,12 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Header {
+    /// Length of the whole file in bytes.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.payload_len.saturating_add(self.header_len.into())
+    }
+
     /// Reads and checks the first 64 bytes, in the order that gives the most useful error: magic, version, checksum.
     ///
     /// # Errors

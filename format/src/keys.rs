@@ -111,6 +111,53 @@ pub struct FileKey {
     pub seal: u8,
 }
 
+/// A state of a directory or file as stat tells it: what a key is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// `st_dev`.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
+    /// `st_mtim`.
+    pub mtime: Time,
+    /// `st_ctim`.
+    pub ctime: Time,
+}
+
+impl ArchivedDirKey {
+    /// Whether the key is sealed, was made from the state `found`, and vouches for the block with this checksum. `dev` is what the
+    /// device table has for [`ArchivedDirKey::device`]; `None` never holds.
+    #[must_use]
+    pub fn holds(&self, dev: Option<u64>, found: &State, block_checksum: u64) -> bool {
+        let state = dev.map(|dev| State {
+            dev,
+            ino: self.ino.to_native(),
+            mtime: self.mtime.to_native(),
+            ctime: self.ctime.to_native(),
+        });
+        Seal::from_byte(self.seal) == Seal::Sealed
+            && self.block_checksum.to_native() == block_checksum
+            && state == Some(*found)
+    }
+}
+
+impl ArchivedFileKey {
+    /// Whether the key is sealed and was made from the state `found` of a file of `size` bytes. `dev` is what the device table has
+    /// for [`ArchivedFileKey::device`]; `None` never holds.
+    #[must_use]
+    pub fn holds(&self, dev: Option<u64>, found: &State, size: u64) -> bool {
+        let state = dev.map(|dev| State {
+            dev,
+            ino: self.ino.to_native(),
+            mtime: self.mtime.to_native(),
+            ctime: self.ctime.to_native(),
+        });
+        Seal::from_byte(self.seal) == Seal::Sealed
+            && self.size.to_native() == size
+            && state == Some(*found)
+    }
+}
+
 impl ArchivedTime {
     /// In native integers.
     #[must_use]

@@ -388,6 +388,18 @@ impl<'a> Elf<'a> {
         self.block.string(&self.row.soname)
     }
 
+    /// `DT_RPATH`, as it stands.
+    #[must_use]
+    pub fn rpath(&self) -> Option<&'a [u8]> {
+        self.block.string(&self.row.rpath)
+    }
+
+    /// `DT_RUNPATH`, as it stands.
+    #[must_use]
+    pub fn runpath(&self) -> Option<&'a [u8]> {
+        self.block.string(&self.row.runpath)
+    }
+
     /// `DT_NEEDED` in order.
     pub fn needed(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let block = self.block;

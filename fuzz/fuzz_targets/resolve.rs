@@ -1,7 +1,6 @@
 #![no_main]
 
 #[path = "../../indexer/tests/hostile/mod.rs"]
-#[allow(dead_code)]
 mod hostile;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| hostile::resolve(data));

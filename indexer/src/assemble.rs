@@ -21,6 +21,9 @@ use crate::scan_tree::{Place, ScanTree};
 use crate::sys::Root;
 use crate::tree::{self, Elf, Node, Tree};
 
+/// Grows with every change to what SONAMEs or closures are computed from the same tree.
+pub const RULES: u32 = 1;
+
 /// What resolving the programs gave.
 #[derive(Debug, Default, Clone)]
 pub struct Closures {
@@ -45,6 +48,7 @@ pub fn loader_cache(scan: &Scan, closures: Closures) -> Result<Vec<u8>, FormatEr
         block: &dir.block,
     });
     let content = LoaderCacheContent {
+        rules: RULES,
         dirs: dirs.collect(),
         inputs: closures.inputs,
         sonames: sonames(scan, &closures.default_dirs),

@@ -26,21 +26,17 @@ pub fn run(request: &Request, out: &mut Output) -> anyhow::Result<Exit> {
         Request::Seal(options) => commands::build::seal(options, out),
         Request::Verify(options) => commands::verify::run(options, out),
         Request::Clean(options) => commands::clean::run(options, out),
-        Request::Show(_) => not_built_yet("show"),
+        Request::Show(options) => commands::show::run(options, out),
         Request::Tree(options) => query::tree::run(options, out),
         Request::Why(options) => query::why::run(options, out),
-        Request::WhoNeeds(_) => not_built_yet("who-needs"),
-        Request::Stats(_) => not_built_yet("stats"),
+        Request::WhoNeeds(options) => commands::who_needs::run(options, out),
+        Request::Stats(options) => commands::stats::run(options, out),
         Request::Probes(options) => query::probes::run(options, out),
         Request::Bundle(options) => crate::bundle::run(options, out),
         Request::Ldcache(options) => ldcache::run(options, out),
         Request::Completions(options) => completions(options, out),
         Request::Man(options) => man(options, out),
     }
-}
-
-fn not_built_yet(command: &str) -> anyhow::Result<Exit> {
-    anyhow::bail!("{command} is not built yet")
 }
 
 fn completions(options: &CompletionsOptions, out: &mut Output) -> anyhow::Result<Exit> {

@@ -17,9 +17,10 @@ use elfuse_format::sidecar::{self, Block, Content, Kind, NewEntry};
 use elfuse_format::span::Span;
 use rayon::prelude::*;
 
+use crate::index::Index;
 use crate::inspect;
 use crate::plain::{self, PlainFiles};
-use crate::store::{self, Index};
+use crate::store;
 use crate::sys::{self, Identity, Listed, Root};
 use crate::tree::Elf;
 use crate::warning::{Warning, Warnings};

@@ -1,7 +1,7 @@
 //! A scan as the resolver sees a tree: nothing is opened but configuration files.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Arc, RwLock};
 
 use elfuse_format::sidecar::{Block, Entry};
@@ -181,17 +181,13 @@ impl Tree for ScanTree<'_> {
         }
         let (dir, name) = tree::split(&node.real).ok_or(Errno::ISDIR)?;
         let dir = self.root.open_dir(dir.get(1..).unwrap_or_default())?;
-        let file = sys::open_file(&dir, name)?;
-        if sys::fstat(&file)?.kind != tree::Kind::File {
-            return Err(Errno::INVAL.into());
-        }
-        let mut bytes = Vec::new();
-        let read = file.take(tree::MAX_READ + 1).read_to_end(&mut bytes)?;
-        if read as u64 > tree::MAX_READ {
-            return Err(Errno::FBIG.into());
-        }
-        unpoisoned(self.files.write()).insert(node.real.to_vec(), bytes.as_slice().into());
-        Ok(bytes)
+        let bytes = sys::read_file(&dir, name, tree::MAX_READ)?;
+        // Another thread may have read it in another state: all go by what is kept, whose hash the index will state.
+        let mut files = unpoisoned(self.files.write());
+        let kept = files
+            .entry(node.real.to_vec())
+            .or_insert_with(|| bytes.into());
+        Ok(kept.to_vec())
     }
 
     fn names(&self, node: &Node) -> io::Result<Vec<Vec<u8>>> {

@@ -1,4 +1,4 @@
-//! Where an index lies, and loading it whole.
+//! Where an index lies, who may write it, and how its files are read and replaced.
 //!
 //! In the tree: `.elfuse` at the root, and a sidecar in every directory. Out of the tree: one directory that holds the store
 //! alone; the loader cache has every sidecar's content. Without `--index-dir` that directory is
@@ -8,7 +8,7 @@
 //! symlink, FIFO or device node in the place of a file of ours is followed, waited for or written to.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -16,15 +16,14 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 use elfuse_format::FormatError;
-use elfuse_format::header::{CHUNK_ROWS, HEADER_LEN, Header};
-use elfuse_format::keys::{ArchivedDirKey, ArchivedFileKey, Keys, Seal};
-use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
+use elfuse_format::header::{HEADER_LEN, Header};
 use elfuse_format::names;
 use elfuse_format::sidecar::Kind;
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::sys::{self, Identity};
+use crate::index::{Index, LoadError};
+use crate::sys;
 
 /// The directory that holds an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,18 +96,8 @@ impl Lock {
     /// If writing or renaming fails.
     pub fn publish(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let temporary = temporary(name);
-        let attempt = || -> io::Result<()> {
-            self.remove(&temporary)?;
-            let file = rustix::fs::openat(&self.dir, &temporary, NEW_FILE | OFlags::EXCL, MODE)?;
-            File::from(file).write_all(bytes)?;
-            Ok(rustix::fs::renameat(
-                &self.dir, &temporary, &self.dir, name,
-            )?)
-        };
-        let done = attempt();
-        if done.is_err() {
-            let _ = self.remove(&temporary);
-        }
+        let (new, name_bytes) = (temporary.as_bytes(), name.as_bytes());
+        let done = sys::replace_file(&self.dir, new, name_bytes, bytes, false);
         done.with_context(|| format!("writing {}", self.store.join(name).display()))
     }
 
@@ -391,266 +380,4 @@ pub fn read_whole(file: &File) -> Result<Vec<u8>, ReadError> {
     reserved.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     file.take(rest as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Why an index cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// It cannot be read.
-    #[error("reading {path}", path = path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// It is not what it should be.
-    #[error("{path}: {source}", path = path.display())]
-    Format {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        source: FormatError,
-    },
-}
-
-const MALFORMED_ROWS: FormatError = FormatError::Malformed {
-    what: "directory rows",
-};
-
-/// A loader cache and, where they belong to it, its keys: in memory, so that nothing changes after it was checked.
-#[derive(Debug)]
-pub struct Index {
-    loader_cache: Vec<u8>,
-    keys: Option<Vec<u8>>,
-    dirs: Vec<ArchivedDirRow>,
-    dir_keys: Vec<ArchivedDirKey>,
-    file_keys: Vec<ArchivedFileKey>,
-    plain: Vec<u64>,
-    devices: Vec<u64>,
-}
-
-impl Index {
-    fn new(loader_cache: Vec<u8>, keys: Option<Vec<u8>>, dir: &Path) -> Result<Self, LoadError> {
-        let format = |name: &str| {
-            let path = dir.join(name);
-            move |source| LoadError::Format { path, source }
-        };
-        let mut index = Self {
-            loader_cache,
-            keys,
-            dirs: Vec::new(),
-            dir_keys: Vec::new(),
-            file_keys: Vec::new(),
-            plain: Vec::new(),
-            devices: Vec::new(),
-        };
-        index.read_dirs().map_err(format(names::LOADER_CACHE))?;
-        let bound = index.read_keys().map_err(format(names::KEYS))?;
-        if !bound {
-            index.keys = None;
-            index.dir_keys.clear();
-            index.file_keys.clear();
-            index.plain.clear();
-        }
-        Ok(index)
-    }
-
-    fn read_dirs(&mut self) -> Result<(), FormatError> {
-        let cache = LoaderCache::parse(&self.loader_cache)?;
-        let chunks =
-            (0..).take_while(|&i| cache.file().has(elfuse_format::header::PartKind::Dirs, i));
-        for chunk in chunks {
-            self.dirs.extend_from_slice(cache.dir_chunk(chunk)?);
-        }
-        // Every directory but the root is the child of one before it, so that walking down ends, and soon.
-        let mut next = 1;
-        for (number, row) in self.dirs.iter().enumerate() {
-            let (first, count) = (row.first_child.to_native(), row.child_count.to_native());
-            if count > 0 && (first as usize != next || next <= number) {
-                return Err(MALFORMED_ROWS);
-            }
-            next += count as usize;
-        }
-        if next != self.dirs.len().max(1) {
-            return Err(MALFORMED_ROWS);
-        }
-        Ok(())
-    }
-
-    /// Whether there are keys and they belong to this loader cache.
-    fn read_keys(&mut self) -> Result<bool, FormatError> {
-        let Some(bytes) = &self.keys else {
-            return Ok(false);
-        };
-        let keys = Keys::parse(bytes)?;
-        let binding = LoaderCache::parse(&self.loader_cache)?.binding();
-        if keys.bound_to() != binding {
-            return Ok(false);
-        }
-        // Also what only a run reads: a part that is damaged is made anew by the next build.
-        keys.file().check()?;
-        self.devices = keys
-            .devices()?
-            .iter()
-            .map(|row| row.dev.to_native())
-            .collect();
-        let chunk_count =
-            |rows: usize| u32::try_from(rows.div_ceil(CHUNK_ROWS)).unwrap_or(u32::MAX);
-        for chunk in 0..chunk_count(self.dirs.len()) {
-            self.dir_keys.extend_from_slice(keys.dir_chunk(chunk)?);
-            let plain = keys.plain_chunk(chunk)?.iter();
-            self.plain.extend(plain.map(|digest| digest.to_native()));
-        }
-        let chunks = (0..).take_while(|&i| {
-            keys.file()
-                .has(elfuse_format::header::PartKind::FileKeys, i)
-        });
-        for chunk in chunks {
-            self.file_keys.extend_from_slice(keys.file_chunk(chunk)?);
-        }
-        if self.dir_keys.len() != self.dirs.len() {
-            return Err(FormatError::Malformed {
-                what: "directory keys",
-            });
-        }
-        Ok(true)
-    }
-
-    /// The loader cache.
-    ///
-    /// # Panics
-    /// Never: it was parsed when the index was loaded, and the bytes are private.
-    #[must_use]
-    pub fn loader_cache(&self) -> LoaderCache<'_> {
-        LoaderCache::parse(&self.loader_cache).expect("parsed when loaded")
-    }
-
-    /// The loader cache's bytes.
-    #[must_use]
-    pub fn loader_cache_bytes(&self) -> &[u8] {
-        &self.loader_cache
-    }
-
-    /// The keys, if there are any that belong to the loader cache.
-    #[must_use]
-    pub fn keys(&self) -> Option<Keys<'_>> {
-        Keys::parse(self.keys.as_deref()?).ok()
-    }
-
-    /// Rows of the directories.
-    #[must_use]
-    pub fn dirs(&self) -> &[ArchivedDirRow] {
-        &self.dirs
-    }
-
-    /// Bytes of a directory's block; `None` if it is not covered or does not match its checksum.
-    #[must_use]
-    pub fn block_bytes(&self, dir: u32) -> Option<&[u8]> {
-        let row = self.dirs.get(dir as usize)?;
-        self.loader_cache().block_bytes(row).ok()?
-    }
-
-    /// Number of the child of `dir` that has `rank` among its directories.
-    #[must_use]
-    pub fn child(&self, dir: u32, rank: u32) -> Option<u32> {
-        let row = self.dirs.get(dir as usize)?;
-        let inside = rank < row.child_count.to_native();
-        inside.then(|| row.first_child.to_native() + rank)
-    }
-
-    fn matches(&self, device: u16, seal: u8, of: (u64, keys_time::Pair), found: &Identity) -> bool {
-        Seal::from_byte(seal) == Seal::Sealed
-            && self.devices.get(usize::from(device)) == Some(&found.dev)
-            && of == (found.ino, (found.mtime, found.ctime))
-    }
-
-    /// Whether the key of `dir` is sealed and `found` is the very state it was made from, for the block it stands beside.
-    #[must_use]
-    pub fn dir_key_holds(&self, dir: u32, found: &Identity) -> bool {
-        let (Some(key), Some(row)) = (self.dir_keys.get(dir as usize), self.dirs.get(dir as usize))
-        else {
-            return false;
-        };
-        let times = (key.mtime.to_native(), key.ctime.to_native());
-        key.block_checksum == row.block_checksum
-            && self.matches(
-                key.device.to_native(),
-                key.seal,
-                (key.ino.to_native(), times),
-                found,
-            )
-    }
-
-    /// Whether the key of ELF row `elf` of `dir` is sealed and `found` is the very state it was made from.
-    #[must_use]
-    pub fn file_key_holds(&self, dir: u32, elf: u32, found: &Identity) -> bool {
-        let row = self
-            .dirs
-            .get(dir as usize)
-            .map(|row| row.first_elf.to_native() as usize);
-        let Some(key) = row.and_then(|first| self.file_keys.get(first + elf as usize)) else {
-            return false;
-        };
-        let times = (key.mtime.to_native(), key.ctime.to_native());
-        key.size.to_native() == found.size
-            && self.matches(
-                key.device.to_native(),
-                key.seal,
-                (key.ino.to_native(), times),
-                found,
-            )
-    }
-
-    /// Whether the key of ELF row `elf` of `dir` claims anything.
-    #[must_use]
-    pub fn file_key_is_sealed(&self, dir: u32, elf: u32) -> bool {
-        let row = self
-            .dirs
-            .get(dir as usize)
-            .map(|row| row.first_elf.to_native() as usize);
-        let key = row.and_then(|first| self.file_keys.get(first + elf as usize));
-        key.is_some_and(|key| Seal::from_byte(key.seal) == Seal::Sealed)
-    }
-
-    /// Digest of the states of a directory's files without facts; 0 where they have to be looked at again.
-    #[must_use]
-    pub fn plain_digest(&self, dir: u32) -> Option<u64> {
-        self.plain.get(dir as usize).copied()
-    }
-
-    /// Key of a directory, if there are keys.
-    #[must_use]
-    pub fn dir_key(&self, dir: u32) -> Option<&ArchivedDirKey> {
-        self.dir_keys.get(dir as usize)
-    }
-
-    fn input_key(&self, input: usize) -> Option<&ArchivedFileKey> {
-        self.keys()?.inputs().ok()?.get(input)
-    }
-
-    /// Whether the key of the loader cache's input number `input` claims anything.
-    #[must_use]
-    pub fn input_key_is_sealed(&self, input: usize) -> bool {
-        let key = self.input_key(input);
-        key.is_some_and(|key| Seal::from_byte(key.seal) == Seal::Sealed)
-    }
-
-    /// Whether the key of the loader cache's input number `input` is sealed and `found` is the very state it was made from.
-    #[must_use]
-    pub fn input_key_holds(&self, input: usize, found: &Identity) -> bool {
-        let Some(key) = self.input_key(input) else {
-            return false;
-        };
-        let times = (key.mtime.to_native(), key.ctime.to_native());
-        let of = (key.ino.to_native(), times);
-        key.size.to_native() == found.size
-            && self.matches(key.device.to_native(), key.seal, of, found)
-    }
-}
-
-mod keys_time {
-    use elfuse_format::keys::Time;
-    /// (mtime, ctime).
-    pub(super) type Pair = (Time, Time);
 }

@@ -2,12 +2,12 @@
 //! clock. Nothing opened here leaves the sysroot through a symlink.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use elfuse_format::keys::Time;
+use elfuse_format::keys::{State, Time};
 use elfuse_format::sidecar::Kind;
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -25,6 +25,19 @@ pub struct Identity {
     pub mtime: Time,
     /// `st_ctim`.
     pub ctime: Time,
+}
+
+impl Identity {
+    /// As a key has it.
+    #[must_use]
+    pub fn state(&self) -> State {
+        State {
+            dev: self.dev,
+            ino: self.ino,
+            mtime: self.mtime,
+            ctime: self.ctime,
+        }
+    }
 }
 
 /// What stat gives, as far as it is used here.
@@ -94,7 +107,8 @@ pub fn stat_at(dir: impl AsFd, name: &[u8]) -> io::Result<Status> {
     Ok(status(&found))
 }
 
-/// Opens a regular file for reading. A FIFO put there in between does not block, a symlink is refused.
+/// Opens a file for reading. A FIFO put there in between does not block, a symlink is refused. That it is a regular file is for the
+/// caller to see by [`fstat`].
 ///
 /// # Errors
 /// Those of openat(2).
@@ -102,6 +116,66 @@ pub fn open_file(dir: impl AsFd, name: &[u8]) -> io::Result<std::fs::File> {
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(fs::openat(dir, name, flags, Mode::empty())?.into())
+}
+
+/// The whole of a regular file of at most `cap` bytes.
+///
+/// # Errors
+/// Those of openat(2) and read(2); `InvalidData` for anything but a regular file, or a larger one.
+pub fn read_file(dir: impl AsFd, name: &[u8], cap: u64) -> io::Result<Vec<u8>> {
+    let file = open_file(dir, name)?;
+    let status = fstat(&file)?;
+    let refuse = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    if status.kind != Kind::File {
+        return Err(refuse("not a regular file".to_owned()));
+    }
+    let size = status.identity.size;
+    if size > cap {
+        return Err(refuse(format!(
+            "{size} bytes, where at most {cap} are read"
+        )));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    file.take(cap).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes `temporary` in `dir` and renames it to `name`: a reader sees the old file or the new one. A symlink under either name is
+/// replaced, not followed. With `sync` the content is on disk before the name is.
+///
+/// # Errors
+/// Those of openat(2), write(2), fsync(2) and renameat(2); `EISDIR` if `name` is a directory.
+pub fn replace_file(
+    dir: impl AsFd,
+    temporary: &[u8],
+    name: &[u8],
+    content: &[u8],
+    sync: bool,
+) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    let file = match fs::openat(&dir, temporary, flags, mode) {
+        // Left by one that died under the same number.
+        Err(Errno::EXIST) => {
+            fs::unlinkat(&dir, temporary, AtFlags::empty())?;
+            fs::openat(&dir, temporary, flags, mode)?
+        }
+        other => other?,
+    };
+    let mut file = std::fs::File::from(file);
+    let mut write = || -> io::Result<()> {
+        file.write_all(content)?;
+        if sync {
+            file.sync_all()?;
+        }
+        Ok(fs::renameat(&dir, temporary, &dir, name)?)
+    };
+    let written = write();
+    if written.is_err() {
+        // The error that counts is the first one.
+        let _ = fs::unlinkat(&dir, temporary, AtFlags::empty());
+    }
+    written
 }
 
 /// Text of a symlink.

@@ -22,7 +22,9 @@ const DEBIAN_EXCEPTIONS: &Exceptions = &[
         "an ELF file of type 1, neither a program nor a shared library",
         &[
             "/usr/lib/gcc/x86_64-linux-gnu/12/*.o",
+            "/usr/lib/python3.11/config-3.11-x86_64-linux-gnu/*.o",
             "/usr/lib/x86_64-linux-gnu/*.o",
+            "/usr/lib/x86_64-linux-gnu/libmcheck.a",
             "/usr/lib/x86_64-linux-musl/*.o",
         ],
     ),

@@ -82,7 +82,10 @@ impl<'a> LoaderCache<'a> {
                 elves = block.elf_count() as u64;
             }
             let first = if directories == 0 { 0 } else { next_child };
-            let joins = u64::from(row.first_child.to_native()) == first
+            // A directory that none before it leads to could be its own parent.
+            let is_reached = number == 0 || u64::from(number) < next_child;
+            let joins = is_reached
+                && u64::from(row.first_child.to_native()) == first
                 && u64::from(row.child_count.to_native()) == directories
                 && u64::from(row.first_elf.to_native()) == next_elf
                 && row.block_offset.to_native() == next_block

@@ -3,6 +3,10 @@
 //!
 //! A checksum keeps almost everything arbitrary out, so bytes are also *repaired*: every checksum is made right, as whoever
 //! writes a hostile file would make it.
+#![allow(
+    dead_code,
+    reason = "each test and each fuzz target takes what it needs"
+)]
 
 use std::sync::Arc;
 

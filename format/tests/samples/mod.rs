@@ -124,6 +124,7 @@ pub(crate) fn keys_content() -> KeysContent {
             seal: Seal::Sealed as u8,
             ..file
         }],
+        plain: vec![7, 0, u64::MAX],
     }
 }
 
@@ -151,6 +152,7 @@ pub(crate) fn loader_cache() -> Vec<u8> {
         search_dir: search_dir.into(),
     };
     let content = LoaderCacheContent {
+        rules: 1,
         dirs: vec![
             dir(0, NONE, children, 1, &root),
             dir(0, 2, Span::default(), 0, &[]),

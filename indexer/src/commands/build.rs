@@ -16,11 +16,12 @@ use serde::Serialize;
 use crate::assemble;
 use crate::error::UsageError;
 use crate::exit::Exit;
+use crate::index::Index;
 use crate::options::{BuildOptions, SealOptions};
 use crate::publish::{self, CaptureOptions, Captured, Input, SidecarsWritten};
 use crate::report::{Output, Style, count, human_bytes};
 use crate::scan::{self, Scan, ScanOptions, Trust};
-use crate::store::{Index, Lock, Store};
+use crate::store::{Lock, Store};
 use crate::sys::{self, FileSystem, Root};
 use crate::warning::Warning;
 
@@ -317,6 +318,15 @@ impl Maker<'_> {
                 publish::write_sidecars(self.root, &scan, self.job.preserve_mtime, &warnings)
             });
         }
+        if let Some(index) = self.earlier
+            && written.files == 0
+            && scan.is_all_sealed()
+            && self.stands(index)
+        {
+            progress.clear();
+            let store_bytes = index.loader_cache_bytes().len() as u64;
+            return Ok(self.summary(&scan, written, None, store_bytes));
+        }
         progress.say("resolving");
         let began = Instant::now();
         let closures = assemble::closures(&scan, self.root);
@@ -328,17 +338,6 @@ impl Maker<'_> {
         let same_cache = self
             .earlier
             .is_some_and(|index| index.loader_cache_bytes() == loader_cache);
-        let inputs_hold = self.earlier.is_some_and(|index| {
-            (0..).zip(&inputs).all(|(number, (path, _))| {
-                let found = self.root.stat(path);
-                found.is_ok_and(|found| index.input_key_holds(number, &found.identity))
-            })
-        });
-        let unchanged = same_cache && inputs_hold && scan.is_all_sealed() && written.files == 0;
-        if unchanged {
-            progress.clear();
-            return Ok(self.summary(&scan, written, None, loader_cache.len() as u64));
-        }
         if !same_cache {
             self.lock.publish(names::LOADER_CACHE, &loader_cache)?;
         }
@@ -369,6 +368,21 @@ impl Maker<'_> {
         Ok(self.summary(&scan, written, Some(&captured), store_bytes))
     }
 
+    /// Whether what was computed from directories that have not changed would come out as it is: by the same rules, from
+    /// configuration files that have not changed either.
+    fn stands(&self, index: &Index) -> bool {
+        let cache = index.loader_cache();
+        let same_rules = cache.file().header().flags == assemble::RULES;
+        let holds = |(number, (path, _)): (usize, (&[u8], _))| {
+            let found = self.root.stat(path.get(1..).unwrap_or_default());
+            found.is_ok_and(|found| index.input_key_holds(number, &found.identity))
+        };
+        same_rules
+            && cache
+                .inputs()
+                .is_ok_and(|inputs| inputs.rows().enumerate().all(holds))
+    }
+
     /// Brings what was written to disk, and waits until time stamps prove something; the one goes on during the other.
     fn settle(
         &mut self,
@@ -380,7 +394,7 @@ impl Maker<'_> {
         let lock = self.lock.file();
         let now = sys::file_system_clock(lock).context("reading the file system's clock")?;
         let sync = |seconds: &mut f64| {
-            timed(seconds, || sys::sync(self.root.fd())).context("syncing the file system")
+            timed(seconds, || sys::sync(lock)).context("syncing the file system")
         };
         let must_wait = self.job.wait
             && (written.files > 0

@@ -2,4 +2,8 @@
 
 pub mod build;
 pub mod clean;
+pub mod current;
+pub mod show;
+pub mod stats;
 pub mod verify;
+pub mod who_needs;

@@ -5,19 +5,23 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use anyhow::Context;
 use elfuse_format::keys::Seal;
+use elfuse_format::names::LOADER_CACHE;
 use elfuse_format::sidecar::{Block, Entry, Kind};
 use serde::Serialize;
 
 use crate::assemble;
 use crate::commands::build::in_pool;
 use crate::exit::Exit;
+use crate::index::Index;
 use crate::options::VerifyOptions;
 use crate::report::{Bytes, Output, Style, count};
 use crate::scan::{self, Scan, ScanOptions, ScannedDir, Trust, guest, join};
-use crate::store::{Index, Store};
+use crate::store::Store;
 use crate::sys::Root;
 
 /// What kind of difference it is.
@@ -196,13 +200,8 @@ impl Verifier<'_> {
         self.report.directories = scan.dirs.len() as u64;
         self.report.entries = scan.entry_count();
         self.report.elf_files = scan.elf_count();
-        match self.index.keys().map(|keys| keys.check()) {
-            None => self.report.add(Difference::NoKeys, b"/".to_vec(), ""),
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                let path = b"/.elfuse/keys".to_vec();
-                self.report.add(Difference::Unusable, path, error);
-            }
+        if self.index.keys().is_none() {
+            self.report.add(Difference::NoKeys, b"/".to_vec(), "");
         }
         let mut claimed = self.claimed_directories();
         for dir in &scan.dirs {
@@ -215,8 +214,16 @@ impl Verifier<'_> {
         }
         self.inputs();
         // The names of these are reported in their parents; what lies below them is not repeated.
-        let same = self.report.differences.is_empty();
-        if same {
+        let stale = |found: &Found| {
+            matches!(
+                found.difference,
+                Difference::StaleKey
+                    | Difference::StaleFileKey
+                    | Difference::NoKeys
+                    | Difference::NoSidecar
+            )
+        };
+        if self.report.differences.iter().all(stale) {
             self.roll_up(scan)?;
         }
         Ok(())
@@ -394,6 +401,13 @@ impl Verifier<'_> {
         }
     }
 
+    fn cache_path(&self) -> Vec<u8> {
+        Path::new(&self.report.index)
+            .join(LOADER_CACHE)
+            .into_os_string()
+            .into_vec()
+    }
+
     /// Configuration files. Another content is found by [`Verifier::roll_up`].
     fn inputs(&mut self) {
         if self.index.keys().is_none() {
@@ -403,11 +417,8 @@ impl Verifier<'_> {
         let inputs = match cache.inputs() {
             Ok(inputs) => inputs,
             Err(error) => {
-                self.report.add(
-                    Difference::Unusable,
-                    b"/.elfuse/loader-cache".to_vec(),
-                    error,
-                );
+                self.report
+                    .add(Difference::Unusable, self.cache_path(), error);
                 return;
             }
         };
@@ -426,11 +437,8 @@ impl Verifier<'_> {
         let expected =
             assemble::loader_cache(scan, closures).context("assembling the loader cache afresh")?;
         if expected != self.index.loader_cache_bytes() {
-            self.report.add(
-                Difference::RollUpDiffers,
-                b"/.elfuse/loader-cache".to_vec(),
-                "",
-            );
+            self.report
+                .add(Difference::RollUpDiffers, self.cache_path(), "");
         }
         Ok(())
     }

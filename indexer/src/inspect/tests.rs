@@ -4,30 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-impl ReadAt for [u8] {
-    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|at| self.get(at..))
-            .unwrap_or_default();
-        let len = into.len().min(rest.len());
-        into[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
-    }
-}
-
-/// So that a slice can be handed on as a sized reader.
-struct Bytes<'a>(&'a [u8]);
-
-impl ReadAt for Bytes<'_> {
-    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(into, offset)
-    }
-}
-
 fn inspect_bytes(bytes: &[u8]) -> Elf {
     let head = &bytes[..bytes.len().min(HEADER)];
-    read_facts(&Bytes(bytes), head, bytes.len() as u64).unwrap()
+    read_facts(&bytes, head, bytes.len() as u64).unwrap()
 }
 
 fn facts(bytes: &[u8]) -> Arc<ElfFacts> {

@@ -9,11 +9,12 @@ use std::path::Path;
 
 use anyhow::Context;
 use elfuse_format::names::{LD_SO_CACHE, STORE};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::options::{LdcacheOutput, Sysroot};
 use crate::report::{Bytes, Output};
+use crate::sys;
 
 /// Writes the cache, and says where it is unless that is the standard output.
 ///
@@ -83,39 +84,18 @@ fn write_file(path: &Path, cache: &[u8]) -> io::Result<()> {
     replace(&parent, name, cache)
 }
 
-/// Writes beside `name` and renames: a loader that reads meanwhile sees the old file or the new one.
+/// Writes beside `name` and renames.
 fn replace(directory: &impl AsFd, name: &OsStr, content: &[u8]) -> io::Result<()> {
-    if let Ok(there) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
-        && FileType::from_raw_mode(there.st_mode) == FileType::Directory
-    {
-        return Err(Errno::ISDIR.into());
-    }
     let mut temporary = OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}.tmp", std::process::id()));
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(directory, &temporary, flags, Mode::from_raw_mode(0o644)) {
-        // Left by one that died under the same number.
-        Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(directory, &temporary, AtFlags::empty())?;
-            rustix::fs::openat(directory, &temporary, flags, Mode::from_raw_mode(0o644))?
-        }
-        other => other?,
-    };
-    let mut file = File::from(file);
-    let written = file
-        .write_all(content)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| {
-            Ok(rustix::fs::renameat(
-                directory, &temporary, directory, name,
-            )?)
-        });
-    if written.is_err() {
-        // The error that counts is the first one.
-        let _ = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty());
-    }
-    written
+    sys::replace_file(
+        directory,
+        temporary.as_bytes(),
+        name.as_bytes(),
+        content,
+        true,
+    )
 }
 
 #[cfg(test)]

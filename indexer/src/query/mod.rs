@@ -268,3 +268,6 @@ fn directory(path: &[u8]) -> &[u8] {
 fn same_directory(written: &[u8], expanded: &[u8]) -> bool {
     directory(written) == expanded
 }
+
+#[cfg(test)]
+mod tests;

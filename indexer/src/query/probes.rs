@@ -10,11 +10,12 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::exit::Exit;
+use crate::index::Index;
 use crate::options::ProbesOptions;
 use crate::query::{LoaderAnswer, ask};
 use crate::report::{Bytes, Output, Style, count};
 use crate::resolve::{Outcome, Probe};
-use crate::store::{Index, Store};
+use crate::store::Store;
 use crate::sys::{Root, fstat};
 use crate::tree::{Kind, Node, Step, walk};
 use crate::warning::Warning;

@@ -203,7 +203,8 @@ fn read_loader(tree: &dyn Tree, path: Vec<u8>, facts: &ElfFacts) -> Loader {
             .ok()
             .filter(|node| node.kind == Kind::File)?;
         match tree.elf(&node).ok()? {
-            Elf::Facts(own) => Some((tree.read(&node).ok()?, (*own).clone())),
+            // One that can be opened but not read still says what it is for.
+            Elf::Facts(own) => Some((tree.read(&node).unwrap_or_default(), (*own).clone())),
             _ => None,
         }
     };

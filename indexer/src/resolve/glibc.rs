@@ -9,15 +9,16 @@
 use std::sync::Arc;
 
 use elfuse_format::elf_facts::{ElfFacts, flags};
-use elfuse_format::ld_so_cache::{Flags, LdSoCache, LegacyHwcaps, Wanted};
 
 use crate::resolve::search::{List, Opened, Search};
-use crate::resolve::tokens::{Tokens, expand, has_tokens};
 use crate::resolve::{
     Call, Constants, Edge, Fatal, Found, Linked, Loader, Main, Object, ObjectId, Question, Role,
     Source, Stage, Tie, Verdict, absolute,
 };
-use crate::tree::{Elf, Kind, Tree, split};
+use crate::tree::{Elf, Tree, split};
+
+mod cached;
+mod paths;
 
 const ET_EXEC: u16 = 2;
 /// `DF_1_NODEFLIB`.
@@ -503,30 +504,6 @@ impl<'a> Link<'a> {
         opened
     }
 
-    /// The path that `ld.so.cache` has for a name.
-    fn in_cache(&mut self, name: &[u8]) -> Option<Vec<u8>> {
-        if matches!(self.cache, Cache::Unread) {
-            let path = &self.constants.cache;
-            let node = self.tree.locate(path, true);
-            self.search
-                .note(Call::Open, path, node.as_ref().err().copied());
-            let bytes = node
-                .ok()
-                .filter(|n| n.kind == Kind::File)
-                .and_then(|node| self.tree.read(&node).ok());
-            self.cache = bytes.map_or(Cache::Unusable, Cache::Read);
-        }
-        let Cache::Read(bytes) = &self.cache else {
-            return None;
-        };
-        let wanted = wanted(self.constants, self.question)?;
-        let entry =
-            LdSoCache::parse(bytes)
-                .ok()?
-                .lookup(name, &wanted, &self.question.cpu.levels)?;
-        entry.value.map(<[u8]>::to_vec)
-    }
-
     /// Makes an object of a file that was opened; `false`: it is one already.
     fn map(
         &mut self,
@@ -595,84 +572,6 @@ impl<'a> Link<'a> {
         id
     }
 
-    /// `DT_RPATH` as a list; empty when there is a `DT_RUNPATH`, which replaces it.
-    fn rpath(&mut self, id: ObjectId) -> Arc<List> {
-        if let Some(list) = &self.extras[id.0].rpath {
-            return Arc::clone(list);
-        }
-        let facts = Arc::clone(&self.objects[id.0].facts);
-        let list = match &facts.rpath {
-            Some(written) if facts.runpath.is_none() && !written.is_empty() => {
-                self.path_list(id, written, |b| b == b':')
-            }
-            _ => Arc::default(),
-        };
-        self.extras[id.0].rpath = Some(Arc::clone(&list));
-        list
-    }
-
-    /// `DT_RUNPATH` as a list.
-    fn runpath(&mut self, id: ObjectId) -> Arc<List> {
-        if let Some(list) = &self.extras[id.0].runpath {
-            return Arc::clone(list);
-        }
-        let facts = Arc::clone(&self.objects[id.0].facts);
-        let list = match &facts.runpath {
-            Some(written) if !written.is_empty() => self.path_list(id, written, |b| b == b':'),
-            _ => Arc::default(),
-        };
-        self.extras[id.0].runpath = Some(Arc::clone(&list));
-        list
-    }
-
-    /// A list as it is written in an object or in its environment. An element whose tokens are not known, or come to
-    /// nothing, is dropped; one that is written empty is the working directory.
-    fn path_list(
-        &mut self,
-        id: ObjectId,
-        written: &[u8],
-        is_separator: impl Fn(u8) -> bool,
-    ) -> Arc<List> {
-        let mut elements = Vec::new();
-        for element in written.split(|&b| is_separator(b)) {
-            if element.is_empty() {
-                elements.push((Vec::new(), Vec::new()));
-            } else if let Some(path) = self
-                .expand_name(id, element)
-                .filter(|path| !path.is_empty())
-            {
-                elements.push((element.to_vec(), path));
-            }
-        }
-        Arc::new(self.search.list(elements))
-    }
-
-    /// `text` of object `id` with its tokens replaced.
-    fn expand_name(&mut self, id: ObjectId, text: &[u8]) -> Option<Vec<u8>> {
-        if !has_tokens(text) {
-            return Some(text.to_vec());
-        }
-        let tokens = Tokens {
-            origin: self.origin(id),
-            lib: Some(self.constants.lib.clone()),
-            platform: self.question.cpu.platform.clone().map(String::into_bytes),
-        };
-        expand(text, &tokens).filter(|expanded| !expanded.is_empty())
-    }
-
-    /// Of a program that the kernel mapped ld.so has to ask where it lies, once and for whichever token is first.
-    fn origin(&mut self, id: ObjectId) -> Option<Vec<u8>> {
-        if id == ObjectId::MAIN && self.mapped_by_kernel && self.extras[0].origin.is_none() {
-            self.search.note(Call::Readlink, b"/proc/self/exe", None);
-            let real = self.objects[0]
-                .node
-                .as_ref()
-                .map(|node| Arc::clone(&node.real))?;
-            self.extras[0].origin = Some(directory_of(&real));
-        }
-        self.extras[id.0].origin.clone()
-    }
-
     /// The chain after the program, and in it the interpreter where a request named it: behind what precedes it in the
     /// search list. What the program itself is a filter for stands before it in the chain and is not printed.
     fn trace_order(&self) -> Vec<ObjectId> {
@@ -701,40 +600,4 @@ enum OnMissing {
 
 fn directory_of(path: &[u8]) -> Vec<u8> {
     split(path).map_or_else(|| b"/".to_vec(), |(directory, _)| directory.to_vec())
-}
-
-/// What this ld.so takes from a cache.
-fn wanted(constants: &Constants, question: &Question) -> Option<Wanted> {
-    let flags = Flags::of_elf(constants.class, constants.machine, constants.e_flags)?;
-    let legacy = constants
-        .rules()
-        .has_legacy_hwcaps()
-        .then(|| legacy_hwcaps(question));
-    Some(Wanted {
-        isa_levels: question.cpu.isa_levels,
-        legacy,
-        ..Wanted::new(flags)
-    })
-}
-
-/// The bits that glibc before 2.37 had for x86 processors.
-fn legacy_hwcaps(question: &Question) -> LegacyHwcaps {
-    const CAPABILITIES: [&str; 3] = ["sse2", "x86_64", "avx512_1"];
-    const PLATFORMS: [&str; 4] = ["i586", "i686", "haswell", "xeon_phi"];
-    const FIRST_PLATFORM: usize = 48;
-    let bit_of = |names: &[&str], name: &str| names.iter().position(|n| *n == name);
-    let capabilities = question.cpu.capabilities.iter();
-    let mask = capabilities
-        .filter_map(|name| bit_of(&CAPABILITIES, name))
-        .fold(0, |mask, bit| mask | 1 << bit);
-    let platform = question
-        .cpu
-        .platform
-        .as_deref()
-        .and_then(|name| bit_of(&PLATFORMS, name));
-    LegacyHwcaps {
-        mask,
-        platforms: 0xf << FIRST_PLATFORM,
-        platform: platform.map_or(0, |bit| 1 << (FIRST_PLATFORM + bit)),
-    }
 }

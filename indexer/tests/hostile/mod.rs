@@ -1,5 +1,6 @@
 //! What the readers of the indexer must take: arbitrary bytes. One function a fuzz target; the fuzz targets in `fuzz/` call
 //! these too, and what they found is replayed from `fuzz/fixtures/`.
+#![allow(dead_code, reason = "each fuzz target takes what it needs")]
 
 pub(crate) mod tree;
 

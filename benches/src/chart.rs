@@ -1,0 +1,194 @@
+//! Bars as SVG, drawn by hand: a label, a bar to the median, a whisker from the first quartile to the third, and a tick
+//! where a limit is.
+
+use std::fmt::Write as _;
+
+/// Bars of several comparisons below each other, on one scale.
+#[derive(Debug)]
+pub struct Chart {
+    /// Above all.
+    pub title: String,
+    /// What the numbers are.
+    pub unit: String,
+    /// From top to bottom.
+    pub groups: Vec<Group>,
+}
+
+/// Bars that belong together.
+#[derive(Debug)]
+pub struct Group {
+    /// Above them.
+    pub title: String,
+    /// From top to bottom.
+    pub bars: Vec<Bar>,
+}
+
+/// One bar.
+#[derive(Debug)]
+pub struct Bar {
+    /// On its left.
+    pub label: String,
+    /// On its right.
+    pub text: String,
+    /// Where it ends.
+    pub value: f64,
+    /// Ends of the whisker.
+    pub spread: (f64, f64),
+    /// Where the tick is.
+    pub limit: Option<f64>,
+    /// How it is coloured.
+    pub role: Role,
+}
+
+/// What a bar is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// What all is compared with.
+    Peer,
+    /// Ours.
+    Ours,
+    /// For comparison only.
+    Context,
+}
+
+impl Role {
+    /// Legible on white and on black.
+    fn colour(self) -> &'static str {
+        match self {
+            Self::Peer => "#8a8a8a",
+            Self::Ours => "#2a8f82",
+            Self::Context => "#b9a26a",
+        }
+    }
+}
+
+// In user units, which are pixels at the usual zoom.
+const WIDTH: f64 = 760.0;
+const BARS_LEFT: f64 = 210.0;
+const BARS_WIDTH: f64 = 400.0;
+const BAR: f64 = 16.0;
+const LINE: f64 = 24.0;
+const MARGIN: f64 = 12.0;
+
+impl Chart {
+    /// The SVG document.
+    #[must_use]
+    pub fn svg(&self) -> String {
+        let lines = 2 + self
+            .groups
+            .iter()
+            .map(|group| 1 + group.bars.len())
+            .sum::<usize>();
+        let height = 2.0 * MARGIN + lines as f64 * LINE;
+        let mut out = String::new();
+        _ = writeln!(
+            out,
+            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">"#
+        );
+        _ = writeln!(out, "<title>{}</title>", escaped(&self.title));
+        // The page's own colour scheme decides: charts are looked at on white and on black.
+        out.push_str(
+            "<style>text{font:13px sans-serif;fill:#222}.head{font-weight:bold}.line{stroke:#222}\
+             @media(prefers-color-scheme:dark){text{fill:#ddd}.line{stroke:#ddd}}</style>\n",
+        );
+        let mut y = MARGIN + LINE / 2.0;
+        text(&mut out, MARGIN, y, "head", "start", &self.title);
+        let scale = BARS_WIDTH / self.largest();
+        for group in &self.groups {
+            y += LINE;
+            text(&mut out, MARGIN, y, "head", "start", &group.title);
+            for bar in &group.bars {
+                y += LINE;
+                bar.draw(&mut out, y, scale);
+            }
+        }
+        y += LINE;
+        text(&mut out, BARS_LEFT, y, "", "start", &self.unit);
+        out.push_str("</svg>\n");
+        out
+    }
+
+    fn largest(&self) -> f64 {
+        let bars = self.groups.iter().flat_map(|group| &group.bars);
+        let ends = bars.flat_map(|bar| [bar.value, bar.spread.1, bar.limit.unwrap_or(0.0)]);
+        ends.filter(|end| end.is_finite())
+            .fold(f64::MIN_POSITIVE, f64::max)
+    }
+}
+
+impl Bar {
+    fn draw(&self, out: &mut String, y: f64, scale: f64) {
+        let at = |value: f64| BARS_LEFT + value.max(0.0) * scale;
+        text(out, BARS_LEFT - 8.0, y, "", "end", &self.label);
+        let mut end = BARS_LEFT;
+        if self.value.is_finite() {
+            let (top, width) = (y - BAR / 2.0, at(self.value) - BARS_LEFT);
+            let colour = self.role.colour();
+            _ = writeln!(
+                out,
+                r#"<rect x="{BARS_LEFT}" y="{top:.1}" width="{width:.1}" height="{BAR}" fill="{colour}"/>"#
+            );
+            line(out, (at(self.spread.0), y), (at(self.spread.1), y), 1.0);
+            end = at(self.value.max(self.spread.1));
+        }
+        if let Some(limit) = self.limit {
+            let x = at(limit);
+            line(out, (x, y - BAR * 0.7), (x, y + BAR * 0.7), 2.0);
+            // The number stands behind both, so that the tick does not cross it.
+            end = end.max(x);
+        }
+        text(out, end + 6.0, y, "", "start", &self.text);
+    }
+}
+
+fn text(out: &mut String, x: f64, y: f64, class: &str, anchor: &str, content: &str) {
+    let content = escaped(content);
+    _ = writeln!(
+        out,
+        r#"<text x="{x:.1}" y="{:.1}" class="{class}" text-anchor="{anchor}">{content}</text>"#,
+        y + 4.5
+    );
+}
+
+fn line(out: &mut String, from: (f64, f64), to: (f64, f64), width: f64) {
+    _ = writeln!(
+        out,
+        r#"<line x1="{:.1}" y1="{:.1}" x2="{:.1}" y2="{:.1}" class="line" stroke-width="{width}"/>"#,
+        from.0, from.1, to.0, to.1
+    );
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_bar_fills_the_width_and_others_are_in_proportion() {
+        let bar = |value: f64| Bar {
+            label: "a < b".to_owned(),
+            text: String::new(),
+            value,
+            spread: (value, value),
+            limit: None,
+            role: Role::Ours,
+        };
+        let svg = Chart {
+            title: String::new(),
+            unit: String::new(),
+            groups: vec![Group {
+                title: String::new(),
+                bars: vec![bar(4.0), bar(1.0), bar(f64::NAN)],
+            }],
+        }
+        .svg();
+        assert!(svg.contains(r#"width="400.0""#) && svg.contains(r#"width="100.0""#));
+        assert_eq!(svg.matches("<rect").count(), 2);
+        assert!(svg.contains("a &lt; b"));
+    }
+}

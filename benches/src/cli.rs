@@ -1,0 +1,67 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Measures elfuse against named peers in the same run, and writes what it finds to `benches`.
+#[derive(Debug, Parser)]
+#[command(name = "elfuse-bench", version)]
+pub struct Cli {
+    /// What is measured.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One of the benchmarks.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Times `elfuse-index build` against find(1) and weighs what it makes
+    Indexer(IndexerOptions),
+}
+
+/// Options of `elfuse-bench indexer`.
+#[derive(Debug, Args)]
+pub struct IndexerOptions {
+    /// Print the verdicts of the last results and measure nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Measure on this tree alone (default: both)
+    #[arg(long, value_name = "TREE", value_parser = ["debian", "synthetic"])]
+    pub only: Option<String>,
+    /// Rounds on either tree (default: 30 on the Debian sysroot, 10 on the synthetic tree)
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<usize>,
+    /// The sysroot to copy and measure on (default: what example-sysroots/debian/make.sh makes)
+    #[arg(long, value_name = "DIR")]
+    pub sysroot: Option<PathBuf>,
+    /// Entries of the synthetic tree; a tenth of them in one directory
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub entries: usize,
+    /// Where trees are made (default: $XDG_CACHE_HOME/elfuse/bench)
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Measure with cold caches too: drops those of the whole machine, and takes root
+    #[arg(long)]
+    pub cold: bool,
+}
+
+impl IndexerOptions {
+    /// Whether that tree is measured.
+    #[must_use]
+    pub fn wants(&self, tree: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == tree)
+    }
+
+    /// Rounds on the Debian sysroot.
+    #[must_use]
+    pub fn debian_rounds(&self) -> usize {
+        self.rounds.unwrap_or(30)
+    }
+
+    /// Rounds on the synthetic tree.
+    #[must_use]
+    pub fn synthetic_rounds(&self) -> usize {
+        self.rounds.unwrap_or(10)
+    }
+}

@@ -1,0 +1,378 @@
+//! Results as JSON for programs and as a section of `RESULTS.md` for people. The section is written from the same structure
+//! as the JSON, so the two cannot disagree.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Machine;
+use crate::measure::{Quartiles, Series};
+
+/// Version of the JSON document.
+const SCHEMA: u32 = 1;
+
+/// One run of one benchmark.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// Its name: of the section, and of the files below `results`.
+    pub bench: String,
+    /// When it began.
+    pub date: String,
+    /// The commit that was measured, with a plus if the sources differed from it.
+    pub commit: String,
+    /// How to run it again.
+    pub command: String,
+    /// Where.
+    pub machine: Machine,
+    /// Load averages before and after.
+    pub load: [String; 2],
+    /// What was measured.
+    pub sections: Vec<Section>,
+}
+
+/// Measurements that belong together: of one tree, against one peer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Section {
+    /// Heading.
+    pub title: String,
+    /// What a reader has to know to judge the numbers, a paragraph each.
+    pub about: Vec<String>,
+    /// Name of the row that the ratios are to.
+    pub peer: String,
+    /// A row a subject.
+    pub rows: Vec<Row>,
+    /// Further tables.
+    pub tables: Vec<Table>,
+    /// What was aimed at.
+    pub goals: Vec<Goal>,
+}
+
+/// One subject's figures.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// The command.
+    pub command: String,
+    /// Runs.
+    pub n: usize,
+    /// Time, without what the command says it slept.
+    pub seconds: Quartiles,
+    /// Time from outside.
+    pub elapsed_seconds: Quartiles,
+    /// Quartiles of the ratios to the peer's run in the same round; of `seconds`.
+    pub ratio: Quartiles,
+    /// Processor time of all threads, user and system.
+    pub cpu_seconds: Quartiles,
+    /// The largest resident set of any run.
+    pub peak_bytes: u64,
+    /// The largest limit of the goals for the ratio, if there is one.
+    pub at_most: Option<f64>,
+}
+
+impl Row {
+    /// The row of a series.
+    #[must_use]
+    pub fn new(series: &Series, peer: &Series, at_most: Option<f64>) -> Self {
+        Self {
+            name: series.name.to_owned(),
+            command: series.command.clone(),
+            n: series.samples.len(),
+            seconds: series.quartiles(|sample| sample.seconds),
+            elapsed_seconds: series.quartiles(|sample| sample.elapsed_seconds),
+            ratio: series.ratio_to(peer),
+            cpu_seconds: series.quartiles(|sample| sample.cpu_seconds),
+            peak_bytes: series.peak_bytes(),
+            at_most,
+        }
+    }
+}
+
+/// A table of text.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Table {
+    /// What stands above it.
+    pub title: String,
+    /// Heads; the first column is text, the others are numbers.
+    pub columns: Vec<String>,
+    /// As long as `columns`, each.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// A limit and what was found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Goal {
+    /// Of what.
+    pub what: String,
+    /// The limit.
+    pub at_most: f64,
+    /// What was found.
+    pub found: f64,
+    /// Of both.
+    pub unit: String,
+}
+
+impl Goal {
+    /// Whether it was reached. A number that could not be had reaches nothing.
+    #[must_use]
+    pub fn met(&self) -> bool {
+        self.found <= self.at_most
+    }
+}
+
+impl Report {
+    /// A report of what is measured from now on.
+    #[must_use]
+    pub fn begin(bench: &str, command: &str, commit: String) -> Self {
+        Self {
+            schema: SCHEMA,
+            bench: bench.to_owned(),
+            date: crate::machine::date(),
+            commit,
+            command: command.to_owned(),
+            machine: Machine::this(),
+            load: [crate::machine::load(), String::new()],
+            sections: Vec::new(),
+        }
+    }
+
+    /// Writes `results/BENCH.json` below `benches`, and the benchmark's section of `RESULTS.md`.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn write(&self, benches: &Path) -> anyhow::Result<()> {
+        let results = benches.join("results");
+        fs::create_dir_all(&results).with_context(|| format!("making {}", results.display()))?;
+        let mut json = serde_json::to_string_pretty(self)?;
+        json.push('\n');
+        write_file(
+            &results.join(format!("{}.json", self.bench)),
+            json.as_bytes(),
+        )?;
+        let path = benches.join("RESULTS.md");
+        let before = fs::read_to_string(&path).unwrap_or_else(|_| HEAD.to_owned());
+        let after = replace_section(&before, &self.bench, &self.markdown());
+        write_file(&path, after.as_bytes())
+    }
+
+    /// What was written last.
+    ///
+    /// # Errors
+    /// If there is none, or it is of another version.
+    pub fn read(benches: &Path, bench: &str) -> anyhow::Result<Self> {
+        let path = benches.join("results").join(format!("{bench}.json"));
+        let json = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let report: Self = serde_json::from_slice(&json)
+            .with_context(|| format!("understanding {}", path.display()))?;
+        anyhow::ensure!(
+            report.schema == SCHEMA,
+            "{}: schema {}",
+            path.display(),
+            report.schema
+        );
+        Ok(report)
+    }
+
+    /// A line a goal.
+    #[must_use]
+    pub fn verdicts(&self) -> String {
+        let mut out = String::new();
+        for section in &self.sections {
+            for goal in &section.goals {
+                let verdict = if goal.met() { "met   " } else { "MISSED" };
+                let (found, at_most) = (number(goal.found), number(goal.at_most));
+                let (title, what, unit) = (&section.title, &goal.what, &goal.unit);
+                _ = writeln!(
+                    out,
+                    "{verdict} {title}: {what}: {found} {unit} (at most {at_most})"
+                );
+            }
+        }
+        out
+    }
+
+    /// The section of `RESULTS.md`.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut out = format!("## {}\n\n", self.bench);
+        let machine = &self.machine;
+        let bench = &self.bench;
+        _ = writeln!(
+            out,
+            "{}, commit {}, by `{}`.",
+            self.date, self.commit, self.command
+        );
+        _ = writeln!(
+            out,
+            "{}, {} x {}{}, {} MB of memory{}. Load before: {}, after: {}.\n",
+            machine.kernel,
+            machine.cpus,
+            machine.cpu,
+            if machine.is_virtual {
+                " in a virtual machine"
+            } else {
+                ""
+            },
+            machine.memory_bytes / 1_000_000,
+            if machine.reclaims_idle_memory {
+                ", idle page cache reclaimed by the kernel (DAMON)"
+            } else {
+                ""
+            },
+            self.load[0],
+            self.load[1],
+        );
+        _ = writeln!(
+            out,
+            "![Times as multiples of the peer's](results/{bench}.svg)\n"
+        );
+        for section in &self.sections {
+            section.markdown(&mut out);
+        }
+        out
+    }
+}
+
+impl Section {
+    fn markdown(&self, out: &mut String) {
+        _ = writeln!(out, "### {}\n", self.title);
+        for paragraph in &self.about {
+            _ = writeln!(out, "{paragraph}\n");
+        }
+        let goals = self.goals.iter().map(|goal| {
+            vec![
+                goal.what.clone(),
+                format!("{} {}", number(goal.at_most), goal.unit),
+                format!("{} {}", number(goal.found), goal.unit),
+                if goal.met() { "met" } else { "**missed**" }.to_owned(),
+            ]
+        });
+        table(out, &["goal", "at most", "found", ""], goals);
+        let ratio = format!("x {}", self.peer);
+        let columns = [
+            "", "n", "p25 ms", "p50 ms", "p75 ms", &ratio, "p25..p75", "cpu ms", "peak MB",
+        ];
+        let rows = self.rows.iter().map(|row| {
+            let milliseconds = |seconds: f64| number(seconds * 1e3);
+            vec![
+                row.name.clone(),
+                row.n.to_string(),
+                milliseconds(row.seconds.p25),
+                milliseconds(row.seconds.p50),
+                milliseconds(row.seconds.p75),
+                format!("{:.2}", row.ratio.p50),
+                format!("{:.2}..{:.2}", row.ratio.p25, row.ratio.p75),
+                milliseconds(row.cpu_seconds.p50),
+                number(row.peak_bytes as f64 / 1e6),
+            ]
+        });
+        table(out, &columns, rows);
+        let commands = self
+            .rows
+            .iter()
+            .map(|row| vec![row.name.clone(), format!("`{}`", row.command)]);
+        table(out, &["", "command"], commands);
+        for extra in &self.tables {
+            _ = writeln!(out, "{}\n", extra.title);
+            let columns: Vec<&str> = extra.columns.iter().map(String::as_str).collect();
+            table(out, &columns, extra.rows.iter().cloned());
+        }
+    }
+}
+
+fn table(out: &mut String, columns: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let line = |cells: &mut dyn Iterator<Item = &str>| -> String {
+        cells.fold(String::from("|"), |line, cell| line + " " + cell + " |")
+    };
+    _ = writeln!(out, "{}", line(&mut columns.iter().copied()));
+    let rule = (0..columns.len()).map(|i| if i == 0 { "---" } else { "---:" });
+    _ = writeln!(out, "{}", line(&mut rule.into_iter()));
+    for row in rows {
+        _ = writeln!(out, "{}", line(&mut row.iter().map(String::as_str)));
+    }
+    out.push('\n');
+}
+
+/// Three significant digits, and all of those before the point.
+#[must_use]
+pub fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        magnitude if magnitude >= 100.0 || magnitude == 0.0 => 0,
+        magnitude if magnitude >= 10.0 => 1,
+        magnitude if magnitude >= 0.1 => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
+}
+
+const HEAD: &str = "# Results
+
+Each section below is written by the benchmark that it is named after; what stands outside the marks is kept.
+";
+
+fn marks(bench: &str) -> (String, String) {
+    (
+        format!("<!-- {bench}: generated from here -->"),
+        format!("<!-- {bench}: to here -->"),
+    )
+}
+
+/// `text` with the benchmark's section replaced, or added at the end.
+fn replace_section(text: &str, bench: &str, section: &str) -> String {
+    let (from, to) = marks(bench);
+    let section = format!("{from}\n{}\n{to}", section.trim_end());
+    let found = text.find(&from).zip(text.find(&to));
+    match found {
+        Some((start, end)) if start < end => {
+            format!("{}{section}{}", &text[..start], &text[end + to.len()..])
+        }
+        _ => format!("{}\n\n{section}\n", text.trim_end()),
+    }
+}
+
+/// Writes a file whose directory is there.
+///
+/// # Errors
+/// Those of writing, with the path.
+pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_added_once_and_then_replaced() {
+        let first = replace_section(HEAD, "a", "one");
+        let both = replace_section(&first, "b", "two");
+        let again = replace_section(&both, "a", "three");
+        assert!(both.contains("one") && both.contains("two"));
+        assert!(!again.contains("one") && again.contains("two") && again.contains("three"));
+        assert_eq!(replace_section(&again, "a", "three"), again);
+    }
+
+    #[test]
+    fn numbers_keep_three_digits() {
+        let shown = [1234.5, 55.55, 5.555, 0.012_34, 0.0].map(number);
+        assert_eq!(shown, ["1234", "55.5", "5.55", "0.012", "0"]);
+    }
+
+    #[test]
+    fn what_could_not_be_measured_reaches_no_goal() {
+        let goal = |found| Goal {
+            what: String::new(),
+            at_most: 3.0,
+            found,
+            unit: String::new(),
+        };
+        assert!(goal(3.0).met());
+        assert!(!goal(3.1).met());
+        assert!(!goal(f64::NAN).met());
+    }
+}

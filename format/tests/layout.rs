@@ -1,0 +1,292 @@
+//! The bytes themselves. The parser here follows FORMAT.md and uses nothing of the crate: what it reads, somebody can read who
+//! has that page alone.
+
+mod samples;
+
+use elfuse_format::checksum::checksum;
+use elfuse_format::header::{self, Kind};
+
+fn u16_at(bytes: &[u8], at: usize) -> usize {
+    u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap()).into()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+/// FORMAT.md, "Archives": a table's reference at `at` is a distance from `at` and a number of rows.
+fn table(archive: &[u8], at: usize, row_len: usize) -> &[u8] {
+    let distance = i32::from_le_bytes(archive[at..at + 4].try_into().unwrap());
+    let start = at.checked_add_signed(distance as isize).unwrap();
+    &archive[start..start + u32_at(archive, at + 4) * row_len]
+}
+
+/// The tables of an archive: they stand one after the other from its start, and their references in the same order behind.
+fn tables<const N: usize>(archive: &[u8], row_lens: [usize; N]) -> [&[u8]; N] {
+    let references = archive.len() - 8 * N;
+    let mut at = references;
+    let mut end = 0;
+    let tables = row_lens.map(|row_len| {
+        let table = table(archive, at, row_len);
+        at += 8;
+        if !table.is_empty() {
+            assert_eq!(table.as_ptr().addr() - archive.as_ptr().addr(), end);
+        }
+        end += table.len();
+        table
+    });
+    assert_eq!(end, references);
+    tables
+}
+
+fn part(file: &[u8], kind: usize, index: usize) -> &[u8] {
+    let mut rows = (0..u16_at(file, 36)).map(|number| &file[64 + 32 * number..][..32]);
+    let row = rows
+        .rfind(|row| u16_at(row, 0) == kind && u32_at(row, 4) == index)
+        .unwrap();
+    let start = u64_at(row, 8) as usize;
+    let part = &file[start..start + u64_at(row, 16) as usize];
+    if kind != 17 {
+        assert_eq!(u64_at(row, 24), checksum(part));
+    }
+    part
+}
+
+fn span<'a>(blob: &'a [u8], row: &[u8], at: usize) -> Option<&'a [u8]> {
+    let (start, len) = (u32_at(row, at), u32_at(row, at + 4));
+    (start != 0xffff_ffff).then(|| &blob[start..start + len])
+}
+
+#[test]
+fn the_header_is_where_the_page_says() {
+    let block = samples::block();
+    let file = header::wrap(Kind::Sidecar, 0, &block);
+    assert_eq!(&file[..8], b"\x89elfuse\n");
+    assert_eq!((u16_at(&file, 8), u16_at(&file, 10)), (1, 1));
+    assert_eq!(
+        (u32_at(&file, 12), u64_at(&file, 16)),
+        (64, block.len() as u64)
+    );
+    assert_eq!(u64_at(&file, 24), checksum(&block));
+    assert_eq!((u32_at(&file, 32), u16_at(&file, 36)), (0, 0));
+    assert_eq!(
+        (u16_at(&file, 38), u64_at(&file, 40), u64_at(&file, 48)),
+        (0, 0, 0)
+    );
+    assert_eq!(u64_at(&file, 56), checksum(&file[..56]));
+    assert_eq!(&file[64..], block);
+}
+
+#[test]
+fn a_sidecar_is_read_by_the_rules_of_the_page_alone() {
+    let block = samples::block();
+    let [strings, entries, slots, targets, elves, lists, hosts] =
+        tables(&block, [1, 11, 4, 8, 132, 8, 12]);
+    let rows: Vec<_> = entries.chunks_exact(11).collect();
+    let name = |row: &[u8]| &strings[u32_at(row, 0)..][..row[8].into()];
+    let names: Vec<_> = rows.iter().map(|row| name(row)).collect();
+    let expected: [&[u8]; 7] = [
+        b"README",
+        b"broken",
+        b"dir",
+        b"fifo",
+        b"libx.so",
+        b"libx.so.1",
+        b"\xff\n",
+    ];
+    assert_eq!(names, expected);
+    let kinds: Vec<_> = rows
+        .iter()
+        .map(|row| (row[9], row[10], u32_at(row, 4)))
+        .collect();
+    // Kind, flags, and rank, target or facts.
+    assert_eq!(
+        kinds,
+        [
+            (1, 4, 0),
+            (1, 2, 0),
+            (2, 0, 0),
+            (4, 0, 0),
+            (3, 0, 0),
+            (1, 1, 0),
+            (2, 0, 1)
+        ]
+    );
+    assert_eq!(span(strings, targets, 0), Some(&b"libx.so.1"[..]));
+    assert_eq!(
+        (u32_at(hosts, 0), span(strings, hosts, 4)),
+        (0, Some(&b".ef=524541444d45"[..]))
+    );
+
+    // Each name is found through the slots as the page says.
+    assert_eq!(slots.len() / 4, 16);
+    for (number, name) in names.iter().enumerate() {
+        let hash = checksum(name);
+        let mut at = (hash & 15) as usize;
+        loop {
+            let slot = u32_at(slots, at * 4);
+            assert_ne!(slot, 0, "a free slot before {name:?}");
+            if slot == ((hash >> 56) as usize) << 24 | (number + 1) {
+                break;
+            }
+            at = (at + 1) & 15;
+        }
+    }
+
+    let facts = samples::facts();
+    assert_eq!((u32_at(elves, 0), u64_at(elves, 4)), (5, facts.size));
+    assert_eq!(elves[12..44], facts.content_hash);
+    assert_eq!(elves[44..48], [2, 1, 3, 4]);
+    assert_eq!((u16_at(elves, 48), u16_at(elves, 50)), (3, 62));
+    let numbers: Vec<_> = (0..5).map(|i| u32_at(elves, 52 + 4 * i)).collect();
+    assert_eq!(numbers[..4], [5, 3, 6, 7]);
+    let strings_of: Vec<_> = (0..5).map(|i| span(strings, elves, 68 + 8 * i)).collect();
+    let expected: [Option<&[u8]>; 5] = [
+        Some(b"/lib/ld.so"),
+        Some(b"libx.so.1"),
+        None,
+        Some(b""),
+        Some(&[0, 1, 2]),
+    ];
+    assert_eq!(strings_of, expected);
+    let list = |at: usize| {
+        let (start, len) = (u32_at(elves, at), u32_at(elves, at + 4));
+        let rows = lists[start * 8..(start + len) * 8].chunks_exact(8);
+        rows.map(|row| span(strings, row, 0).unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(108), [b"libc.so.6", b"libm.so.6"]);
+    assert_eq!(list(116), [b"alibx.so"]);
+    // Reserved for the table of system calls.
+    assert_eq!(span(strings, elves, 124), None);
+}
+
+#[test]
+fn keys_are_read_by_the_rules_of_the_page_alone() {
+    let file = samples::keys();
+    assert_eq!(u16_at(&file, 10), 2);
+    let [devices] = tables(part(&file, 1, 0), [24]);
+    assert_eq!(
+        (
+            u64_at(devices, 24),
+            u64_at(devices, 32),
+            u64_at(devices, 40)
+        ),
+        (3, 4, 5)
+    );
+    let [dirs] = tables(part(&file, 2, 0), [43]);
+    assert_eq!(dirs.len(), 3 * 43);
+    assert_eq!(u64_at(dirs, 0), 100);
+    assert_eq!(
+        (u64_at(dirs, 8) as i64, u32_at(dirs, 16)),
+        (-1, 999_999_999)
+    );
+    assert_eq!((u64_at(dirs, 20), u32_at(dirs, 28)), (1 << 40, 0));
+    assert_eq!(u64_at(dirs, 32), 0x1122_3344_5566_7788);
+    assert_eq!((u16_at(dirs, 40), dirs[42], dirs[43 + 42]), (0, 0, 3));
+    let [files] = tables(part(&file, 3, 0), [43]);
+    assert_eq!((u64_at(files, 0), u64_at(files, 8)), (12, 34));
+    assert_eq!(
+        (u64_at(files, 16), u32_at(files, 24), u64_at(files, 28)),
+        (56, 78, 90)
+    );
+    assert_eq!(
+        (u32_at(files, 36), u16_at(files, 40), files[42]),
+        (12, 1, 1)
+    );
+    let [slots] = tables(part(&file, 5, 0), [4]);
+    assert_eq!(slots.len(), 4 * 4096);
+    for (number, ino) in [(1, 100_u64), (3, 101)] {
+        let mut identity = ino.to_le_bytes().to_vec();
+        identity.extend_from_slice(&[0, 0]);
+        let mut at = (checksum(&identity) % 4096) as usize;
+        while u32_at(slots, at * 4) != number {
+            assert_ne!(u32_at(slots, at * 4), 0);
+            at = (at + 1) % 4096;
+        }
+    }
+}
+
+#[test]
+fn a_loader_cache_is_read_by_the_rules_of_the_page_alone() {
+    let file = samples::loader_cache();
+    assert_eq!(u16_at(&file, 10), 3);
+    let [dirs] = tables(part(&file, 16, 0), [40]);
+    let blocks = part(&file, 17, 0);
+    assert_eq!(dirs.len(), 3 * 40);
+    let numbers: Vec<_> = (0..6).map(|i| u32_at(dirs, 4 * i)).collect();
+    assert_eq!(numbers[..5], [0, 0xffff_ffff, 1, 2, 0]);
+    let (start, len) = (u64_at(dirs, 24) as usize, numbers[5]);
+    assert_eq!(&blocks[start..start + len], samples::block());
+    assert_eq!(u64_at(dirs, 32), checksum(&samples::block()));
+    let [strings, inputs] = tables(part(&file, 18, 0), [1, 40]);
+    assert_eq!(span(strings, inputs, 0), Some(&b"/etc/ld.so.cache"[..]));
+    assert_eq!(inputs[8..40], [2; 32]);
+    let [strings, names, candidates] = tables(part(&file, 19, 0), [1, 16, 15]);
+    assert_eq!(span(strings, names, 0), Some(&b"libx.so.1"[..]));
+    assert_eq!((u32_at(names, 8), u32_at(names, 12)), (0, 2));
+    let row: Vec<_> = (0..3).map(|i| u32_at(candidates, 4 * i)).collect();
+    assert_eq!(
+        (row, u16_at(candidates, 12), candidates[14]),
+        (vec![0, 5, 0], 62, 2)
+    );
+    let [strings, programs, objects] = tables(part(&file, 20, 0), [1, 20, 29]);
+    let row: Vec<_> = (0..5).map(|i| u32_at(programs, 4 * i)).collect();
+    assert_eq!(row, [0, 5, 2, 0, 2]);
+    assert_eq!(span(strings, objects, 0), Some(&b"libx.so.1"[..]));
+    assert_eq!(
+        (u32_at(objects, 8), u32_at(objects, 12), u32_at(objects, 16)),
+        (0, 5, 0)
+    );
+    assert_eq!(
+        (span(strings, objects, 20), objects[28]),
+        (Some(&b"/lib"[..]), 6)
+    );
+    assert_eq!(
+        (u32_at(objects, 29 + 8), objects[29 + 28]),
+        (0xffff_ffff, 0)
+    );
+}
+
+fn hex_dump(bytes: &[u8]) -> String {
+    let line = |(number, bytes): (usize, &[u8])| {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x} ")).collect();
+        let text = bytes.iter().map(|byte| match byte {
+            0x20..=0x7e => char::from(*byte),
+            _ => '.',
+        });
+        format!(
+            "{:04x}  {hex:<48} {}\n",
+            number * 16,
+            text.collect::<String>()
+        )
+    };
+    bytes.chunks(16).enumerate().map(line).collect()
+}
+
+/// If this fails, the format has changed: that takes a new version number.
+#[test]
+fn the_bytes_of_a_small_sidecar_have_not_changed() {
+    insta::assert_snapshot!(hex_dump(&header::wrap(Kind::Sidecar, 0, &samples::block())));
+}
+
+#[test]
+fn the_bytes_of_small_keys_have_not_changed() {
+    let file = samples::keys();
+    // Not the free slots, which are zeros.
+    let end = file.iter().rposition(|byte| *byte != 0).unwrap();
+    let sum = checksum(&file);
+    insta::assert_snapshot!(format!(
+        "{}{end:#x}, {sum:016x}\n",
+        hex_dump(&file[..0x260])
+    ));
+}
+
+#[test]
+fn the_bytes_of_a_small_loader_cache_have_not_changed() {
+    insta::assert_snapshot!(hex_dump(&samples::loader_cache()));
+}

@@ -1,0 +1,246 @@
+//! Keys, with the paths they are of where the loader cache they belong to lies beside them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use elfuse_format::header::PartKind;
+use elfuse_format::keys::{
+    ArchivedDirKey, ArchivedFileKey, ArchivedTime, Keys, Seal, flags::FOREIGN_FILE_SYSTEM,
+};
+use elfuse_format::loader_cache::LoaderCache;
+use elfuse_format::names;
+use serde::Serialize;
+
+use super::loader_cache::Paths;
+use super::{HeaderShown, PartShown, heading, hex, parts, print_parts};
+use crate::commands::build::seal_name;
+use crate::report::{Bytes, Output, Style, count};
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    header: HeaderShown,
+    /// The checksum of the loader cache they were made for.
+    bound_to: String,
+    /// Whether that is the loader cache beside them.
+    loader_cache_is_here: bool,
+    foreign_file_system: bool,
+    parts: Vec<PartShown>,
+    devices: Vec<Device>,
+    directories: Vec<DirShown>,
+    files: Vec<FileShown>,
+    inputs: Vec<FileShown>,
+}
+
+#[derive(Debug, Serialize)]
+struct Device {
+    dev: u64,
+    fs_type: String,
+    fs_id: String,
+}
+
+#[derive(Debug, Serialize)]
+struct DirShown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<Bytes>,
+    seal: &'static str,
+    device: u16,
+    ino: u64,
+    /// Seconds and nanoseconds since the epoch.
+    mtime: String,
+    ctime: String,
+    block_checksum: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FileShown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<Bytes>,
+    seal: &'static str,
+    device: u16,
+    ino: u64,
+    size: u64,
+    mtime: String,
+    ctime: String,
+}
+
+fn time(time: &ArchivedTime) -> String {
+    format!("{}.{:09}", time.secs, time.nanos.to_native())
+}
+
+fn dir_shown(key: &ArchivedDirKey, path: Option<Bytes>) -> DirShown {
+    DirShown {
+        path,
+        seal: seal_name(Seal::from_byte(key.seal)),
+        device: key.device.to_native(),
+        ino: key.ino.to_native(),
+        mtime: time(&key.mtime),
+        ctime: time(&key.ctime),
+        block_checksum: hex(key.block_checksum.to_native()),
+    }
+}
+
+fn file_shown(key: &ArchivedFileKey, path: Option<Bytes>) -> FileShown {
+    FileShown {
+        path,
+        seal: seal_name(Seal::from_byte(key.seal)),
+        device: key.device.to_native(),
+        ino: key.ino.to_native(),
+        size: key.size.to_native(),
+        mtime: time(&key.mtime),
+        ctime: time(&key.ctime),
+    }
+}
+
+/// The loader cache in the same directory, if these keys were made for it and it is whole.
+fn read_loader_cache(keys: &Keys<'_>, path: &Path) -> Option<Vec<u8>> {
+    let bytes = std::fs::read(path.with_file_name(names::LOADER_CACHE)).ok()?;
+    let cache = LoaderCache::parse(&bytes).ok()?;
+    let usable = cache.binding() == keys.bound_to() && cache.check().is_ok();
+    usable.then_some(bytes)
+}
+
+pub(super) fn show(
+    header: HeaderShown,
+    path: &Path,
+    bytes: &[u8],
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    let keys = Keys::parse(bytes)?;
+    keys.check()?;
+    let beside = read_loader_cache(&keys, path);
+    let cache = beside
+        .as_deref()
+        .and_then(|bytes| LoaderCache::parse(bytes).ok());
+    let paths = cache.and_then(|cache| Paths::new(&cache).ok());
+    let shown = Shown {
+        header,
+        bound_to: hex(keys.bound_to()),
+        loader_cache_is_here: paths.is_some(),
+        foreign_file_system: keys.flags() & FOREIGN_FILE_SYSTEM != 0,
+        parts: parts(keys.file()),
+        devices: devices(&keys)?,
+        directories: directories(&keys, paths.as_ref())?,
+        files: files(&keys, paths.as_ref())?,
+        inputs: inputs(&keys, cache.as_ref())?,
+    };
+    if out.is_json() {
+        return out.json("show", &shown);
+    }
+    Ok(print(&shown, out)?)
+}
+
+fn devices(keys: &Keys<'_>) -> anyhow::Result<Vec<Device>> {
+    let devices = keys.devices()?.iter().map(|row| Device {
+        dev: row.dev.to_native(),
+        fs_type: format!("{:#x}", row.fs_type.to_native()),
+        fs_id: hex(row.fs_id.to_native()),
+    });
+    Ok(devices.collect())
+}
+
+fn directories(keys: &Keys<'_>, paths: Option<&Paths<'_>>) -> anyhow::Result<Vec<DirShown>> {
+    let mut shown = Vec::new();
+    for chunk in (0..).take_while(|&index| keys.file().has(PartKind::DirKeys, index)) {
+        for key in keys.dir_chunk(chunk)? {
+            let number = u32::try_from(shown.len())?;
+            shown.push(dir_shown(key, paths.map(|paths| Bytes(paths.dir(number)))));
+        }
+    }
+    Ok(shown)
+}
+
+fn files(keys: &Keys<'_>, paths: Option<&Paths<'_>>) -> anyhow::Result<Vec<FileShown>> {
+    let mut shown = Vec::new();
+    let mut elves = paths.into_iter().flat_map(Paths::elves);
+    for chunk in (0..).take_while(|&index| keys.file().has(PartKind::FileKeys, index)) {
+        let rows = keys.file_chunk(chunk)?.iter();
+        shown.extend(rows.map(|key| file_shown(key, elves.next().map(Bytes))));
+    }
+    Ok(shown)
+}
+
+fn inputs(keys: &Keys<'_>, cache: Option<&LoaderCache<'_>>) -> anyhow::Result<Vec<FileShown>> {
+    let inputs = cache.map(LoaderCache::inputs).transpose()?;
+    let mut names = inputs.into_iter().flat_map(|inputs| inputs.rows());
+    let rows = keys.inputs()?.iter();
+    let shown = rows.map(|key| file_shown(key, names.next().map(|(path, _)| Bytes(path.to_vec()))));
+    Ok(shown.collect())
+}
+
+fn print(shown: &Shown, out: &mut Output) -> io::Result<()> {
+    shown.header.print(out)?;
+    let here = if shown.loader_cache_is_here {
+        "which lies beside them"
+    } else {
+        "which does not lie beside them: no paths are shown"
+    };
+    writeln!(
+        out.text(),
+        "made for the loader cache {}, {here}",
+        shown.bound_to
+    )?;
+    if shown.foreign_file_system {
+        let what = "the file system is not known to keep reliable time stamps";
+        let what = out.paint(Style::Caution, what);
+        writeln!(out.text(), "{what}")?;
+    }
+    print_parts(&shown.parts, out)?;
+    heading(out, "Devices")?;
+    for (number, device) in shown.devices.iter().enumerate() {
+        writeln!(
+            out.text(),
+            "  {number:>3}  st_dev {}, file system type {}, id {}",
+            device.dev,
+            device.fs_type,
+            device.fs_id
+        )?;
+    }
+    let mut states: BTreeMap<&str, u64> = BTreeMap::new();
+    for dir in &shown.directories {
+        *states.entry(dir.seal).or_default() += 1;
+    }
+    let states: Vec<_> = states
+        .iter()
+        .map(|(state, number)| format!("{number} {state}"))
+        .collect();
+    let title = count(shown.directories.len() as u64, "directory", "directories");
+    heading(out, &format!("{title}: {}", states.join(", ")))?;
+    for (number, dir) in shown.directories.iter().enumerate() {
+        let path = dir
+            .path
+            .as_ref()
+            .map_or_else(|| format!("#{number}"), Bytes::to_string);
+        writeln!(
+            out.text(),
+            "  {:<12} dev {} ino {:<10} mtime {} ctime {} block {}  {path}",
+            dir.seal,
+            dir.device,
+            dir.ino,
+            dir.mtime,
+            dir.ctime,
+            dir.block_checksum
+        )?;
+    }
+    for (title, files) in [("ELF files", &shown.files), ("Inputs", &shown.inputs)] {
+        heading(out, &format!("{title}: {}", files.len()))?;
+        for (number, file) in files.iter().enumerate() {
+            let path = file
+                .path
+                .as_ref()
+                .map_or_else(|| format!("#{number}"), Bytes::to_string);
+            writeln!(
+                out.text(),
+                "  {:<12} dev {} ino {:<10} size {:<9} mtime {} ctime {}  {path}",
+                file.seal,
+                file.device,
+                file.ino,
+                file.size,
+                file.mtime,
+                file.ctime
+            )?;
+        }
+    }
+    Ok(())
+}
