@@ -124,7 +124,8 @@ impl Scratch {
 
     /// A sysroot with a bit of everything that an index has to say something about.
     ///
-    /// `usr/bin/prog` needs `liba.so.1` of `usr/lib`, which needs `libb.so.1` of `opt/lib`, found through `etc/ld.so.conf`.
+    /// `usr/bin/prog` needs `liba.so.1` of `usr/lib`, which needs `libb.so.1` of `opt/lib`, found through its
+    /// RUNPATH, in which the directory `first` is not there.
     #[must_use]
     pub fn with_programs() -> Self {
         Self::new().populated()
@@ -141,10 +142,7 @@ impl Scratch {
             "usr/lib64/ld-linux-x86-64.so.2",
             &Elf::library("ld-linux-x86-64.so.2"),
         );
-        self.elf(
-            "usr/lib64/liba.so.1.0",
-            &Elf::library("liba.so.1").needing("libb.so.1"),
-        );
+        self.elf("usr/lib64/liba.so.1.0", &liba());
         self.link("usr/lib64/liba.so.1", "liba.so.1.0");
         self.elf("opt/lib/libb.so.1", &Elf::library("libb.so.1"));
         self.file("etc/ld.so.conf", "/opt/lib\n");
@@ -244,6 +242,13 @@ impl Drop for Scratch {
             let _ = fs::set_permissions(path, PermissionsExt::from_mode(0o755));
         }
     }
+}
+
+/// The library that `usr/bin/prog` needs in [`Scratch::populated`].
+#[must_use]
+pub fn liba() -> Elf {
+    let library = Elf::library("liba.so.1").needing("libb.so.1");
+    library.with_runpath("/first:/opt/lib")
 }
 
 /// Makes a FIFO, socket or device node.

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use elfuse_format::loader_cache::{ArchivedObjectRow, program_flags};
 use elfuse_tests::elfuse_index;
-use elfuse_tests::invariant::no_stale_key_validates;
-use elfuse_tests::scratch::{Elf, Scratch, keeping_mtime, mtime, set_mtime};
+use elfuse_tests::invariant::{Reader, no_stale_key_validates};
+use elfuse_tests::scratch::{Elf, Scratch, keeping_mtime, liba, mtime, set_mtime};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 /// An index in which everything is sealed.
@@ -91,7 +92,7 @@ const LIBRARY: &str = "usr/lib64/liba.so.1.0";
 
 /// A library of the same size and another content.
 fn other_library() -> Vec<u8> {
-    let other = Elf::library("liba.so.1").needing("libb.so.1");
+    let other = liba();
     other.with_filler(1).bytes()
 }
 
@@ -148,12 +149,7 @@ fn a_library_with_another_content_is_noticed_and_repaired() {
                     // File systems hand out a free inode again at once, or the next, or never: try for it, and test what comes.
                     for _ in 0..64 {
                         fs::remove_file(&library).unwrap();
-                        tree.elf(
-                            LIBRARY,
-                            &Elf::library("liba.so.1")
-                                .needing("libb.so.1")
-                                .with_filler(2),
-                        );
+                        tree.elf(LIBRARY, &liba().with_filler(2));
                         if fs::metadata(&library).unwrap().ino() == before.ino() {
                             break;
                         }
@@ -596,7 +592,7 @@ fn a_file_half_written_while_build_reads_it_is_read_again_by_the_next() {
 fn what_changes_in_the_same_tick_after_build_is_not_believed() {
     let tree = Scratch::in_memory().populated();
     for round in 0..40 {
-        let library = Elf::library("liba.so.1").needing("libb.so.1");
+        let library = liba();
         tree.elf(LIBRARY, &library.clone().with_filler(2 * round));
         tree.file("etc/motd", format!("{round}"));
         let name = tree.path(format!("etc/name-{round}"));
@@ -639,4 +635,28 @@ fn unsealed_things_are_no_difference_and_are_sealed_by_the_next_build() {
     );
     let ran = elfuse_index!().build(tree.root(), &[]).succeeded();
     assert_eq!(ran.json()["unchanged"], true);
+}
+
+#[test]
+fn a_closure_that_passed_a_file_over_says_that_it_depends_on_more_than_its_objects() {
+    let tree = Scratch::in_memory().populated();
+    let flags = || {
+        elfuse_index!()
+            .build(tree.root(), &["--no-wait"])
+            .succeeded();
+        let reader = Reader::open(&tree.path(".elfuse")).unwrap();
+        let (dir, entry) = reader.find("usr/bin/prog".as_ref()).unwrap();
+        let closures = reader.cache().closures().unwrap();
+        let program = closures.program(dir, entry.index).unwrap();
+        let object =
+            |row: &ArchivedObjectRow| closures.string(&row.name).escape_ascii().to_string();
+        let names: Vec<_> = closures.objects(program).iter().map(object).collect();
+        assert_eq!(names, ["liba.so.1", "libb.so.1"]);
+        program.flags.to_native()
+    };
+    assert_eq!(flags(), 0);
+    let mut other_machine = Elf::library("libb.so.1").bytes();
+    other_machine[18] = 183;
+    tree.file("first/libb.so.1", other_machine);
+    assert_eq!(flags(), program_flags::PASSES_OVER);
 }
