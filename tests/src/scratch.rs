@@ -7,10 +7,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use elfuse_format::sidecar::Kind;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 use tempfile::TempDir;
 
 use crate::elf::ElfFile;
+use crate::invariant::Reader;
 
 /// An ELF file for a [`Scratch`].
 #[derive(Debug, Clone, Default)]
@@ -207,6 +209,25 @@ impl Scratch {
         path
     }
 
+    /// Kind of a path by the index in the tree, as a reader finds it.
+    #[must_use]
+    pub fn kind_of(&self, path: impl AsRef<Path>) -> Option<Kind> {
+        let reader = Reader::open(&self.path(".elfuse"))?;
+        let (_, entry) = reader.find(path.as_ref())?;
+        entry.kind()
+    }
+
+    /// Whether the index in the tree has facts of a file.
+    ///
+    /// # Panics
+    /// There is no index, or no such name in it.
+    #[must_use]
+    pub fn has_facts(&self, path: impl AsRef<Path>) -> bool {
+        let reader = Reader::open(&self.path(".elfuse")).expect("an index");
+        let (_, entry) = reader.find(path.as_ref()).expect("a name in the index");
+        entry.elf().is_some()
+    }
+
     /// Every file of the index in the tree, sorted.
     #[must_use]
     pub fn index_files(&self) -> Vec<PathBuf> {
@@ -223,6 +244,14 @@ impl Drop for Scratch {
             let _ = fs::set_permissions(path, PermissionsExt::from_mode(0o755));
         }
     }
+}
+
+/// Makes a FIFO, socket or device node.
+///
+/// # Errors
+/// Those of mknod(2): only root makes device nodes other than 0:0.
+pub fn make_node(path: &Path, kind: FileType, device: u64) -> rustix::io::Result<()> {
+    rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device)
 }
 
 /// Every file of an index in a tree, sorted: what lies in the store at its root, sidecars, and temporaries of both.
@@ -319,7 +348,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -329,6 +358,6 @@ impl Random {
 
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        (self.number() % end as u64) as usize
     }
 }

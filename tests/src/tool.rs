@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::scratch::Scratch;
+
 /// The program under test, from a test of this package: cargo builds it first.
 #[macro_export]
 macro_rules! elfuse_index {
@@ -85,6 +87,48 @@ impl Tool {
             "--clear-groups".into(),
         ];
         self
+    }
+
+    /// With bounds on time and memory: what would read all of a sparse file ends, and does not end the machine.
+    ///
+    /// # Panics
+    /// `prlimit` or `timeout` is missing.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let prlimit = crate::need::tool("prlimit", "util-linux");
+        let timeout = crate::need::tool("timeout", "coreutils");
+        let before: [&OsStr; 4] = [
+            prlimit.as_os_str(),
+            "--as=4294967296".as_ref(),
+            timeout.as_os_str(),
+            "30".as_ref(),
+        ];
+        self.under(before)
+    }
+
+    /// Runs a shell script in a mount namespace of its own, where it may mount; `$1` is the sysroot, `$elfuse` the program. As
+    /// root or, by a user namespace, without.
+    ///
+    /// # Panics
+    /// Mounting is not possible here.
+    #[track_caller]
+    pub fn with_mounts(&self, tree: &Scratch, script: &str) -> Ran {
+        let mut command = Command::new(crate::need::tool("unshare", "util-linux"));
+        command.args(["--mount", "--propagation", "private"]);
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        command.args(["sh", "-euc", script, "with-mounts"]);
+        command.arg(tree.root()).env("elfuse", &self.binary);
+        command.env("XDG_CACHE_HOME", tree.beside("cache"));
+        let output = command.output().expect("running unshare");
+        let ran = Ran::of(&command, &output);
+        assert!(
+            !ran.notes.contains("unshare:") && !ran.notes.contains("mount:"),
+            "this test needs mount namespaces, and cannot have them: {}",
+            ran.notes
+        );
+        ran
     }
 
     /// The program's path.

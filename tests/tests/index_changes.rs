@@ -92,8 +92,7 @@ const LIBRARY: &str = "usr/lib64/liba.so.1.0";
 /// A library of the same size and another content.
 fn other_library() -> Vec<u8> {
     let other = Elf::library("liba.so.1").needing("libb.so.1");
-    let bytes = other.with_filler(1).bytes();
-    bytes
+    other.with_filler(1).bytes()
 }
 
 fn parent(path: &Path) -> &Path {
