@@ -33,14 +33,8 @@ struct Job<'a> {
     index_dir: Option<&'a Path>,
     preserve_mtime: bool,
     wait: bool,
-    reuse: Reuse,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reuse {
-    Nothing,
-    Keys,
-    Content,
+    /// Takes nothing over from an earlier index.
+    full: bool,
 }
 
 /// What was done, for people and as JSON.
@@ -98,11 +92,7 @@ pub fn run(options: &BuildOptions, out: &mut Output) -> anyhow::Result<Exit> {
         index_dir: options.index_dir.as_deref(),
         preserve_mtime: options.preserve_mtime,
         wait: options.wait,
-        reuse: if options.full {
-            Reuse::Nothing
-        } else {
-            Reuse::Keys
-        },
+        full: options.full,
     };
     make(&job, out)
 }
@@ -119,7 +109,8 @@ pub fn seal(options: &SealOptions, out: &mut Output) -> anyhow::Result<Exit> {
         index_dir: options.index_dir.as_deref(),
         preserve_mtime: false,
         wait: options.wait,
-        reuse: Reuse::Content,
+        // Keys prove nothing of a copy: every name and every ELF file's content is compared by reading it.
+        full: true,
     };
     make(&job, out)
 }
@@ -248,11 +239,7 @@ fn make(job: &Job<'_>, out: &mut Output) -> anyhow::Result<Exit> {
             None
         }
     };
-    let earlier = if job.reuse == Reuse::Nothing {
-        None
-    } else {
-        load(out)
-    };
+    let earlier = if job.full { None } else { load(out) };
     seconds.load = began.elapsed().as_secs_f64();
     let summary = in_pool(job.jobs, || {
         Maker {
@@ -296,9 +283,8 @@ impl Maker<'_> {
         let scan_began = clock()?;
         let warnings = out.warnings();
         let progress = out.progress("reading", None);
-        let trust = match (self.job.reuse, self.earlier) {
-            (Reuse::Content, earlier) => Trust::Content(earlier),
-            (Reuse::Keys, Some(index)) if index.keys().is_some() => Trust::Keys(index),
+        let trust = match self.earlier {
+            Some(index) if index.keys().is_some() => Trust::Keys(index),
             _ => Trust::Nothing,
         };
         let scan_options = ScanOptions {
