@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use elfuse_format::header;
+use elfuse_format::sidecar::{self, Block, Content, Kind, NewEntry};
 use elfuse_tests::elfuse_index;
 use elfuse_tests::invariant::no_stale_key_validates;
 use elfuse_tests::scratch::{Random, Scratch, keeping_mtime, seed};
@@ -104,6 +107,75 @@ fn a_damaged_sidecar_is_not_believed_by_seal() {
         assert_eq!(elfuse_index!().verify(tree.root(), &[]), [], "{how:?}");
         assert!(fs::read(&path).unwrap() == whole, "{how:?}");
         no_stale_key_validates(tree.root());
+    }
+}
+
+/// The entry that a listing would have made of one in a block.
+fn as_new(entry: &sidecar::Entry<'_>) -> NewEntry {
+    let content = match (entry.kind().unwrap(), entry.elf()) {
+        (_, Some(elf)) => Content::Elf(Arc::new(elf.to_facts().unwrap())),
+        (Kind::File, None) => Content::File,
+        (Kind::Directory, None) => Content::Directory,
+        (Kind::Symlink, None) => Content::Symlink(entry.target().unwrap().to_vec()),
+        (Kind::Other, None) => Content::Other,
+    };
+    NewEntry {
+        name: entry.name().unwrap().to_vec(),
+        content,
+        host_spelling: None,
+    }
+}
+
+#[test]
+fn a_sidecar_that_lies_and_contradicts_nothing_is_not_believed_by_seal() {
+    let tree = sealed();
+    let path = tree.path("usr/lib64/.elfuse-sidecar-index");
+    let whole = fs::read(&path).unwrap();
+    let block = Block::parse(sidecar::payload(&whole).unwrap()).unwrap();
+    // Size and content hash are right; another SONAME, no facts at all, a name too many, one missing, another target.
+    let lies: [fn(&mut Vec<NewEntry>); 5] = [
+        |entries| {
+            for entry in entries {
+                if let Content::Elf(facts) = &mut entry.content {
+                    Arc::make_mut(facts).soname = Some(b"libother.so".to_vec());
+                }
+            }
+        },
+        |entries| {
+            entries.iter_mut().for_each(|entry| {
+                if matches!(entry.content, Content::Elf(_)) {
+                    entry.content = Content::File;
+                }
+            })
+        },
+        |entries| {
+            let mut invented = entries[0].clone();
+            invented.name = b"zzz".to_vec();
+            entries.push(invented);
+        },
+        |entries| drop(entries.remove(0)),
+        |entries| {
+            for entry in entries {
+                if let Content::Symlink(target) = &mut entry.content {
+                    *target = b"elsewhere".to_vec();
+                }
+            }
+        },
+    ];
+    for (number, lie) in lies.into_iter().enumerate() {
+        let mut entries = block.entries().map(|entry| as_new(&entry)).collect();
+        lie(&mut entries);
+        let payload = sidecar::encode(entries).unwrap();
+        fs::write(&path, header::wrap(header::Kind::Sidecar, 0, &payload)).unwrap();
+        // Without an index to compare with, as on a target that got the sidecars alone; and with one.
+        if number % 2 == 0 {
+            fs::remove_dir_all(tree.path(".elfuse")).unwrap();
+        }
+        elfuse_index!()
+            .seal(tree.root(), &["--no-wait"])
+            .succeeded();
+        assert_eq!(elfuse_index!().verify(tree.root(), &[]), [], "lie {number}");
+        assert!(fs::read(&path).unwrap() == whole, "lie {number}");
     }
 }
 
