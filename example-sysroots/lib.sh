@@ -65,12 +65,13 @@ die() {
 
 # ------------------------------------------------------------------- trees
 
-# chmod first: packages bring directories that not even their owner may write.
+# Packages bring directories that not even their owner may write. What somebody may
+# have mounted in a tree is neither changed nor removed.
 remove_tree() {
     local tree
     for tree in "$@"; do
         if [ -d "$tree" ] && [ ! -L "$tree" ]; then
-            chmod -R u+rwX -- "$tree"
+            find "$tree" -xdev -type d ! -perm -u=rwx -exec chmod u+rwx {} \;
         fi
         rm -rf --one-file-system -- "$tree"
     done

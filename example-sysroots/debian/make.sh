@@ -33,7 +33,7 @@ nodes, without setuid bits.
 Environment:
   ELFUSE_SYSROOTS        where sysroots, packages and tools are kept
   ELFUSE_DEBIAN_MIRROR   URI of the Debian mirror (default: the machine's own)
-  ELFUSE_DEBIAN_MODE     root, unshare or proot (default: the first that works)
+  ELFUSE_DEBIAN_MODE     unshare or proot (default: the first of them that works)
   TMPDIR                 where to unpack (default: /tmp, or /var/tmp if it is full)
 END
 }
@@ -81,37 +81,37 @@ make_workdir() {
 choose_mode() {
     if [ -n "${ELFUSE_DEBIAN_MODE:-}" ]; then
         case "$ELFUSE_DEBIAN_MODE" in
-            root | unshare | proot) printf '%s\n' "$ELFUSE_DEBIAN_MODE" ;;
-            *) die "ELFUSE_DEBIAN_MODE is $ELFUSE_DEBIAN_MODE" "it must be root, unshare or proot" ;;
+            unshare | proot) printf '%s\n' "$ELFUSE_DEBIAN_MODE" ;;
+            *) die "ELFUSE_DEBIAN_MODE is $ELFUSE_DEBIAN_MODE" "it must be unshare or proot" ;;
         esac
-    elif [ "$(id -u)" -eq 0 ]; then
-        # In a container root may lack the right to mount.
-        if unshare --mount true 2>/dev/null; then
-            printf 'root\n'
-        else
-            printf 'proot\n'
-        fi
-    elif has_subordinate_ids; then
+    elif can_unshare; then
         printf 'unshare\n'
     else
         printf 'proot\n'
     fi
 }
 
-# Asks the kernel and newuidmap, not only the files that are to allow it. Where the
-# kernel refuses, unshare may wait for ever for its own child.
-has_subordinate_ids() {
+# Root needs the right to mount, which it may lack in a container; others need a range
+# of user ids. This asks the kernel and newuidmap, not only the files that are to allow
+# it. Where the kernel refuses, unshare may wait for ever for its own child.
+can_unshare() {
+    if [ "$(id -u)" -eq 0 ]; then
+        unshare --mount --propagation unchanged true 2>/dev/null
+        return
+    fi
     command -v newuidmap >/dev/null || return 1
     timeout 10 unshare --user --map-auto --map-root-user true 2>/dev/null
 }
 
-# ------------------------------------------------- with mmdebstrap (root, unshare)
+# ------------------------------------------------------ with mmdebstrap (unshare)
 
-# Writes the tree as a tar archive to standard output.
-run_mmdebstrap() { # MODE
+# Writes the tree as a tar archive to standard output. For root too the mode is
+# unshare: what is mounted on the way is then in a namespace of its own, and gone
+# with it however this ends.
+run_mmdebstrap() {
     # shellcheck disable=SC2016 # the hook's $1 is mmdebstrap's to give
     local arguments=(
-        --mode="$1" --variant=minbase --format=tar --architectures="$architecture"
+        --mode=unshare --variant=minbase --format=tar --architectures="$architecture"
         --keyring="$work/keys"
         --aptopt='Apt::Install-Recommends "false"'
         --dpkgopt='force-unsafe-io'
@@ -124,8 +124,10 @@ run_mmdebstrap() { # MODE
         --setup-hook="sync-in ${packages_dir@Q} /var/cache/apt/archives"
         --customize-hook="sync-out /var/cache/apt/archives ${packages_dir@Q}"
     )
-    # Its children (gpg-agent for one) may outlive this script.
-    TMPDIR=$work mmdebstrap "${arguments[@]}" "$suite" - <"$work/sources.list" 9>&-
+    # Its children (gpg-agent for one) may outlive this script. With exec the script
+    # waits for mmdebstrap itself to clean up, when both are told to stop.
+    export TMPDIR=$work
+    exec mmdebstrap "${arguments[@]}" "$suite" - <"$work/sources.list" 9>&-
 }
 
 # --------------------------------------------------------------- with proot (proot)
@@ -216,7 +218,11 @@ END
         install '?priority(required)' "${packages[@]}" >"$work/log" 2>&1 ||
         die_with_log "installing the packages under proot failed"
 
-    find "$archives" -maxdepth 1 -name '*.deb' -exec mv -t "$packages_dir" -- {} +
+    for file in "$archives"/*.deb; do
+        if [ ! -e "$packages_dir/${file##*/}" ]; then
+            mv -- "$file" "$packages_dir/"
+        fi
+    done
     rm -rf -- "$root"/var/lib/apt/lists "$root"/var/cache/apt/*.bin
     mkdir -p -- "$root"/var/lib/apt/lists/partial
     rm -f -- "$root"/var/log/{dpkg.log,alternatives.log,apt/history.log,apt/term.log,apt/eipp.log.xz} \
@@ -253,15 +259,13 @@ check_tree() {
     local file bad
     for file in etc/ld.so.cache etc/alternatives/awk usr/bin/python3 usr/bin/emacs usr/bin/ffmpeg; do
         if [ ! -e "$building/$file" ] && [ ! -L "$building/$file" ]; then
-            die "the tree that was made has no /$file" "it was made in mode $mode" \
-                "try another ELFUSE_DEBIAN_MODE: root, unshare or proot"
+            die "the tree that was made has no /$file"
         fi
     done
     bad=$(dpkg-query --admindir="$building/var/lib/dpkg" -W -f '${db:Status-Abbrev}|${Package}\n' |
         awk -F '|' '$1 !~ /^ii/ { print $2 }' | tr '\n' ' ')
     if [ -n "$bad" ]; then
-        die "the tree that was made is not fully configured" "not so: $bad" \
-            "try another ELFUSE_DEBIAN_MODE: root, unshare or proot"
+        die "the tree that was made is not fully configured" "not so: $bad"
     fi
 }
 
@@ -282,13 +286,23 @@ sysroot_begin "${1:-$sysroots_root/debian}" \
     "$(recipe_hash debian "$version" "$suite" "$architecture" "${packages[@]}")"
 need_space "$(dirname -- "$out")" 3072
 work=
-trap 'remove_tree "$building" ${work:+"$work"}' EXIT
+mode=
+# shellcheck disable=SC2317 # called by a trap
+clean_up() {
+    local status=$?
+    # Above 128 are signals, which say nothing about the mode.
+    if [ "$status" -ne 0 ] && [ "$status" -lt 128 ] && [ -n "$mode" ]; then
+        say "the mode was $mode; ELFUSE_DEBIAN_MODE chooses the other of unshare and proot"
+    fi
+    remove_tree "$building" ${work:+"$work"}
+}
+trap clean_up EXIT
 
 keyring=$(need_debian_keyring)
 mode=$(choose_mode)
 case "$mode" in
+    unshare) need_tool mmdebstrap mmdebstrap ;;
     proot) need_tool proot proot ;;
-    *) need_tool mmdebstrap mmdebstrap ;;
 esac
 make_workdir 4096
 mkdir -- "$work/keys"
@@ -309,10 +323,9 @@ unpack=(
     --delay-directory-restore '--exclude=./dev/*'
 )
 case "$mode" in
+    unshare) run_mmdebstrap 8>&- | "${unpack[@]}" ;;
     proot) run_by_proot 8>&- | "${unpack[@]}" ;;
-    *) run_mmdebstrap "$mode" 8>&- | "${unpack[@]}" ;;
-esac || die "making the tree failed" "the mode was $mode; what went wrong is said above" \
-    "try another ELFUSE_DEBIAN_MODE: root, unshare or proot"
+esac
 chmod -R u+rwX -- "$building"
 
 say "tidying and checking"

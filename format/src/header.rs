@@ -82,6 +82,8 @@ pub enum PartKind {
     Identities = 5,
     /// Keys, reserved: attributes that stat returns, for frozen trees.
     Attributes = 6,
+    /// Keys, chunked: a 64-bit digest a directory of the loader cache; see [`crate::keys::plain_digest`].
+    PlainFiles = 7,
     /// Loader cache, chunked: [`crate::loader_cache::DirRow`].
     Dirs = 16,
     /// Loader cache: the sidecars' payloads. Not checksummed as a part: each row of [`PartKind::Dirs`] has its block's.
@@ -107,6 +109,7 @@ impl PartKind {
             4 => Self::InputKeys,
             5 => Self::Identities,
             6 => Self::Attributes,
+            7 => Self::PlainFiles,
             16 => Self::Dirs,
             17 => Self::Blocks,
             18 => Self::Inputs,
@@ -127,6 +130,7 @@ impl PartKind {
             Self::InputKeys => "input keys",
             Self::Identities => "identity slots",
             Self::Attributes => "attributes",
+            Self::PlainFiles => "states of plain files",
             Self::Dirs => "directory rows",
             Self::Blocks => "blocks",
             Self::Inputs => "inputs",

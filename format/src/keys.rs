@@ -3,6 +3,7 @@
 //! Rows run parallel to those of the loader cache that the header's `bound_to` names, so that no path is stored twice.
 
 use rkyv::{Archive, Serialize};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::error::FormatError;
 use crate::header::{CHUNK_ROWS, File, Kind, PartKind};
@@ -174,6 +175,35 @@ pub struct Keys<'a> {
     file: File<'a>,
 }
 
+/// Digest of the states of files in one directory that have no facts, in name order: what the next build goes by, and nobody
+/// else. While it is the same, none of them has become an ELF file. Never 0, which says that a state is not known or too young.
+#[must_use]
+pub fn plain_digest(states: impl IntoIterator<Item = PlainState>) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    for state in states {
+        hasher.update(&state.ino.to_le_bytes());
+        hasher.update(&state.size.to_le_bytes());
+        for time in [state.mtime, state.ctime] {
+            hasher.update(&time.secs.to_le_bytes());
+            hasher.update(&time.nanos.to_le_bytes());
+        }
+    }
+    hasher.digest().max(1)
+}
+
+/// A state of a file without facts, on the device of its directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainState {
+    /// `st_ino`.
+    pub ino: u64,
+    /// `st_size`.
+    pub size: u64,
+    /// `st_mtim`.
+    pub mtime: Time,
+    /// `st_ctim`.
+    pub ctime: Time,
+}
+
 /// Slots per chunk of [`PartKind::Identities`]. Chosen by the hash's high bits; probing stays within its chunk.
 pub const IDENTITY_CHUNK: usize = 4096;
 
@@ -237,6 +267,17 @@ impl<'a> Keys<'a> {
     /// Those of [`File::rows`].
     pub fn file_chunk(&self, index: u32) -> Result<&'a [ArchivedFileKey], FormatError> {
         self.file.rows(PartKind::FileKeys, index)
+    }
+
+    /// Chunk `index` of the digests of directories' plain files.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn plain_chunk(
+        &self,
+        index: u32,
+    ) -> Result<&'a [rkyv::rend::unaligned::u64_ule], FormatError> {
+        self.file.rows(PartKind::PlainFiles, index)
     }
 
     /// Identities of the configuration files named by the loader cache's inputs.
@@ -346,6 +387,8 @@ mod write {
         pub files: Vec<FileKey>,
         /// A row an input of the loader cache.
         pub inputs: Vec<FileKey>,
+        /// A digest a directory of the loader cache, by [`super::plain_digest`].
+        pub plain: Vec<u64>,
     }
 
     /// How many chunks the slots of so many directories take, unless their hashes are very uneven.
@@ -393,6 +436,7 @@ mod write {
             file.chunked(PartKind::DirKeys, &self.dirs);
             file.chunked(PartKind::FileKeys, &self.files);
             file.part(PartKind::InputKeys, 0, encode(&self.inputs));
+            file.chunked(PartKind::PlainFiles, &self.plain);
             let mut chunks = chunk_count(&self.dirs);
             let slots = loop {
                 match identities(&self.dirs, chunks) {

@@ -168,8 +168,10 @@ pub mod program_flags {
     pub const DEPENDS_ON_CPU: u32 = 1 << 0;
     /// Something needed was not found.
     pub const INCOMPLETE: u32 = 1 << 1;
-    /// The loader would refuse a file with an error.
+    /// The loader would refuse a file with an error. No key vouches for that file: it may be mended in place.
     pub const FAILS: u32 = 1 << 2;
+    /// An ELF file of another class or machine was passed over. Its facts decide too, and it is not among the objects.
+    pub const PASSES_OVER: u32 = 1 << 3;
 }
 
 /// A program with an interpreter.

@@ -160,6 +160,7 @@ fn directories_with_one_identity_share_a_slot_and_do_not_grow_the_table_for_ever
     let key = samples::dir_key(7);
     let content = KeysContent {
         dirs: vec![key; 10_000],
+        plain: vec![0; 10_000],
         ..samples::keys_content()
     };
     let bytes = content.encode().unwrap();

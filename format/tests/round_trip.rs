@@ -168,7 +168,8 @@ proptest! {
             device: 0,
             seal,
         };
-        let content = KeysContent { dirs: dirs.clone(), files: vec![file; 3], ..samples::keys_content() };
+        let plain = vec![1; dirs.len()];
+        let content = KeysContent { dirs: dirs.clone(), files: vec![file; 3], plain, ..samples::keys_content() };
         let bytes = content.encode().unwrap();
         let keys = Keys::parse(&bytes).unwrap();
         keys.check().unwrap();
@@ -259,10 +260,11 @@ proptest! {
 #[test]
 fn tables_of_several_chunks_keep_their_rows_apart() {
     let count = u32::try_from(2 * CHUNK_ROWS + 1).unwrap();
-    let dirs = (0..count)
+    let dirs: Vec<_> = (0..count)
         .map(|number| samples::dir_key(u64::from(number) + 5))
         .collect();
     let content = KeysContent {
+        plain: vec![1; dirs.len()],
         dirs,
         ..samples::keys_content()
     };

@@ -15,14 +15,14 @@ use rayon::prelude::*;
 use crate::resolve::conf::{LD_SO_CONF, LdSoConf};
 use crate::resolve::constants::Loaders;
 use crate::resolve::hwcaps::Cpu;
-use crate::resolve::{self, Edge, Found, ObjectId, Outcome, Question, Role, Source, Tie};
+use crate::resolve::{self, Edge, Found, ObjectId, Outcome, Question, Role, Source, Tie, Verdict};
 use crate::scan::Scan;
 use crate::scan_tree::{Place, ScanTree};
 use crate::sys::Root;
 use crate::tree::{self, Elf, Node, Tree};
 
 /// Grows with every change to what SONAMEs or closures are computed from the same tree.
-pub const RULES: u32 = 1;
+pub const RULES: u32 = 2;
 
 /// What resolving the programs gave.
 #[derive(Debug, Default, Clone)]
@@ -150,14 +150,16 @@ fn program(tree: &ScanTree<'_>, loaders: &Loaders, place: Place) -> Option<NewPr
     if linked.fatal.is_some() {
         flags |= program_flags::FAILS;
     }
-    if linked
-        .edges
-        .iter()
-        .flat_map(|edge| &edge.stages)
-        .flat_map(|stage| &stage.tried)
-        .any(|tried| has_hwcaps(tree, &tried.directory))
-    {
-        flags |= program_flags::DEPENDS_ON_CPU;
+    let stages = linked.edges.iter().flat_map(|edge| &edge.stages);
+    for tried in stages.flat_map(|stage| &stage.tried) {
+        if has_hwcaps(tree, &tried.directory) {
+            flags |= program_flags::DEPENDS_ON_CPU;
+        }
+        let passed_over =
+            |verdict: &Verdict| matches!(verdict, Verdict::OtherClass | Verdict::OtherMachine);
+        if tried.files.iter().any(|(_, verdict)| passed_over(verdict)) {
+            flags |= program_flags::PASSES_OVER;
+        }
     }
     // Numbers in load order, by which requesters are named: 0 is the program.
     let numbers: HashMap<ObjectId, u32> = linked.order.iter().copied().zip(1..).collect();

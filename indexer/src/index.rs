@@ -43,6 +43,7 @@ pub struct Index {
     dir_keys: Vec<ArchivedDirKey>,
     file_keys: Vec<ArchivedFileKey>,
     input_keys: Vec<ArchivedFileKey>,
+    plain: Vec<u64>,
     devices: Vec<u64>,
 }
 
@@ -72,6 +73,7 @@ impl Index {
             dir_keys: Vec::new(),
             file_keys: Vec::new(),
             input_keys: Vec::new(),
+            plain: Vec::new(),
             devices: Vec::new(),
         };
         index.read_dirs().map_err(format(names::LOADER_CACHE))?;
@@ -108,6 +110,10 @@ impl Index {
         self.devices = devices.map(|row| row.dev.to_native()).collect();
         for chunk in (0..).take_while(|&i| keys.file().has(PartKind::DirKeys, i)) {
             self.dir_keys.extend_from_slice(keys.dir_chunk(chunk)?);
+        }
+        for chunk in (0..).take_while(|&i| keys.file().has(PartKind::PlainFiles, i)) {
+            let digests = keys.plain_chunk(chunk)?.iter();
+            self.plain.extend(digests.map(|digest| digest.to_native()));
         }
         for chunk in (0..).take_while(|&i| keys.file().has(PartKind::FileKeys, i)) {
             self.file_keys.extend_from_slice(keys.file_chunk(chunk)?);
@@ -224,10 +230,23 @@ impl Index {
         key.is_some_and(|key| Seal::from_byte(key.seal) == Seal::Sealed)
     }
 
+    /// Digest of the states of a directory's files without facts; 0 where they have to be looked at again.
+    #[must_use]
+    pub fn plain_digest(&self, dir: u32) -> Option<u64> {
+        self.plain.get(dir as usize).copied()
+    }
+
     /// Key of a directory, if there are keys.
     #[must_use]
     pub fn dir_key(&self, dir: u32) -> Option<&ArchivedDirKey> {
         self.dir_keys.get(dir as usize)
+    }
+
+    /// Whether the key of the loader cache's input number `input` claims anything.
+    #[must_use]
+    pub fn input_key_is_sealed(&self, input: usize) -> bool {
+        let key = self.input_keys.get(input);
+        key.is_some_and(|key| Seal::from_byte(key.seal) == Seal::Sealed)
     }
 
     /// Whether the key of the loader cache's input number `input` is sealed and `found` is the very state it was made from.

@@ -35,6 +35,9 @@ pub const BAD_SEGMENT_SIZE: &str = "program headers are not of the expected size
 /// Why a file is [`Elf::Broken`]: `e_phoff` and `e_phnum`.
 pub const SEGMENTS_OUTSIDE: &str = "program headers outside the file";
 
+/// The largest ELF file that is read through for its hash. A sparse one may promise more than can ever be read.
+pub const MAX_HASHED: u64 = 64 << 30;
+
 /// Bytes of one note segment that are looked at.
 const MAX_NOTES: u64 = 64 << 10;
 
@@ -93,6 +96,9 @@ impl ReadAt for &[u8] {
 pub fn inspect(file: &File) -> io::Result<Elf> {
     let elf = inspect_without_hash(file)?;
     Ok(match elf {
+        Elf::Facts(facts) if facts.size > MAX_HASHED => {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         Elf::Facts(mut facts) => {
             Arc::make_mut(&mut facts).content_hash = content_hash(file)?;
             Elf::Facts(facts)

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod ldcache;
 pub mod live;
 pub mod options;
+pub mod plain;
 pub mod publish;
 pub mod query;
 pub mod report;

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::inspect::inspect_without_hash;
-use crate::tree::{Elf, Kind, Node, Step, Tree, split, walk};
+use crate::tree::{Elf, Kind, MAX_READ, Node, Step, Tree, split, walk};
 
 /// How a directory is opened to look things up in it. Linux needs no read permission for that.
 #[cfg(target_os = "linux")]
@@ -26,9 +26,6 @@ const LOOKUP: OFlags = OFlags::RDONLY;
 
 /// The most directories kept open; programs may be limited to 1,024 descriptors.
 const MAX_OPEN: usize = 256;
-
-/// The largest configuration file that is read. A real `ld.so.cache` has some hundred kilobytes.
-const MAX_READ: u64 = 256 << 20;
 
 /// A sysroot on disk.
 pub struct LiveTree {

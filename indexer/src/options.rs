@@ -269,6 +269,10 @@ impl Request {
         Ok(match command {
             Command::Build(arguments) => {
                 let sysroot = Sysroot::open(&arguments.sysroot)?;
+                if !arguments.only.is_empty() && arguments.store.index_dir.is_some() {
+                    let what = "--only makes sidecars, which lie in the sysroot, and --index-dir writes nothing there";
+                    return Err(UsageError::Contradiction(what.into()).into());
+                }
                 let mut only = Vec::new();
                 for dir in &arguments.only {
                     only.push(sysroot.directory(dir)?);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use elfuse_format::checksum::checksum;
@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 
 use crate::inspect;
+use crate::plain::{self, PlainFiles};
 use crate::scan::{ElfState, Scan, ScannedDir, guest};
 use crate::sys::{self, FileSystem, Identity, Root};
 use crate::warning::{Warning, Warnings};
@@ -86,39 +87,38 @@ fn write_sidecar(root: &Root, dir: &ScannedDir, preserve_mtime: bool) -> io::Res
         return Ok(false);
     }
     let before = sys::fstat(&fd)?.identity.mtime;
+    let written = replace_sidecar(&fd, dir, &file);
+    if preserve_mtime {
+        sys::restore_mtime(&fd, before)?;
+    }
+    written.map(|()| true)
+}
+
+fn replace_sidecar(fd: &OwnedFd, dir: &ScannedDir, file: &[u8]) -> io::Result<()> {
     for name in &dir.leftovers {
-        fs::unlinkat(&fd, &**name, AtFlags::empty())?;
+        fs::unlinkat(fd, &**name, AtFlags::empty())?;
     }
     let mut temporary = names::SIDECAR.to_vec();
     temporary.extend_from_slice(format!(".{}", std::process::id()).as_bytes());
     temporary.extend_from_slice(names::TEMPORARY_SUFFIX);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    let open = || fs::openat(&fd, temporary.as_slice(), flags, mode);
+    let open = || fs::openat(fd, temporary.as_slice(), flags, mode);
     let created = match open() {
         // Left by a killed process that had our number, in a directory that was not listed.
         Err(rustix::io::Errno::EXIST) => {
-            fs::unlinkat(&fd, temporary.as_slice(), AtFlags::empty())?;
+            fs::unlinkat(fd, temporary.as_slice(), AtFlags::empty())?;
             open()?
         }
         other => other?,
     };
-    let written = std::fs::File::from(created).write_all(&file);
-    let renamed = written.and_then(|()| {
-        Ok(fs::renameat(
-            &fd,
-            temporary.as_slice(),
-            &fd,
-            names::SIDECAR,
-        )?)
-    });
+    let written = std::fs::File::from(created).write_all(file);
+    let renamed =
+        written.and_then(|()| Ok(fs::renameat(fd, temporary.as_slice(), fd, names::SIDECAR)?));
     if renamed.is_err() {
-        let _ = fs::unlinkat(&fd, temporary.as_slice(), AtFlags::empty());
+        let _ = fs::unlinkat(fd, temporary.as_slice(), AtFlags::empty());
     }
-    if preserve_mtime {
-        sys::restore_mtime(&fd, before)?;
-    }
-    renamed.map(|()| true)
+    renamed
 }
 
 fn same_content(dir: impl AsFd, expected: &[u8]) -> bool {
@@ -136,20 +136,27 @@ fn same_content(dir: impl AsFd, expected: &[u8]) -> bool {
 
 fn plus(time: Time, duration: Duration) -> Time {
     let nanos = time.nanos + duration.subsec_nanos();
+    // Anybody may set an mtime to the end of time.
+    let secs = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     Time {
-        secs: time.secs
-            + i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 2)
-            + i64::from(nanos / 1_000_000_000),
+        secs: time
+            .secs
+            .saturating_add(secs)
+            .saturating_add(i64::from(nanos / 1_000_000_000)),
         nanos: nanos % 1_000_000_000,
     }
+}
+
+fn is_young(time: Time, now: Time) -> bool {
+    plus(time, RACY) > now
 }
 
 /// Whether a state is too young, at time `now` of its file system, to prove anything. A ctime in the future counts as young:
 /// the clock was set back. An mtime far in the future does not, as anybody may set that.
 #[must_use]
 pub fn is_racy(identity: &Identity, now: Time) -> bool {
-    let too_young = |time: Time| plus(time, RACY) > now;
-    too_young(identity.ctime) || (too_young(identity.mtime) && identity.mtime < plus(now, RACY))
+    is_young(identity.ctime, now)
+        || (is_young(identity.mtime, now) && identity.mtime < plus(now, RACY))
 }
 
 /// Sleeps until what has changed up to now is no longer racy by the file system's clock.
@@ -195,6 +202,8 @@ struct Row {
     identity: Identity,
     state: Seal,
     elves: Vec<(Identity, Seal)>,
+    /// 0: the next build looks again.
+    plain: u64,
 }
 
 /// Captures the key of every directory, comparing its names once more, and of every ELF file.
@@ -208,7 +217,13 @@ pub fn capture(
     let rows: Vec<_> = scan
         .dirs
         .par_iter()
-        .map(|dir| capture_dir(root, dir, options))
+        .map(|dir| {
+            let mut row = capture_dir(root, dir, options);
+            if row.state == Seal::Sealed {
+                row.plain = plain_digest(root, dir, options);
+            }
+            row
+        })
         .collect();
     let mut captured = Captured::default();
     let mut devices = vec![root.dev()];
@@ -245,6 +260,7 @@ pub fn capture(
             device: slot(identity.dev),
             seal: row.state as u8,
         });
+        captured.keys.plain.push(row.plain);
         *captured.directories.entry(row.state).or_default() += 1;
         for (found, state) in &row.elves {
             let found = if *state == Seal::Sealed { *found } else { none };
@@ -324,6 +340,7 @@ fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> R
             .iter()
             .map(|elf| (elf.identity, elf_state))
             .collect(),
+        plain: 0,
     };
     let (Some(identity), Some(block), Seal::Sealed) = (dir.identity, dir.names(), dir.state) else {
         return unsealed(dir.state, Seal::NotIndexed);
@@ -337,6 +354,7 @@ fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> R
                 .iter()
                 .map(|elf| (elf.identity, Seal::Sealed))
                 .collect(),
+            plain: 0,
         };
     }
     let Ok((identity, state, elves)) = compare(root, dir, block, options) else {
@@ -356,6 +374,31 @@ fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> R
         identity,
         state,
         elves,
+        plain: 0,
+    }
+}
+
+/// Digest of a directory's files without facts, if it vouches for what was read of them.
+fn plain_digest(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> u64 {
+    if dir.plain.sealed || dir.plain.digest == 0 {
+        return dir.plain.digest;
+    }
+    let vouches = || -> io::Result<bool> {
+        let fd = root.open_dir(&dir.path)?;
+        let block = dir.names().ok_or(io::ErrorKind::InvalidData)?;
+        if PlainFiles::now(&fd, &block, root.dev()).digest != dir.plain.digest {
+            return Ok(false);
+        }
+        if !is_young(dir.plain.youngest, options.scan_began) {
+            return Ok(true);
+        }
+        // As with ELF files: a change in the tick in which it was read would not have shown. Now it would.
+        Ok(!is_young(dir.plain.youngest, options.now) && plain::are_still_plain(&fd, &block)?)
+    };
+    if vouches().unwrap_or(false) {
+        dir.plain.digest
+    } else {
+        0
     }
 }
 

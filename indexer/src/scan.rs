@@ -4,27 +4,23 @@
 //! What an earlier index says is taken over where [`Trust`] allows it. Each directory is read as `fstat, list, fstat` with
 //! equal results, each ELF file as `fstat, inspect, fstat`.
 
-use std::collections::HashMap;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod read;
 
-use elfuse_format::elf_facts::ElfFacts;
+use std::io;
+use std::os::fd::BorrowedFd;
+
 use elfuse_format::keys::Seal;
 use elfuse_format::names;
-use elfuse_format::sidecar::{self, Block, Content, Kind, NewEntry};
+use elfuse_format::sidecar::{self, Block, Kind};
 use elfuse_format::span::Span;
 use rayon::prelude::*;
 
+use self::read::SharedFiles;
 use crate::index::Index;
-use crate::inspect;
-use crate::sys::{self, Identity, Listed, Root};
-use crate::tree::Elf;
+use crate::plain::{self, PlainFiles};
+use crate::store;
+use crate::sys::{self, Identity, Root};
 use crate::warning::{Warning, Warnings};
-
-/// How often a directory or file that changes while it is read is read again.
-const ATTEMPTS: usize = 3;
 
 /// What of an earlier index may be taken over without reading the tree.
 #[derive(Debug, Clone, Copy)]
@@ -33,9 +29,6 @@ pub enum Trust<'a> {
     Nothing,
     /// Directories whose key holds, and ELF facts whose key holds.
     Keys(&'a Index),
-    /// Sidecars (or, where there is none, the index's blocks) whose names, kinds and symlinks are those of the directory, and
-    /// ELF facts whose size and content hash are those of the file. For a tree that was copied or unpacked.
-    Content(Option<&'a Index>),
 }
 
 /// What a scan goes by.
@@ -80,6 +73,8 @@ pub struct ScannedDir {
     pub sealed: bool,
     /// Its ELF files.
     pub elves: Vec<ElfState>,
+    /// Its other files.
+    pub plain: PlainFiles,
     /// Whether it has a sidecar.
     pub has_sidecar: bool,
     /// Temporaries that a killed build left behind.
@@ -142,9 +137,10 @@ impl Scan {
     /// Whether everything was vouched for by earlier keys.
     #[must_use]
     pub fn is_all_sealed(&self) -> bool {
-        self.dirs
-            .iter()
-            .all(|dir| dir.sealed && dir.elves.iter().all(|elf| elf.sealed))
+        let is_sealed = |dir: &ScannedDir| {
+            dir.sealed && dir.plain.sealed && dir.elves.iter().all(|elf| elf.sealed)
+        };
+        self.dirs.iter().all(is_sealed)
     }
 }
 
@@ -156,20 +152,10 @@ struct Task {
     earlier: Option<u32>,
 }
 
-/// Facts of a file with several names, read once.
-type Shared = Arc<Mutex<Option<(Inspected, Identity)>>>;
-
 struct Scanner<'a> {
     root: &'a Root,
     options: &'a ScanOptions<'a>,
-    shared: Mutex<HashMap<(u64, u64), Shared>>,
-}
-
-#[derive(Debug, Clone)]
-enum Inspected {
-    Plain,
-    Broken(&'static str),
-    Facts(Arc<ElfFacts>),
+    shared: SharedFiles,
 }
 
 /// Walks the sysroot. Runs on the rayon pool that it is called in.
@@ -180,7 +166,7 @@ pub fn scan(root: &Root, options: &ScanOptions<'_>) -> io::Result<Scan> {
     let scanner = Scanner {
         root,
         options,
-        shared: Mutex::default(),
+        shared: SharedFiles::default(),
     };
     let has_earlier = options
         .trust
@@ -229,7 +215,6 @@ impl<'a> Trust<'a> {
         match *self {
             Trust::Nothing => None,
             Trust::Keys(index) => Some(index),
-            Trust::Content(index) => index,
         }
     }
 }
@@ -296,6 +281,7 @@ impl Scanner<'_> {
             identity: None,
             sealed: false,
             elves: Vec::new(),
+            plain: PlainFiles::UNKNOWN,
             has_sidecar: false,
             leftovers: Vec::new(),
         };
@@ -328,15 +314,18 @@ impl Scanner<'_> {
         dir
     }
 
-    /// Takes over a directory whose key holds, if all its ELF files' keys do.
+    /// Takes over a directory whose key holds, if all its ELF files' keys do and its other files are as they were.
     fn take_over(&self, dir: &mut ScannedDir, earlier: Option<u32>) -> bool {
         let (Trust::Keys(index), Some(number)) = (self.options.trust, earlier) else {
             return false;
         };
-        let Ok(status) = self.root.stat(&dir.path) else {
+        let Ok(fd) = self.root.open_dir(&dir.path) else {
             return false;
         };
-        if status.kind != Kind::Directory || !index.dir_key_holds(number, &status.identity) {
+        let Ok(status) = sys::fstat(&fd) else {
+            return false;
+        };
+        if !index.dir_key_holds(number, &status.identity) {
             return false;
         }
         let Some(bytes) = index.block_bytes(number) else {
@@ -348,7 +337,7 @@ impl Scanner<'_> {
         let mut elves = Vec::with_capacity(block.elf_count());
         for (elf, entry) in (0..).zip(block.entries().filter(|entry| entry.elf_index().is_some())) {
             let name = entry.name().unwrap_or_default();
-            match self.root.stat(&dir.join(name)) {
+            match sys::stat_at(&fd, name) {
                 Ok(found) if index.file_key_holds(number, elf, &found.identity) => {
                     elves.push(ElfState {
                         identity: found.identity,
@@ -358,6 +347,18 @@ impl Scanner<'_> {
                 _ => return false,
             }
         }
+        let plain = PlainFiles::now(&fd, &block, self.root.dev());
+        if plain.digest == 0 || index.plain_digest(number) != Some(plain.digest) {
+            return false;
+        }
+        for (name, _) in plain::names(&block).filter(|(_, is_broken)| *is_broken) {
+            let path = guest(&dir.join(name));
+            self.options.warnings.add(Warning::BrokenElf, &path, "");
+        }
+        dir.plain = PlainFiles {
+            sealed: true,
+            ..plain
+        };
         dir.block = bytes.into();
         dir.identity = Some(status.identity);
         dir.sealed = true;
@@ -365,279 +366,6 @@ impl Scanner<'_> {
         dir.elves = elves;
         true
     }
-
-    fn read(
-        &self,
-        dir: &mut ScannedDir,
-        earlier: Option<u32>,
-        wanted: Wanted,
-    ) -> Result<(), (Seal, io::Error)> {
-        let unreadable = |error| (Seal::Unreadable, error);
-        let fd = self.root.open_dir(&dir.path).map_err(unreadable)?;
-        let mut before = sys::fstat(&fd).map_err(unreadable)?.identity;
-        if before.dev != self.root.dev() {
-            return Err((Seal::MountPoint, io::Error::other("another file system")));
-        }
-        for _ in 0..ATTEMPTS {
-            let listed = sys::list(fd.as_fd(), names::MAX_ENTRIES).map_err(unreadable)?;
-            if listed.len() > names::MAX_ENTRIES {
-                let what = format!("over {} names", names::MAX_ENTRIES);
-                return Err((Seal::TooLarge, io::Error::other(what)));
-            }
-            let after = sys::fstat(&fd).map_err(unreadable)?.identity;
-            if (after.mtime, after.ctime) == (before.mtime, before.ctime) {
-                dir.identity = Some(before);
-                return self.fill(dir, fd.as_fd(), listed, earlier, wanted);
-            }
-            before = after;
-        }
-        Err((Seal::Changed, io::Error::other("read three times")))
-    }
-
-    fn fill(
-        &self,
-        dir: &mut ScannedDir,
-        fd: BorrowedFd<'_>,
-        mut listed: Vec<Listed>,
-        earlier: Option<u32>,
-        wanted: Wanted,
-    ) -> Result<(), (Seal, io::Error)> {
-        let at_root = dir.path.is_empty();
-        listed.retain(|entry| {
-            let reserved = names::is_reserved(&entry.name, at_root);
-            if *entry.name == *names::SIDECAR {
-                dir.has_sidecar = true;
-            } else if reserved && *entry.name != *names::STORE {
-                dir.leftovers.push(entry.name.clone());
-            }
-            !reserved
-        });
-        let count = listed.len() as u64;
-        if wanted == Wanted::OnTheWay {
-            // Passed through: its subdirectories matter, its content is nobody's business.
-            listed.retain(|entry| {
-                entry.kind == Kind::Directory && self.wanted(&dir.join(&entry.name)) != Wanted::No
-            });
-            dir.state = Seal::NotIndexed;
-        }
-        let witness = self.witness(dir, fd, earlier);
-        let witness = witness
-            .as_ref()
-            .and_then(|w| Some((w, Block::parse(&w.bytes).ok()?)));
-        let entry = |listed: Listed| -> io::Result<(NewEntry, Option<ElfState>)> {
-            let Listed { name, kind } = listed;
-            let known = witness.and_then(|(from, block)| Some((from, block.find(&name).ok()??)));
-            let (content, state) = match kind {
-                Kind::Directory => (Content::Directory, None),
-                Kind::Other => (Content::Other, None),
-                Kind::Symlink => (Content::Symlink(sys::read_link(fd, &name)?), None),
-                Kind::File => self.file(dir, fd, &name, known)?,
-            };
-            let name = name.into_vec();
-            let entry = NewEntry {
-                name,
-                content,
-                host_spelling: None,
-            };
-            Ok((entry, state))
-        };
-        let unreadable = |error| (Seal::Changed, error);
-        let mut entries = Vec::with_capacity(listed.len());
-        if listed.len() > 32 {
-            listed
-                .into_par_iter()
-                .with_min_len(8)
-                .map(entry)
-                .collect_into_vec(&mut entries);
-        } else {
-            entries.extend(listed.into_iter().map(entry));
-        }
-        let mut entries = entries
-            .into_iter()
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(unreadable)?;
-        entries.sort_unstable_by(|a, b| a.0.name.cmp(&b.0.name));
-        dir.elves = entries.iter().filter_map(|(_, state)| *state).collect();
-        let entries = entries.into_iter().map(|(entry, _)| entry).collect();
-        dir.block = sidecar::encode(entries)
-            .map_err(|error| (Seal::TooLarge, io::Error::other(error)))?
-            .into();
-        (self.options.progress)(count);
-        Ok(())
-    }
-
-    /// An earlier account of the directory from which facts may be taken, each after its own check.
-    fn witness(
-        &self,
-        dir: &ScannedDir,
-        fd: BorrowedFd<'_>,
-        earlier: Option<u32>,
-    ) -> Option<Witness> {
-        let index = self.options.trust.index();
-        let block = || Some(index?.block_bytes(earlier?)?.to_vec());
-        match self.options.trust {
-            Trust::Nothing => None,
-            Trust::Keys(_) => Some(Witness {
-                bytes: block()?,
-                by: Proof::Key(earlier?),
-            }),
-            Trust::Content(_) => {
-                let own = dir.has_sidecar.then(|| read_sidecar(fd)).flatten();
-                let bytes = own.or_else(block)?;
-                Some(Witness {
-                    bytes,
-                    by: Proof::Content,
-                })
-            }
-        }
-    }
-
-    fn file(
-        &self,
-        dir: &ScannedDir,
-        fd: BorrowedFd<'_>,
-        name: &[u8],
-        known: Option<(&Witness, sidecar::Entry<'_>)>,
-    ) -> io::Result<(Content, Option<ElfState>)> {
-        if let Some((from, entry)) = known
-            && let Some(taken) = self.take_over_file(fd, name, from, entry)?
-        {
-            return Ok(taken);
-        }
-        match self.inspect(fd, name) {
-            Ok((Inspected::Facts(facts), identity)) => {
-                let state = ElfState {
-                    identity,
-                    sealed: false,
-                };
-                Ok((Content::Elf(facts), Some(state)))
-            }
-            Ok((Inspected::Broken(what), _)) => {
-                let path = guest(&dir.join(name));
-                self.options.warnings.add(Warning::BrokenElf, &path, what);
-                Ok((Content::BrokenElf, None))
-            }
-            Ok((Inspected::Plain, _)) => Ok((Content::File, None)),
-            Err(error) => {
-                // Its name is known all the same.
-                let path = guest(&dir.join(name));
-                self.options
-                    .warnings
-                    .add(Warning::UnreadableFile, &path, error);
-                Ok((Content::File, None))
-            }
-        }
-    }
-
-    fn take_over_file(
-        &self,
-        fd: BorrowedFd<'_>,
-        name: &[u8],
-        from: &Witness,
-        entry: sidecar::Entry<'_>,
-    ) -> io::Result<Option<(Content, Option<ElfState>)>> {
-        let Some(facts) = entry.elf().and_then(|elf| elf.to_facts()) else {
-            // A sidecar's word that a file is no ELF file costs, if it is false, facts, and no wrong answer.
-            let plain = from.by == Proof::Content
-                && entry.kind() == Some(Kind::File)
-                && !entry.is_broken_elf();
-            return Ok(plain.then_some((Content::File, None)));
-        };
-        let content = Content::Elf(Arc::new(facts));
-        match (from.by, self.options.trust) {
-            (Proof::Key(number), Trust::Keys(index)) => {
-                let identity = sys::stat_at(fd, name)?.identity;
-                let elf = entry.elf_index().unwrap_or(u32::MAX);
-                let holds = index.file_key_holds(number, elf, &identity);
-                Ok(holds.then_some((
-                    content,
-                    Some(ElfState {
-                        identity,
-                        sealed: true,
-                    }),
-                )))
-            }
-            _ => {
-                let Content::Elf(facts) = &content else {
-                    return Ok(None);
-                };
-                let Ok(file) = sys::open_file(fd, name) else {
-                    return Ok(None);
-                };
-                let before = sys::fstat(&file)?;
-                if before.kind != Kind::File || before.identity.size != facts.size {
-                    return Ok(None);
-                }
-                let same =
-                    inspect::content_hash(&file).is_ok_and(|hash| hash == facts.content_hash);
-                let after = sys::fstat(&file)?.identity;
-                let unchanged = same && after == before.identity;
-                let state = ElfState {
-                    identity: after,
-                    sealed: false,
-                };
-                Ok(unchanged.then_some((content, Some(state))))
-            }
-        }
-    }
-
-    fn inspect(&self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<(Inspected, Identity)> {
-        const NOWHERE: Identity = Identity {
-            dev: 0,
-            ino: 0,
-            size: 0,
-            mtime: elfuse_format::keys::Time { secs: 0, nanos: 0 },
-            ctime: elfuse_format::keys::Time { secs: 0, nanos: 0 },
-        };
-        let file = sys::open_file(dir, name)?;
-        let mut magic = [0; 4];
-        match file.read_at(&mut magic, 0) {
-            Ok(4) if magic == object::elf::ELFMAG => {}
-            Ok(_) => return Ok((Inspected::Plain, NOWHERE)),
-            Err(error) => return Err(error),
-        }
-        let status = sys::fstat(&file)?;
-        if status.kind != Kind::File {
-            return Ok((Inspected::Plain, NOWHERE));
-        }
-        if status.links > 1 {
-            let id = (status.identity.dev, status.identity.ino);
-            let cell = Arc::clone(lock(&self.shared).entry(id).or_default());
-            // Held while reading: another thread that came by another name waits, and need not read.
-            let mut known = lock(&cell);
-            if let Some(known) = &*known
-                && known.1 == status.identity
-            {
-                return Ok(known.clone());
-            }
-            let read = inspect_stable(&file)?;
-            *known = Some(read.clone());
-            return Ok(read);
-        }
-        inspect_stable(&file)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a panicking thread leaves behind is a map or cell of whole values.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn inspect_stable(file: &std::fs::File) -> io::Result<(Inspected, Identity)> {
-    let mut before = sys::fstat(file)?.identity;
-    for _ in 0..ATTEMPTS {
-        let inspected = match inspect::inspect(file)? {
-            Elf::Facts(facts) => Inspected::Facts(facts),
-            Elf::NotElf => Inspected::Plain,
-            Elf::Broken(what) => Inspected::Broken(what),
-        };
-        let after = sys::fstat(file)?.identity;
-        if after == before {
-            return Ok((inspected, before));
-        }
-        before = after;
-    }
-    Err(io::Error::other("it changed each time it was read"))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -647,25 +375,11 @@ enum Wanted {
     No,
 }
 
-struct Witness {
-    bytes: Vec<u8>,
-    by: Proof,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    /// The file's key, in this directory of the earlier index.
-    Key(u32),
-    /// The file's size and content hash.
-    Content,
-}
-
 /// The payload of a directory's sidecar, if it is well-formed through and through.
 #[must_use]
 pub fn read_sidecar(dir: BorrowedFd<'_>) -> Option<Vec<u8>> {
     let file = sys::open_file(dir, names::SIDECAR).ok()?;
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut &file, &mut bytes).ok()?;
+    let bytes = store::read_whole(&file).ok()?;
     let payload = sidecar::payload(&bytes).ok()?;
     Block::parse(payload).ok()?.check().ok()?;
     Some(payload.to_vec())

@@ -14,9 +14,6 @@ use crate::tree::{self, Elf, Kind, Node, Step, Tree};
 /// Device number of what has no identity of its own in a scan. No real device has it.
 const NO_DEVICE: u64 = u64::MAX;
 
-/// The largest configuration file or interpreter that is read.
-const MAX_READ: u64 = 64 << 20;
-
 /// [`Tree`] over a [`Scan`].
 pub struct ScanTree<'a> {
     scan: &'a Scan,
@@ -184,7 +181,7 @@ impl Tree for ScanTree<'_> {
         }
         let (dir, name) = tree::split(&node.real).ok_or(Errno::ISDIR)?;
         let dir = self.root.open_dir(dir.get(1..).unwrap_or_default())?;
-        let bytes = sys::read_file(&dir, name, MAX_READ)?;
+        let bytes = sys::read_file(&dir, name, tree::MAX_READ)?;
         // Another thread may have read it in another state: all go by what is kept, whose hash the index will state.
         let mut files = unpoisoned(self.files.write());
         let kept = files

@@ -4,27 +4,26 @@
 //! alone; the loader cache has every sidecar's content. Without `--index-dir` that directory is
 //! `$XDG_CACHE_HOME/elfuse/NAME-HASH`, named after the sysroot's path.
 //!
-//! `.elfuse` may come with an image somebody else made: nothing in it is followed through a symlink.
+//! A sysroot may come from anybody, and so may the `.elfuse` in it: what is opened there is opened below its descriptor, and no
+//! symlink, FIFO or device node in the place of a file of ours is followed, waited for or written to.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
+use elfuse_format::FormatError;
+use elfuse_format::header::{HEADER_LEN, Header};
 use elfuse_format::names;
-use rustix::fs::{Access, CWD, Mode, OFlags};
+use elfuse_format::sidecar::Kind;
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::index::{Index, LoadError};
 use crate::sys;
-
-/// Largest file of a store that is read: some ten million entries.
-const MAX_FILE: u64 = 2 << 30;
-/// Name of the file that a builder locks.
-const LOCK: &str = "lock";
 
 /// The directory that holds an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,10 +46,29 @@ pub fn default_outside(root: &Path) -> Option<PathBuf> {
     Some(cache.join("elfuse").join(name))
 }
 
-/// Holds other builders off while it lives.
+/// Holds other builders off while it lives, and is what puts files into the store.
 #[derive(Debug)]
 pub struct Lock {
+    store: PathBuf,
+    dir: OwnedFd,
     file: File,
+    made: bool,
+}
+
+const LOCK: &str = "lock";
+const NEW_FILE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+const MODE: Mode = Mode::RUSR
+    .union(Mode::WUSR)
+    .union(Mode::RGRP)
+    .union(Mode::ROTH);
+
+fn temporary(name: &str) -> String {
+    format!("{name}.tmp")
 }
 
 impl Lock {
@@ -59,105 +77,150 @@ impl Lock {
     pub fn file(&self) -> &File {
         &self.file
     }
+
+    /// The store.
+    #[must_use]
+    pub fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// Whether there was no store before.
+    #[must_use]
+    pub fn made_the_store(&self) -> bool {
+        self.made
+    }
+
+    /// Puts a file into place, whole or not at all.
+    ///
+    /// # Errors
+    /// If writing or renaming fails.
+    pub fn publish(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let temporary = temporary(name);
+        let (new, name_bytes) = (temporary.as_bytes(), name.as_bytes());
+        let done = sys::replace_file(&self.dir, new, name_bytes, bytes, false);
+        done.with_context(|| format!("writing {}", self.store.join(name).display()))
+    }
+
+    /// Removes a file of the store, if it is there.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the lock that is held is the one that others will ask for: `clean` removes it, with or without the store.
+    fn is_current(&self) -> bool {
+        let id = |found: sys::Status| (found.identity.dev, found.identity.ino);
+        let same = || -> io::Result<bool> {
+            let dir = fs::metadata(&self.store)?;
+            Ok((dir.dev(), dir.ino()) == id(sys::fstat(&self.dir)?)
+                && id(sys::stat_at(&self.dir, LOCK.as_bytes())?) == id(sys::fstat(&self.file)?))
+        };
+        same().unwrap_or(false)
+    }
 }
 
-fn is_directory(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
-}
-
-fn is_writable(path: &Path) -> bool {
-    rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok()
-}
-
-/// The directory that `path` is, or that it would be made in.
-fn nearest_existing(path: &Path) -> io::Result<PathBuf> {
-    let path = std::path::absolute(path)?;
-    let mut rest = path.ancestors();
-    rest.find_map(|path| path.canonicalize().ok())
-        .ok_or_else(|| io::ErrorKind::NotFound.into())
+/// What a path would be without symlinks. What is not there yet is none.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    for known in absolute.ancestors() {
+        let Ok(mut real) = known.canonicalize() else {
+            continue;
+        };
+        let rest = absolute.strip_prefix(known).unwrap_or(Path::new(""));
+        for component in rest.components() {
+            match component {
+                Component::ParentDir => drop(real.pop()),
+                other => real.push(other),
+            }
+        }
+        return Ok(real);
+    }
+    Ok(absolute)
 }
 
 impl Store {
     fn inside(root: &Path) -> Self {
         Self {
-            dir: root.join(OsStr::from_bytes(names::STORE)),
+            dir: root.join(".elfuse"),
             in_tree: true,
         }
     }
 
-    /// Where the index of `root` is, or would be looked for: `--index-dir` if given; else in the tree; else, where the tree has none
-    /// or may not be written to, the default directory outside if one lies there.
+    fn outside(dir: PathBuf) -> Self {
+        let in_tree = false;
+        Self { dir, in_tree }
+    }
+
+    /// Whether it is a directory, and this process may write there.
+    fn is_writable(&self) -> bool {
+        let is_dir = fs::symlink_metadata(&self.dir).is_ok_and(|found| found.is_dir());
+        is_dir && rustix::fs::access(&self.dir, Access::WRITE_OK).is_ok()
+    }
+
+    /// Where the index of `root` is, or would be looked for: `--index-dir` if given, else in the tree, else the default
+    /// directory outside where one lies there. That one goes before an index in the tree that cannot be written: it was sealed
+    /// on this host.
     #[must_use]
     pub fn find(root: &Path, index_dir: Option<&Path>) -> Self {
         let inside = Self::inside(root);
         if let Some(dir) = index_dir {
-            return Self {
-                in_tree: dir == inside.dir,
-                dir: dir.to_owned(),
-            };
+            if resolved(dir).is_ok_and(|real| real == inside.dir) {
+                return inside;
+            }
+            return Self::outside(dir.to_owned());
         }
-        if is_directory(&inside.dir) && is_writable(&inside.dir) {
-            return inside;
+        if !inside.is_writable()
+            && let Some(dir) = default_outside(root).filter(|dir| dir.is_dir())
+        {
+            return Self::outside(dir);
         }
-        match default_outside(root).filter(|dir| dir.is_dir()) {
-            Some(dir) => Self {
-                dir,
-                in_tree: false,
-            },
-            None => inside,
-        }
+        inside
     }
 
-    /// A store to write to. Falls back to the default directory outside where the tree may not be written to.
+    /// A store to write to, which [`Store::lock`] makes. Outside, in the default directory, where the tree may not be written
+    /// to.
     ///
     /// # Errors
-    /// If no directory can be made, `--index-dir` lies inside the sysroot, or something else has the store's name.
+    /// If there is no place for it, or `--index-dir` lies inside the sysroot.
     pub fn create(root: &Path, index_dir: Option<&Path>) -> anyhow::Result<Self> {
-        let make = |store: Self| -> anyhow::Result<Self> {
-            fs::create_dir_all(&store.dir)
-                .with_context(|| format!("making the index's directory {}", store.dir.display()))?;
-            Ok(store)
-        };
+        let inside = Self::inside(root);
         if let Some(dir) = index_dir {
-            let store = Self::find(root, index_dir);
-            let real = nearest_existing(dir)
+            let found = Self::find(root, index_dir);
+            let real = resolved(dir)
                 .with_context(|| format!("resolving the index's directory {}", dir.display()))?;
             anyhow::ensure!(
-                store.in_tree || !real.starts_with(root),
+                found.in_tree || !real.starts_with(root),
                 "{} lies inside the sysroot {}, where it would index itself; \
                  give a directory outside, or leave --index-dir away",
-                dir.display(),
+                real.display(),
                 root.display()
             );
-            return make(store);
+            return Ok(found);
         }
-        let inside = Self::inside(root);
-        let made = fs::create_dir(&inside.dir);
-        let refused = match made {
-            Ok(()) => return Ok(inside),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                anyhow::ensure!(
-                    is_directory(&inside.dir),
+        let why = match fs::symlink_metadata(&inside.dir) {
+            Ok(found) if !found.is_dir() => {
+                anyhow::bail!(
                     "{} is not a directory; it is the name of the index: remove it, or use --index-dir",
                     inside.dir.display()
                 );
-                if is_writable(&inside.dir) {
-                    return Ok(inside);
-                }
-                io::Error::from(Errno::ACCESS)
             }
-            Err(error) => error,
+            Ok(_) if inside.is_writable() => return Ok(inside),
+            Ok(_) => "cannot be written",
+            Err(_) if rustix::fs::access(root, Access::WRITE_OK).is_ok() => return Ok(inside),
+            Err(_) => "cannot be made",
         };
         let dir = default_outside(root).with_context(|| {
             format!(
-                "{} cannot be written ({refused}) and there is no HOME to keep the index in; use --index-dir",
+                "{} {why} and there is no HOME to keep the index in; use --index-dir",
                 inside.dir.display()
             )
         })?;
-        make(Self {
-            dir,
-            in_tree: false,
-        })
+        Ok(Self::outside(dir))
     }
 
     /// The directory.
@@ -172,58 +235,73 @@ impl Store {
         self.in_tree
     }
 
-    /// Opens the directory. In the tree a symlink in its place is refused; a directory that the user named may be one.
-    ///
-    /// # Errors
-    /// Those of open(2).
-    pub fn open(&self) -> io::Result<OwnedFd> {
+    fn open(&self) -> io::Result<OwnedFd> {
         let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        if self.in_tree {
-            flags |= OFlags::NOFOLLOW;
-        }
-        Ok(rustix::fs::openat(CWD, &self.dir, flags, Mode::empty())?)
+        // A directory of the user's own may be given through a symlink; one in a sysroot may not lead out of it.
+        flags.set(OFlags::NOFOLLOW, self.in_tree);
+        Ok(rustix::fs::open(&self.dir, flags, Mode::empty())?)
     }
 
-    /// Waits until no other process builds here.
+    /// Makes the store if it is not there, waits until no other process builds here, and removes what one left that was killed.
     ///
     /// # Errors
-    /// If the lock file cannot be made or locked.
+    /// If the store or its lock file cannot be made, opened or locked.
     pub fn lock(&self) -> anyhow::Result<Lock> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-        let attempt = || -> io::Result<File> {
-            loop {
-                let dir = self.open()?;
-                let file = File::from(rustix::fs::openat(&dir, LOCK, flags, mode)?);
-                let own = sys::fstat(&file)?;
-                if own.kind != elfuse_format::sidecar::Kind::File {
-                    return Err(io::Error::other("not a regular file"));
+        loop {
+            let made = match fs::create_dir(&self.dir) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.in_tree => {
+                    fs::create_dir_all(&self.dir).with_context(|| self.making())?;
+                    true
                 }
-                file.lock()?;
-                // `clean` may have removed the file, with the whole store, while it was waited for.
-                let named = sys::stat_at(&dir, LOCK.as_bytes()).map(|found| found.identity.ino);
-                if named.is_ok_and(|ino| ino == own.identity.ino) {
-                    return Ok(file);
+                Err(error) => return Err(error).with_context(|| self.making()),
+            };
+            if let Some(mut lock) = self.lock_existing()? {
+                lock.made = made;
+                for name in [names::KEYS, names::LOADER_CACHE] {
+                    lock.remove(&temporary(name))
+                        .with_context(|| format!("tidying {}", self.dir.display()))?;
                 }
+                return Ok(lock);
             }
+        }
+    }
+
+    fn making(&self) -> String {
+        format!("making the index's directory {}", self.dir.display())
+    }
+
+    /// As [`Store::lock`] where there is a store; `None` where there is none, or none any more.
+    ///
+    /// # Errors
+    /// If the lock file cannot be made, opened or locked.
+    pub fn lock_existing(&self) -> anyhow::Result<Option<Lock>> {
+        let opening = || format!("opening the index's directory {}", self.dir.display());
+        let dir = match self.open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.with_context(opening)?,
+        };
+        let path = self.dir.join(LOCK);
+        let opened = match rustix::fs::openat(&dir, LOCK, NEW_FILE, MODE) {
+            // The directory was removed after it was opened.
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(io::Error::from).and_then(|file| {
+                let is_file = sys::fstat(&file)?.kind == Kind::File;
+                is_file.then_some(file).ok_or_else(not_regular)
+            }),
         };
         let file =
-            attempt().with_context(|| format!("locking {}", self.dir.join(LOCK).display()))?;
-        Ok(Lock { file })
-    }
-
-    /// Puts a file into place, whole or not at all. Call with the lock held.
-    ///
-    /// # Errors
-    /// If writing or renaming fails.
-    pub fn publish(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let attempt = || {
-            let temporary = format!("{name}.tmp");
-            let dir = self.open()?;
-            sys::replace_file(dir, temporary.as_bytes(), name.as_bytes(), bytes, false)
+            File::from(opened.with_context(|| format!("opening the lock {}", path.display()))?);
+        file.lock()
+            .with_context(|| format!("locking {}", path.display()))?;
+        let lock = Lock {
+            store: self.dir.clone(),
+            dir,
+            file,
+            made: false,
         };
-        attempt().with_context(|| format!("writing {}", self.dir.join(name).display()))
+        Ok(lock.is_current().then_some(lock))
     }
 
     /// Loads the index; `None` if there is none.
@@ -231,23 +309,25 @@ impl Store {
     /// # Errors
     /// [`LoadError`]: there is one, and it cannot be used.
     pub fn load(&self) -> Result<Option<Index>, LoadError> {
-        let absent = |error: &io::Error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            )
+        let missing = |error: &io::Error| {
+            let errno = Errno::from_io_error(error);
+            matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
         };
-        let failed = |name: &str, source| LoadError::Read {
-            path: self.dir.join(name),
-            source,
-        };
+        let read_error = |path: PathBuf| move |source| LoadError::Read { path, source };
         let dir = match self.open() {
-            Err(error) if absent(&error) => return Ok(None),
-            other => other.map_err(|source| failed("", source))?,
+            Err(error) if missing(&error) => return Ok(None),
+            other => other.map_err(read_error(self.dir.clone()))?,
         };
-        let read = |name: &str| match sys::read_file(&dir, name.as_bytes(), MAX_FILE) {
-            Err(error) if absent(&error) => Ok(None),
-            other => other.map(Some).map_err(|source| failed(name, source)),
+        let read = |name: &str| {
+            let path = self.dir.join(name);
+            match sys::open_file(&dir, name.as_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(LoadError::Read { path, source }),
+                Ok(file) => read_whole(&file).map(Some).map_err(|error| match error {
+                    ReadError::Io(source) => LoadError::Read { path, source },
+                    ReadError::Format(source) => LoadError::Format { path, source },
+                }),
+            }
         };
         // The keys first: they are published last, so that what they are bound to is there when they are seen.
         let keys = read(names::KEYS)?;
@@ -256,4 +336,48 @@ impl Store {
         };
         Index::new(loader_cache, keys, &self.dir).map(Some)
     }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}
+
+/// Why a file of ours was not read.
+#[derive(Debug)]
+pub enum ReadError {
+    /// What the host said.
+    Io(io::Error),
+    /// It is not as long as it says, or does not start as one.
+    Format(FormatError),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The bytes of a file that starts with our header and is as long as that says. Anything else is not read: it may be sparse and
+/// larger than memory.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn read_whole(file: &File) -> Result<Vec<u8>, ReadError> {
+    let status = sys::fstat(file)?;
+    if status.kind != Kind::File {
+        return Err(not_regular().into());
+    }
+    let mut bytes = Vec::with_capacity(HEADER_LEN);
+    file.take(HEADER_LEN as u64).read_to_end(&mut bytes)?;
+    let header = Header::parse(&bytes).map_err(ReadError::Format)?;
+    let expected = u64::from(header.header_len).saturating_add(header.payload_len);
+    let found = status.identity.size;
+    if expected != found {
+        return Err(ReadError::Format(FormatError::Length { expected, found }));
+    }
+    let rest = usize::try_from(found).unwrap_or(usize::MAX) - bytes.len();
+    let reserved = bytes.try_reserve_exact(rest);
+    reserved.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    file.take(rest as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

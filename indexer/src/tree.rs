@@ -10,6 +10,9 @@ use elfuse_format::elf_facts::ElfFacts;
 pub use elfuse_format::sidecar::Kind;
 use rustix::io::Errno;
 
+/// The largest configuration file that is read. A real `ld.so.cache` has some hundred kilobytes.
+pub const MAX_READ: u64 = 256 << 20;
+
 /// A place in the tree, all symlinks resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Node {

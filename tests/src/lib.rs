@@ -1,11 +1,16 @@
-//! Harness for tests on real sysroots: making them, entering them, and asking the real dynamic linkers.
+//! Harness for tests on sysroots: making them, entering them, asking the real dynamic linkers, and comparing an index with
+//! its tree.
 //!
-//! Nothing here writes below a sysroot; a test that changes one works on a copy.
+//! Nothing here writes below an example sysroot; a test that changes one works on a copy.
 
 pub mod compare;
 pub mod elf;
 pub mod enter;
+pub mod invariant;
 pub mod ld_trace;
 pub mod need;
+pub mod scratch;
+pub mod snapshot;
 pub mod strace;
 pub mod sysroot;
+pub mod tool;

@@ -35,8 +35,8 @@ impl<'a> Keys<'a> {
         Ok(all)
     }
 
-    /// Checks everything that a reader may rely on: every part, seals, device numbers, times, and that the slots are those of
-    /// the directories.
+    /// Checks everything that a reader may rely on: every part, seals, device numbers, times, a digest a directory, and that the
+    /// slots are those of the directories.
     ///
     /// # Errors
     /// Those of [`File::check`](crate::header::File::check); [`FormatError::Malformed`].
@@ -65,6 +65,10 @@ impl<'a> Keys<'a> {
         }
         if !self.inputs()?.iter().all(legal) {
             return Err(malformed(PartKind::InputKeys));
+        }
+        let plain: Vec<&rkyv::rend::unaligned::u64_ule> = self.table(PartKind::PlainFiles)?;
+        if plain.len() != dirs.len() {
+            return Err(malformed(PartKind::PlainFiles));
         }
         self.check_identities(&dirs)
     }

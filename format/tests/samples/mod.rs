@@ -124,6 +124,7 @@ pub(crate) fn keys_content() -> KeysContent {
             seal: Seal::Sealed as u8,
             ..file
         }],
+        plain: vec![7, 0, u64::MAX],
     }
 }
 

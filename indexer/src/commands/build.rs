@@ -1,7 +1,9 @@
 //! `build` and `seal`: scan, write sidecars, assemble, wait, capture, publish.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use elfuse_format::names;
 use serde::Serialize;
 
 use crate::assemble;
+use crate::error::UsageError;
 use crate::exit::Exit;
 use crate::index::Index;
 use crate::options::{BuildOptions, SealOptions};
@@ -30,14 +33,8 @@ struct Job<'a> {
     index_dir: Option<&'a Path>,
     preserve_mtime: bool,
     wait: bool,
-    reuse: Reuse,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reuse {
-    Nothing,
-    Keys,
-    Content,
+    /// Takes nothing over from an earlier index.
+    full: bool,
 }
 
 /// What was done, for people and as JSON.
@@ -95,11 +92,7 @@ pub fn run(options: &BuildOptions, out: &mut Output) -> anyhow::Result<Exit> {
         index_dir: options.index_dir.as_deref(),
         preserve_mtime: options.preserve_mtime,
         wait: options.wait,
-        reuse: if options.full {
-            Reuse::Nothing
-        } else {
-            Reuse::Keys
-        },
+        full: options.full,
     };
     make(&job, out)
 }
@@ -116,7 +109,8 @@ pub fn seal(options: &SealOptions, out: &mut Output) -> anyhow::Result<Exit> {
         index_dir: options.index_dir.as_deref(),
         preserve_mtime: false,
         wait: options.wait,
-        reuse: Reuse::Content,
+        // Keys prove nothing of a copy: every name and every ELF file's content is compared by reading it.
+        full: true,
     };
     make(&job, out)
 }
@@ -153,6 +147,7 @@ fn only(options: &BuildOptions, out: &mut Output) -> anyhow::Result<Exit> {
         };
         let scan = scan::scan(&opened, &scan_options)
             .with_context(|| format!("reading {}", root.display()))?;
+        reached(&scan, &tops)?;
         let written = publish::write_sidecars(&opened, &scan, options.preserve_mtime, &warnings);
         Ok((scan, written))
     })??;
@@ -186,21 +181,46 @@ fn only(options: &BuildOptions, out: &mut Output) -> anyhow::Result<Exit> {
             "Only sidecars were made; `elfuse-index seal` on the target turns them into an index."
         )?;
     }
-    Ok(Exit::Success)
+    // Elsewhere the store has what a sidecar would; here there is none.
+    let all_written = warnings
+        .reported()
+        .iter()
+        .all(|warning| warning.kind != Warning::SidecarNotWritten);
+    Ok(if all_written {
+        Exit::Success
+    } else {
+        Exit::Gaps
+    })
+}
+
+/// Whether the walk came to every directory it was to begin at.
+fn reached(scan: &Scan, tops: &[Vec<u8>]) -> Result<(), UsageError> {
+    for top in tops {
+        let found = scan.dirs.iter().find(|dir| *dir.path == **top);
+        let why = match found.map(|dir| dir.state) {
+            None => "a symlink is on the way; name the directory itself",
+            Some(Seal::MountPoint) => "a mount point; its sysroot begins there",
+            // Read, or a warning has said why not.
+            Some(_) => continue,
+        };
+        return Err(UsageError::NoSuchFile {
+            path: PathBuf::from(OsStr::from_bytes(&scan::guest(top))),
+            why: why.into(),
+        });
+    }
+    Ok(())
 }
 
 fn make(job: &Job<'_>, out: &mut Output) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let root = Root::open(job.root).with_context(|| format!("opening {}", job.root.display()))?;
-    let mtime = sys::fstat(root.fd())
-        .with_context(|| format!("stat of {}", job.root.display()))?
-        .identity
-        .mtime;
     let store = Store::create(job.root, job.index_dir)?;
+    let before = sys::fstat(root.fd())
+        .with_context(|| format!("stat of {}", job.root.display()))?
+        .identity;
     let lock = store.lock()?;
-    if job.preserve_mtime && store.in_tree() {
-        // Making the store changed it; what is made inside the store does not.
-        sys::restore_mtime(root.fd(), mtime)
+    if job.preserve_mtime && store.in_tree() && lock.made_the_store() {
+        sys::restore_mtime(root.fd(), before.mtime)
             .with_context(|| format!("restoring the mtime of {}", job.root.display()))?;
     }
     let file_system =
@@ -219,11 +239,7 @@ fn make(job: &Job<'_>, out: &mut Output) -> anyhow::Result<Exit> {
             None
         }
     };
-    let earlier = if job.reuse == Reuse::Nothing {
-        None
-    } else {
-        load(out)
-    };
+    let earlier = if job.full { None } else { load(out) };
     seconds.load = began.elapsed().as_secs_f64();
     let summary = in_pool(job.jobs, || {
         Maker {
@@ -267,9 +283,8 @@ impl Maker<'_> {
         let scan_began = clock()?;
         let warnings = out.warnings();
         let progress = out.progress("reading", None);
-        let trust = match (self.job.reuse, self.earlier) {
-            (Reuse::Content, earlier) => Trust::Content(earlier),
-            (Reuse::Keys, Some(index)) if index.keys().is_some() => Trust::Keys(index),
+        let trust = match self.earlier {
+            Some(index) if index.keys().is_some() => Trust::Keys(index),
             _ => Trust::Nothing,
         };
         let scan_options = ScanOptions {
@@ -310,7 +325,7 @@ impl Maker<'_> {
             .earlier
             .is_some_and(|index| index.loader_cache_bytes() == loader_cache);
         if !same_cache {
-            self.store.publish(names::LOADER_CACHE, &loader_cache)?;
+            self.lock.publish(names::LOADER_CACHE, &loader_cache)?;
         }
         let waited = self.settle(&scan, &inputs, &written, &progress)?;
         let capture_options = CaptureOptions {
@@ -331,7 +346,7 @@ impl Maker<'_> {
         }
         let keys = captured.keys.encode().context("encoding the keys")?;
         let began = Instant::now();
-        self.store.publish(names::KEYS, &keys)?;
+        self.lock.publish(names::KEYS, &keys)?;
         self.seconds.publish = began.elapsed().as_secs_f64();
         self.seconds.racy_wait = waited.as_secs_f64();
         progress.clear();

@@ -1,79 +1,69 @@
 //! `clean`: takes every file of ours out of a sysroot and leaves the rest as it was, the directories' mtimes included.
 
-use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context;
 use elfuse_format::names;
-use rustix::fs::AtFlags;
-use walkdir::WalkDir;
+use elfuse_format::sidecar::Kind;
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::exit::Exit;
 use crate::options::CleanOptions;
 use crate::report::{Output, count};
-use crate::scan::guest;
-use crate::store::Store;
+use crate::scan::{guest, join};
+use crate::store::{Lock, Store};
 use crate::sys::{self, Root};
 use crate::warning::Warning;
 
-/// What lies in a store. A directory given by `--index-dir` may hold other things, which are not ours to remove.
-const STORE_FILES: &[&str] = &[
-    names::KEYS,
-    names::LOADER_CACHE,
-    names::GENERATION,
-    "ld.so.cache",
-    "cpuid",
-    "resident.list",
-    "keys.tmp",
-    "loader-cache.tmp",
-    "lock",
-];
+/// Directories of a store.
 const STORE_DIRS: &[&str] = &["text", "resident"];
+
+/// Whether a file in a store is ours. A directory given by `--index-dir` may hold other things.
+fn is_store_file(name: &[u8]) -> bool {
+    let files = [
+        names::KEYS,
+        names::LOADER_CACHE,
+        names::LD_SO_CACHE,
+        names::GENERATION,
+        "cpuid",
+        "resident.list",
+        "lock",
+    ];
+    let is = |name: &[u8]| files.iter().any(|file| file.as_bytes() == name);
+    // `keys.tmp`, and `.ld.so.cache.4711.tmp` as `ldcache` has it.
+    let temporary = name.strip_suffix(names::TEMPORARY_SUFFIX);
+    is(name)
+        || temporary.is_some_and(|name| {
+            is(name)
+                || name
+                    .strip_prefix(b".")
+                    .is_some_and(|name| name.starts_with(names::LD_SO_CACHE.as_bytes()))
+        })
+}
 
 /// `elfuse-index clean`.
 ///
 /// # Errors
-/// If the sysroot cannot be walked or the store not be removed.
+/// If the sysroot cannot be opened or the store not be locked.
 pub fn run(options: &CleanOptions, out: &mut Output) -> anyhow::Result<Exit> {
     let path = options.sysroot.root();
     let root = Root::open(path).with_context(|| format!("opening {}", path.display()))?;
     let store = Store::find(path, options.index_dir.as_deref());
-    // A build that is under way would find its store gone.
-    let lock = store.dir().is_dir().then(|| store.lock()).transpose()?;
-    let progress = out.progress("cleaning", None);
-    let mut sidecars = 0;
-    let walk = WalkDir::new(path).same_file_system(true).into_iter();
-    for entry in walk {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                let path = error.path().unwrap_or(path).as_os_str().as_bytes();
-                out.warn(Warning::UnreadableDirectory, path, &error);
-                continue;
-            }
-        };
-        progress.add(1);
-        let name = entry.file_name().as_bytes();
-        if entry.depth() == 0 || entry.file_type().is_dir() || !names::is_reserved(name, false) {
-            continue;
-        }
-        let parent = entry
-            .path()
-            .parent()
-            .and_then(|parent| parent.strip_prefix(path).ok());
-        let parent = parent
-            .map(|parent| parent.as_os_str().as_bytes())
-            .unwrap_or_default();
-        match remove(&root, parent, name) {
-            Ok(()) => sidecars += u64::from(name == names::SIDECAR),
-            Err(error) => out.warn(Warning::NotRemoved, &guest(parent), &error),
-        }
-    }
-    progress.clear();
+    let is_dir = std::fs::symlink_metadata(store.dir()).is_ok_and(|found| found.is_dir());
+    // A build that goes on would write again what is removed here.
+    let lock = if is_dir || !store.in_tree() {
+        store.lock_existing()?
+    } else {
+        None
+    };
+    let sidecars = remove_sidecars(&root, out);
     let removed = lock.is_some();
-    remove_store(&root, &store)
-        .with_context(|| format!("removing the index in {}", store.dir().display()))?;
+    if let Some(lock) = lock {
+        remove_store(&root, &store, &lock, out)
+            .with_context(|| format!("removing the index in {}", store.dir().display()))?;
+    }
     if out.is_json() {
         out.json(
             "clean",
@@ -95,38 +85,121 @@ pub fn run(options: &CleanOptions, out: &mut Output) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn remove(root: &Root, directory: &[u8], name: &[u8]) -> io::Result<()> {
-    let fd = root.open_dir(directory)?;
-    let before = sys::fstat(&fd)?.identity.mtime;
-    rustix::fs::unlinkat(&fd, name, AtFlags::empty())?;
-    sys::restore_mtime(&fd, before)
+/// Removes the sidecars and their temporaries from the whole tree, and says how many sidecars there were.
+fn remove_sidecars(root: &Root, out: &mut Output) -> u64 {
+    let progress = out.progress("cleaning", None);
+    let mut removed = 0;
+    let mut stack = vec![Vec::new()];
+    while let Some(path) = stack.pop() {
+        let found = match Cleaned::new(root, &path) {
+            Ok(found) => found,
+            Err(error) => {
+                out.warn(Warning::UnreadableDirectory, &guest(&path), error);
+                continue;
+            }
+        };
+        stack.extend(found.below.iter().map(|name| join(&path, name)));
+        match found.removed {
+            Ok(sidecars) => removed += sidecars,
+            Err(error) => out.warn(Warning::NotRemoved, &guest(&path), error),
+        }
+        progress.add(1);
+    }
+    progress.clear();
+    removed
 }
 
-/// Takes the store away; one outside the tree with no more than is ours.
-fn remove_store(root: &Root, store: &Store) -> io::Result<()> {
-    let gone = |result: io::Result<()>| match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    if store.in_tree() {
-        let before = sys::fstat(root.fd())?.identity.mtime;
-        // The whole name is reserved. A symlink in its place is removed itself; `remove_dir_all` follows none.
-        let path = store.dir();
-        if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
-            gone(fs::remove_dir_all(path))?;
+/// A directory that was cleaned.
+struct Cleaned {
+    /// Names of its directories.
+    below: Vec<Box<[u8]>>,
+    /// How many sidecars were removed: one, or none.
+    removed: io::Result<u64>,
+}
+
+impl Cleaned {
+    /// Cleans a directory; an error means that it cannot be read.
+    fn new(root: &Root, path: &[u8]) -> io::Result<Self> {
+        let fd = root.open_dir(path)?;
+        let before = sys::fstat(&fd)?.identity;
+        if before.dev != root.dev() {
+            return Ok(Self {
+                below: Vec::new(),
+                removed: Ok(0),
+            });
         }
-        return sys::restore_mtime(root.fd(), before);
+        let mut ours = Vec::new();
+        let mut below = Vec::new();
+        for entry in sys::list(fd.as_fd(), usize::MAX - 1)? {
+            let reserved = names::is_reserved(&entry.name, path.is_empty());
+            match entry.kind {
+                Kind::Directory if !reserved => below.push(entry.name),
+                Kind::Directory => {}
+                _ if reserved && *entry.name != *names::STORE => ours.push(entry.name),
+                _ => {}
+            }
+        }
+        let remove = || -> io::Result<u64> {
+            for name in &ours {
+                rustix::fs::unlinkat(&fd, &**name, AtFlags::empty())?;
+            }
+            let sidecars = ours.iter().filter(|name| ***name == *names::SIDECAR);
+            Ok(sidecars.count() as u64)
+        };
+        let mut removed = remove();
+        if !ours.is_empty() {
+            let restored = sys::restore_mtime(&fd, before.mtime);
+            removed = removed.and_then(|sidecars| restored.map(|()| sidecars));
+        }
+        Ok(Self { below, removed })
     }
-    for name in STORE_DIRS {
-        gone(fs::remove_dir_all(store.dir().join(name)))?;
+}
+
+fn remove_store(root: &Root, store: &Store, lock: &Lock, out: &mut Output) -> io::Result<()> {
+    let before = sys::fstat(root.fd())?.identity.mtime;
+    let dir = lock.dir();
+    let mut all_ours = true;
+    for entry in sys::list(dir.as_fd(), usize::MAX - 1)? {
+        let is_dir = entry.kind == Kind::Directory;
+        let removed = if is_dir
+            && STORE_DIRS
+                .iter()
+                .any(|name| name.as_bytes() == &*entry.name)
+        {
+            remove_tree(dir, &entry.name)
+        } else if !is_dir && is_store_file(&entry.name) {
+            Ok(rustix::fs::unlinkat(dir, &*entry.name, AtFlags::empty())?)
+        } else {
+            Err(io::Error::other("not a file of the index"))
+        };
+        if let Err(error) = removed {
+            all_ours = false;
+            // Beside somebody else's files the store's directory is theirs, too.
+            if store.in_tree() {
+                let path = join(store.dir().as_os_str().as_bytes(), &entry.name);
+                out.warn(Warning::NotRemoved, &path, error);
+            }
+        }
     }
-    // The lock last: whoever waits for it sees that it is gone.
-    for name in STORE_FILES {
-        gone(fs::remove_file(store.dir().join(name)))?;
+    if all_ours {
+        std::fs::remove_dir(store.dir())?;
+        if store.in_tree() {
+            sys::restore_mtime(root.fd(), before)?;
+        }
     }
-    match fs::remove_dir(store.dir()) {
-        // Somebody else's files are in there: leave them, and the directory with them.
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        other => gone(other),
+    Ok(())
+}
+
+/// Removes a directory and what is in it; symlinks are removed, not followed.
+fn remove_tree(parent: impl AsFd, name: &[u8]) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
+    for entry in sys::list(fd.as_fd(), usize::MAX - 1)? {
+        if entry.kind == Kind::Directory {
+            remove_tree(&fd, &entry.name)?;
+        } else {
+            rustix::fs::unlinkat(&fd, &*entry.name, AtFlags::empty())?;
+        }
     }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }

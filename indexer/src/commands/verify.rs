@@ -44,7 +44,7 @@ pub enum Difference {
     WrongFacts,
     /// The directory is in the tree and not in the index.
     NotCovered,
-    /// The sidecar is missing or malformed.
+    /// The sidecar is missing or malformed. Where none could be written, none is missing.
     NoSidecar,
     /// The sidecar does not say what the loader cache says.
     SidecarDiffers,
@@ -90,7 +90,7 @@ impl Difference {
             Self::StaleKey | Self::StaleFileKey | Self::NoKeys => {
                 "run `elfuse-index seal` after copying or unpacking, else `elfuse-index build`"
             }
-            Self::SidecarDiffers | Self::RollUpDiffers | Self::Unusable => {
+            Self::NoSidecar | Self::SidecarDiffers | Self::RollUpDiffers | Self::Unusable => {
                 "run `elfuse-index build --full`"
             }
             _ => "run `elfuse-index build`",
@@ -214,14 +214,11 @@ impl Verifier<'_> {
         }
         self.inputs();
         // The names of these are reported in their parents; what lies below them is not repeated.
-        let stale = |found: &Found| {
-            matches!(
-                found.difference,
-                Difference::StaleKey
-                    | Difference::StaleFileKey
-                    | Difference::NoKeys
-                    | Difference::NoSidecar
-            )
+        // Stale keys of names that are the same do not keep closures from being compared; another coverage does.
+        let stale = |found: &Found| match found.difference {
+            Difference::StaleKey => found.detail.is_empty(),
+            Difference::StaleFileKey | Difference::NoKeys | Difference::NoSidecar => true,
+            _ => false,
         };
         if self.report.differences.iter().all(stale) {
             self.roll_up(scan)?;
@@ -298,6 +295,11 @@ impl Verifier<'_> {
                     self.report.add(Difference::StaleKey, guest(&dir.path), "");
                 }
             }
+            Some(_) if dir.block.is_empty() => {
+                let why = format!("now: {}", super::build::seal_name(dir.state));
+                self.report.add(Difference::StaleKey, guest(&dir.path), why);
+                return;
+            }
             Some(bytes) => {
                 if holds && names_differ(bytes, &dir.block) {
                     self.report.add(Difference::WrongKey, guest(&dir.path), "");
@@ -307,7 +309,9 @@ impl Verifier<'_> {
         }
         if let Some(bytes) = claimed {
             self.elf_keys(dir, number, bytes);
-            if self.in_tree {
+            // Gone without a trace in the directory's times it never was there: nobody could write it.
+            let was_never_there = holds && !dir.has_sidecar;
+            if self.in_tree && !was_never_there {
                 self.sidecar(dir, bytes);
             }
         }
@@ -417,7 +421,9 @@ impl Verifier<'_> {
         };
         for (number, (path, _)) in inputs.rows().enumerate() {
             let found = self.root.stat(path.get(1..).unwrap_or_default());
-            if !found.is_ok_and(|found| self.index.input_key_holds(number, &found.identity)) {
+            let holds =
+                found.is_ok_and(|found| self.index.input_key_holds(number, &found.identity));
+            if self.index.input_key_is_sealed(number) && !holds {
                 self.report.add(Difference::StaleFileKey, path.to_vec(), "");
             }
         }

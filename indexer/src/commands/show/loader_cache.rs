@@ -240,6 +240,7 @@ fn program_shown<'a>(
         (program_flags::DEPENDS_ON_CPU, "depends on the CPU"),
         (program_flags::INCOMPLETE, "incomplete"),
         (program_flags::FAILS, "fails"),
+        (program_flags::PASSES_OVER, "passes files over"),
     ];
     let flags = program.flags.to_native();
     let set = names.iter().filter(|(bit, _)| flags & bit != 0);
