@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use elfuse_format::checksum::checksum;
@@ -86,10 +88,10 @@ fn write_sidecar(root: &Root, dir: &ScannedDir, preserve_mtime: bool) -> io::Res
     if dir.has_sidecar && same_content(&fd, &file) && dir.leftovers.is_empty() {
         return Ok(false);
     }
-    let before = sys::fstat(&fd)?.identity.mtime;
+    let before = preserve_mtime.then(|| sys::fstat(&fd)).transpose()?;
     let written = replace_sidecar(&fd, dir, &file);
-    if preserve_mtime {
-        sys::restore_mtime(&fd, before)?;
+    if let Some(before) = before {
+        sys::restore_mtime(&fd, before.identity.mtime)?;
     }
     written.map(|()| true)
 }
@@ -127,8 +129,8 @@ fn same_content(dir: impl AsFd, expected: &[u8]) -> bool {
         if sys::fstat(&file)?.identity.size != expected.len() as u64 {
             return Ok(false);
         }
-        let mut found = Vec::with_capacity(expected.len());
-        io::Read::read_to_end(&mut &file, &mut found)?;
+        let mut found = vec![0; expected.len()];
+        file.read_exact_at(&mut found, 0)?;
         Ok(found == expected)
     };
     read().unwrap_or(false)
@@ -217,13 +219,7 @@ pub fn capture(
     let rows: Vec<_> = scan
         .dirs
         .par_iter()
-        .map(|dir| {
-            let mut row = capture_dir(root, dir, options);
-            if row.state == Seal::Sealed {
-                row.plain = plain_digest(root, dir, options);
-            }
-            row
-        })
+        .map(|dir| capture_dir(root, dir, options))
         .collect();
     let mut captured = Captured::default();
     let mut devices = vec![root.dev()];
@@ -346,18 +342,16 @@ fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> R
         return unsealed(dir.state, Seal::NotIndexed);
     };
     if dir.sealed {
+        let elves = dir.elves.iter();
         return Row {
             identity,
             state: Seal::Sealed,
-            elves: dir
-                .elves
-                .iter()
-                .map(|elf| (elf.identity, Seal::Sealed))
-                .collect(),
-            plain: 0,
+            elves: elves.map(|elf| (elf.identity, Seal::Sealed)).collect(),
+            plain: (root.open_dir(&dir.path))
+                .map_or(0, |fd| plain_digest(&fd, root, dir, block, options)),
         };
     }
-    let Ok((identity, state, elves)) = compare(root, dir, block, options) else {
+    let Ok(row) = compare(root, dir, block, options) else {
         options.warnings.add(
             Warning::KeepsChanging,
             &guest(&dir.path),
@@ -365,44 +359,46 @@ fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> R
         );
         return unsealed(Seal::Changed, Seal::Changed);
     };
-    if state == Seal::Racy {
+    if row.state == Seal::Racy {
         options
             .warnings
             .add(Warning::Unsealed, &guest(&dir.path), "");
     }
-    Row {
-        identity,
-        state,
-        elves,
-        plain: 0,
-    }
+    row
 }
 
 /// Digest of a directory's files without facts, if it vouches for what was read of them.
-fn plain_digest(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> u64 {
-    if dir.plain.sealed || dir.plain.digest == 0 {
-        return dir.plain.digest;
+fn plain_digest(
+    fd: &OwnedFd,
+    root: &Root,
+    dir: &ScannedDir,
+    block: Block<'_>,
+    options: &CaptureOptions<'_>,
+) -> u64 {
+    let PlainFiles {
+        digest,
+        youngest,
+        sealed,
+    } = dir.plain;
+    if sealed || digest == 0 {
+        return digest;
     }
     let vouches = || -> io::Result<bool> {
-        let fd = root.open_dir(&dir.path)?;
-        let block = dir.names().ok_or(io::ErrorKind::InvalidData)?;
-        if PlainFiles::now(&fd, &block, root.dev()).digest != dir.plain.digest {
+        if PlainFiles::now(fd, &block, root.dev()).digest != digest {
             return Ok(false);
         }
-        if !is_young(dir.plain.youngest, options.scan_began) {
+        if !is_young(youngest, options.scan_began) {
             return Ok(true);
         }
         // As with ELF files: a change in the tick in which it was read would not have shown. Now it would.
-        Ok(!is_young(dir.plain.youngest, options.now) && plain::are_still_plain(&fd, &block)?)
+        Ok(!is_young(youngest, options.now) && plain::are_still_plain(fd, &block)?)
     };
     if vouches().unwrap_or(false) {
-        dir.plain.digest
+        digest
     } else {
         0
     }
 }
-
-type Compared = (Identity, Seal, Vec<(Identity, Seal)>);
 
 /// Lists a directory once more and compares it with its block. Our own writing has changed its times since the first reading, so
 /// only names, kinds and targets can tell.
@@ -411,22 +407,26 @@ fn compare(
     dir: &ScannedDir,
     block: Block<'_>,
     options: &CaptureOptions<'_>,
-) -> io::Result<Compared> {
+) -> io::Result<Row> {
     let fd = root.open_dir(&dir.path)?;
     let changed = || io::Error::other("changed");
     let before = sys::fstat(&fd)?.identity;
-    let mut listed = sys::list(fd.as_fd(), names::MAX_ENTRIES)?;
-    listed.retain(|entry| !names::is_reserved(&entry.name, dir.path.is_empty()));
-    if listed.len() != block.len() {
-        return Err(changed());
-    }
-    for entry in &listed {
-        let known = block.find(&entry.name).ok().flatten().ok_or_else(changed)?;
+    let mut count = 0;
+    sys::each_name(fd.as_fd(), |name, kind| {
+        if names::is_reserved(name, dir.path.is_empty()) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        count += 1;
+        let known = block.find(name).ok().flatten().ok_or_else(changed)?;
         let same_target =
-            || Ok::<_, io::Error>(known.target() == Some(&sys::read_link(&fd, &entry.name)?));
-        if known.kind() != Some(entry.kind) || (entry.kind == Kind::Symlink && !same_target()?) {
+            || Ok::<_, io::Error>(known.target() == Some(&sys::read_link(&fd, name)?));
+        if known.kind() != Some(kind) || (kind == Kind::Symlink && !same_target()?) {
             return Err(changed());
         }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if count != block.len() {
+        return Err(changed());
     }
     let mut elves = Vec::with_capacity(dir.elves.len());
     let files = block.entries().filter(|entry| entry.elf_index().is_some());
@@ -439,12 +439,17 @@ fn compare(
     if after != before {
         return Err(changed());
     }
-    let state = if is_racy(&after, options.now) {
-        Seal::Racy
-    } else {
-        Seal::Sealed
-    };
-    Ok((after, state, elves))
+    let racy = is_racy(&after, options.now);
+    Ok(Row {
+        identity: after,
+        state: if racy { Seal::Racy } else { Seal::Sealed },
+        elves,
+        plain: if racy {
+            0
+        } else {
+            plain_digest(&fd, root, dir, block, options)
+        },
+    })
 }
 
 fn elf_state(

@@ -106,6 +106,8 @@ impl Scanner<'_> {
             }
             !reserved
         });
+        // Before anything is done in parallel: now an entry is a name and a byte.
+        listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let count = listed.len() as u64;
         if wanted == Wanted::OnTheWay {
             // Passed through: its subdirectories matter, its content is nobody's business.
@@ -149,11 +151,10 @@ impl Scanner<'_> {
         } else {
             entries.extend(listed.into_iter().map(entry));
         }
-        let mut entries = entries
+        let entries = entries
             .into_iter()
             .collect::<io::Result<Vec<_>>>()
             .map_err(changed)?;
-        entries.sort_unstable_by(|a, b| a.0.name.cmp(&b.0.name));
         let elves = entries.iter().filter_map(|(_, state)| match state {
             FileState::Elf(state) => Some(*state),
             _ => None,
