@@ -3,9 +3,6 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-#[cfg(target_os = "linux")]
-use std::mem::MaybeUninit;
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +11,10 @@ use elfuse_format::keys::{State, Time};
 use elfuse_format::sidecar::Kind;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+
+mod list;
+
+pub use list::{Listed, each_name, list};
 
 /// What stat says that tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,99 +188,6 @@ pub fn replace_file(
 /// Those of readlinkat(2).
 pub fn read_link(dir: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
     Ok(fs::readlinkat(dir, name, Vec::new())?.into_bytes())
-}
-
-/// A name in a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// The name.
-    pub name: Box<[u8]>,
-    /// What it is.
-    pub kind: Kind,
-}
-
-/// The names in a directory without `.` and `..`, unsorted; at most `cap` + 1 of them.
-///
-/// # Errors
-/// Those of [`each_name`].
-pub fn list(dir: BorrowedFd<'_>, cap: usize) -> io::Result<Vec<Listed>> {
-    let mut all = Vec::new();
-    each_name(dir, |name, kind| {
-        let name = name.into();
-        all.push(Listed { name, kind });
-        Ok(if all.len() > cap {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        })
-    })?;
-    Ok(all)
-}
-
-/// Calls `each` with every name in a directory but `.` and `..`, in the host's order, until it breaks.
-///
-/// # Errors
-/// Those of getdents(2), of stat where the file system's listings do not tell the kind, and of `each`.
-pub fn each_name(
-    dir: BorrowedFd<'_>,
-    mut each: impl FnMut(&[u8], Kind) -> io::Result<ControlFlow<()>>,
-) -> io::Result<()> {
-    each_entry(dir, |name, file_type| {
-        if name == b"." || name == b".." {
-            return Ok(ControlFlow::Continue(()));
-        }
-        let kind = match kind_of(file_type) {
-            Some(kind) => kind,
-            None => match stat_at(dir, name) {
-                Ok(status) => status.kind,
-                // Gone since it was listed: its directory's times tell.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        each(name, kind)
-    })
-}
-
-/// Through the descriptor that is open already: [`fs::Dir`] would open the directory again, and copy each name.
-#[cfg(target_os = "linux")]
-fn each_entry(
-    dir: BorrowedFd<'_>,
-    mut each: impl FnMut(&[u8], FileType) -> io::Result<ControlFlow<()>>,
-) -> io::Result<()> {
-    // It may have been listed through this descriptor before.
-    fs::seek(dir, fs::SeekFrom::Start(0))?;
-    // Enough for all of most directories at once.
-    let mut buffer = [MaybeUninit::uninit(); 32 << 10];
-    let mut listing = fs::RawDir::new(dir, &mut buffer);
-    loop {
-        let entry = match listing.next() {
-            Some(Ok(entry)) => entry,
-            Some(Err(Errno::INTR)) => continue,
-            // At the end, or in a directory that was removed.
-            None | Some(Err(Errno::NOENT)) => return Ok(()),
-            Some(Err(error)) => return Err(error.into()),
-        };
-        if each(entry.file_name().to_bytes(), entry.file_type())?.is_break() {
-            return Ok(());
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn each_entry(
-    dir: BorrowedFd<'_>,
-    mut each: impl FnMut(&[u8], FileType) -> io::Result<ControlFlow<()>>,
-) -> io::Result<()> {
-    for entry in fs::Dir::read_from(dir)? {
-        let entry = entry?;
-        if each(entry.file_name().to_bytes(), entry.file_type())?.is_break() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 const OPEN_DIR: OFlags = OFlags::RDONLY

@@ -189,7 +189,7 @@ proptest! {
     // Most of the time goes by waiting for time stamps to age: one case is many trees side by side.
     #![proptest_config(Config {
         cases: 4,
-        max_shrink_iters: 200,
+        max_shrink_time: 60_000,
         failure_persistence: None,
         ..Config::default()
     })]
