@@ -29,7 +29,7 @@ pub struct IndexerOptions {
     /// Measure on this tree alone (default: both)
     #[arg(long, value_name = "TREE", value_parser = ["debian", "synthetic"])]
     pub only: Option<String>,
-    /// Rounds on either tree (default: 30 on the Debian sysroot, 10 on the synthetic tree)
+    /// Rounds on either tree (default: 30 on the Debian sysroot, 5 on the synthetic tree)
     #[arg(long, value_name = "N")]
     pub rounds: Option<usize>,
     /// The sysroot to copy and measure on (default: what example-sysroots/debian/make.sh makes)
@@ -62,6 +62,6 @@ impl IndexerOptions {
     /// Rounds on the synthetic tree.
     #[must_use]
     pub fn synthetic_rounds(&self) -> usize {
-        self.rounds.unwrap_or(10)
+        self.rounds.unwrap_or(5)
     }
 }

@@ -91,7 +91,8 @@ pub fn date() -> String {
 #[must_use]
 pub fn file_system(path: &Path) -> String {
     let path = path.to_string_lossy();
-    first_line("stat", &["-f", "-c", "%T", &path]).unwrap_or_default()
+    // stat(1) calls ext2, ext3 and ext4 by one name.
+    first_line("findmnt", &["-n", "-o", "FSTYPE", "-T", &path]).unwrap_or_default()
 }
 
 /// Whether a program is on `PATH`.

@@ -209,7 +209,7 @@ impl Report {
         );
         _ = writeln!(
             out,
-            "{}, {} x {}{}, {} MB of memory{}. Load before: {}, after: {}.\n",
+            "{}, {} x {}{}, {} MB of memory{}. Load averages before: {}, after: {}.\n",
             machine.kernel,
             machine.cpus,
             machine.cpu,
@@ -218,7 +218,7 @@ impl Report {
             } else {
                 ""
             },
-            machine.memory_bytes / 1_000_000,
+            number(machine.memory_bytes as f64 / 1e6),
             if machine.reclaims_idle_memory {
                 ", idle page cache reclaimed by the kernel (DAMON)"
             } else {
@@ -290,7 +290,11 @@ fn table(out: &mut String, columns: &[&str], rows: impl Iterator<Item = Vec<Stri
         cells.fold(String::from("|"), |line, cell| line + " " + cell + " |")
     };
     _ = writeln!(out, "{}", line(&mut columns.iter().copied()));
-    let rule = (0..columns.len()).map(|i| if i == 0 { "---" } else { "---:" });
+    let rule = columns.iter().enumerate();
+    let rule = rule.map(|(i, head)| match (i, *head) {
+        (0, _) | (_, "command") => "---",
+        _ => "---:",
+    });
     _ = writeln!(out, "{}", line(&mut rule.into_iter()));
     for row in rows {
         _ = writeln!(out, "{}", line(&mut row.iter().map(String::as_str)));

@@ -42,6 +42,21 @@ pub struct Footprint {
     pub portable_digest: u64,
 }
 
+impl Drop for Sysroot {
+    /// Removes what was moved aside, side by side: where each file freed is a request to the disk (ext4's `discard`), a million
+    /// of them one by one take minutes.
+    fn drop(&mut self) {
+        let shelves = fs::read_dir(self.parking.path()).into_iter().flatten();
+        let shelves: Vec<_> = shelves.filter_map(Result::ok).collect();
+        self.pool.scope(|scope| {
+            for shelf in shelves {
+                // What fails here is tried again, and passed over, when the directory around it is removed.
+                scope.spawn(move |_| drop(fs::remove_dir_all(shelf.path())));
+            }
+        });
+    }
+}
+
 impl Footprint {
     fn add(mut self, other: Self) -> Self {
         self.sidecars += other.sidecars;

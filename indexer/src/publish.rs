@@ -366,15 +366,15 @@ fn plain_digest(
     if sealed || digest == 0 {
         return digest;
     }
+    // What changes after it was read has another state, of which no key says anything: the next build looks again.
+    if !is_young(youngest, options.scan_began) {
+        return digest;
+    }
+    // As with ELF files: a change in the tick in which it was read would not have shown. Now it would.
     let vouches = || -> io::Result<bool> {
-        if PlainFiles::now(fd, &block, root.dev()).digest != digest {
-            return Ok(false);
-        }
-        if !is_young(youngest, options.scan_began) {
-            return Ok(true);
-        }
-        // As with ELF files: a change in the tick in which it was read would not have shown. Now it would.
-        Ok(!is_young(youngest, options.now) && plain::are_still_plain(fd, &block)?)
+        Ok(!is_young(youngest, options.now)
+            && PlainFiles::now(fd, &block, root.dev()).digest == digest
+            && plain::are_still_plain(fd, &block)?)
     };
     if vouches().unwrap_or(false) {
         digest
