@@ -63,7 +63,8 @@ impl Scanner<'_> {
     ) -> Result<(), (Seal, io::Error)> {
         let unreadable = |error| (Seal::Unreadable, error);
         let fd = self.root.open_dir(&dir.path).map_err(unreadable)?;
-        let mut before = sys::fstat(&fd).map_err(unreadable)?.identity;
+        // By its own name in itself: where names may be listed but not be looked up, nothing can be said of them.
+        let mut before = sys::stat_at(&fd, b".").map_err(unreadable)?.identity;
         if before.dev != self.root.dev() {
             return Err((Seal::MountPoint, io::Error::other("another file system")));
         }
