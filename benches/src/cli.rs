@@ -26,7 +26,7 @@ pub struct IndexerOptions {
     /// Print the verdicts of the last results and measure nothing
     #[arg(long)]
     pub check: bool,
-    /// Measure on this tree alone (default: both)
+    /// Measure on this tree alone, and print and do not write what is found (default: both)
     #[arg(long, value_name = "TREE", value_parser = ["debian", "synthetic"])]
     pub only: Option<String>,
     /// Rounds on either tree (default: 30 on the Debian sysroot, 5 on the synthetic tree)

@@ -93,6 +93,12 @@ pub fn run(options: &IndexerOptions, workspace: &Workspace) -> anyhow::Result<Re
             .push(bench.synthetic(size, options.synthetic_rounds())?);
     }
     report.load[1] = machine::load();
+    if options.only.is_some() {
+        // Half of the results, or of two different runs, would be taken for the whole.
+        eprint!("{}", report.markdown());
+        eprintln!("written down with both trees only");
+        return Ok(report);
+    }
     report.write(&workspace.benches())?;
     let chart = workspace.benches().join("results").join("indexer.svg");
     report::write_file(&chart, chart_of(&report).svg().as_bytes())?;
