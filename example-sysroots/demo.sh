@@ -24,10 +24,14 @@ sysroot=target/demo/host
 ELFUSE_INDEX=$PWD/$target/release/elfuse-index example-sysroots/host/make.sh "$sysroot" >/dev/null
 
 run elfuse-index build "$sysroot"
-program=$(for name in python3 perl bash sh; do
-  path=$(cd "$sysroot" && ls -d usr/bin/$name bin/$name 2>/dev/null | head -n 1)
-  if [ -n "$path" ]; then echo "/$path"; break; fi
-done)
+program=
+for name in python3 perl bash sh; do
+  for directory in usr/bin bin; do
+    if [ -z "$program" ] && [ -e "$sysroot/$directory/$name" ]; then
+      program=/$directory/$name
+    fi
+  done
+done
 run elfuse-index tree "$program" --sysroot "$sysroot"
 run elfuse-index probes "$program" --sysroot "$sysroot"
 run elfuse-index verify "$sysroot"

@@ -57,7 +57,9 @@ echo "seeds: trees"
 printf '/a/l/../b\n/a/l\n>../c/./d\0/c/d\n/\0/c/b\n=file\0/x\n>x\0/y\n>/a//l/\0' >corpus/walk/seed-links
 printf '/a\n/a\n>b\0/b\n>a\0' >corpus/walk/seed-loop
 printf '/etc/ld.so.conf\n=include /etc/ld.so.conf.d/*.conf\n/usr/local/lib # comment\n\t/opt/lib=libc6\nhwcap 1 nosegneg\n\0/etc/ld.so.conf.d/a.conf\n=/lib/x86_64-linux-gnu\ninclude ../*.conf [a-c]?*.conf\n\0/etc/b.conf\n=include /etc/ld.so.conf\n\0' >corpus/conf/seed-includes
+# shellcheck disable=SC2016 # ORIGIN and LIB are for the dynamic linker
 printf '/bin/p\n/bin/p\ninterp:/lib64/ld-linux-x86-64.so.2 needed:liba.so.1 needed:libc.so.6 runpath:$ORIGIN/../lib:/opt/${LIB}\0/lib64/ld-linux-x86-64.so.2\nsoname:ld-linux-x86-64.so.2\0/lib/liba.so.1\nsoname:liba.so.1 needed:libb.so rpath:/r\0/usr/lib/libc.so.6\nsoname:libc.so.6\0/etc/ld.so.preload\n=/lib/liba.so.1 libx.so\n\0/r/libb.so\n>../lib/liba.so.1\0' >corpus/resolve/seed-glibc
+# shellcheck disable=SC2016 # ORIGIN and LIB are for the dynamic linker
 printf '/bin/p\n/bin/p\ninterp:/lib/ld-musl-x86_64.so.1 needed:liba.so needed:libc.so runpath:$ORIGIN/../lib\0/lib/ld-musl-x86_64.so.1\nsoname:libc.musl-x86_64.so.1\0/etc/ld-musl-x86_64.path\n=/lib:/m\n/n\n\0/m/liba.so\nneeded:libb.so rpath:${ORIGIN}\0/n/libb.so\nneeded:liba.so\0' >corpus/resolve/seed-musl
 if [ -f corpus/ld_so_cache/seed-small ]; then
     # A cache holds NULs and so cannot stand in a tree whole; what stands before the first still starts like one.

@@ -1,12 +1,15 @@
-//! A tree of any size with the proportions of a real one, the same on every machine: shape, names, targets and contents come
-//! from a generator of pseudo-random numbers with a fixed seed.
+//! A tree of any size with the proportions of a real one, the same on every machine: shape, names and targets come from a
+//! generator of pseudo-random numbers with a fixed seed.
+//!
+//! Its files are empty. A page of cache for each of a million is more than some machines keep warm; an empty file is opened,
+//! read and closed like any other, and what reading costs is measured on a real tree.
 //!
 //! The tables are means of equal shares of a configured Debian 12 of 51,699 entries (4,567 directories, 1,840 symlinks), so
 //! that each mean is kept. One directory besides is far larger than any of its.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -36,17 +39,8 @@ const TARGET_LEN: [usize; 32] = [
     3, 3, 3, 5, 6, 7, 9, 10, 11, 11, 13, 14, 15, 16, 17, 18, 19, 20, 20, 21, 22, 23, 24, 26, 28,
     31, 36, 42, 49, 56, 63, 77,
 ];
-/// Bytes of a file, of those below a page: larger ones would tell nothing more.
-const FILE_LEN: [usize; 32] = [
-    37, 101, 188, 257, 325, 405, 480, 544, 595, 655, 732, 809, 885, 971, 1060, 1151, 1241, 1351,
-    1473, 1602, 1745, 1891, 2035, 2183, 2344, 2532, 2725, 2915, 3121, 3355, 3612, 3918,
-];
 /// One in so many of what is not a directory is a symlink.
 const PER_SYMLINK: u64 = 26;
-/// One in so many files has content. In a real tree nearly all have, but a page of cache for each of a million is more than
-/// some machines keep warm, and an empty file is opened, read and closed like any other.
-const PER_FILE_WITH_CONTENT: u64 = 8;
-
 /// How large a tree is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
@@ -190,13 +184,63 @@ fn write_files(
         if random.one_in(PER_SYMLINK) {
             let len = random.pick(&TARGET_LEN);
             symlink(random.name(len, &mut HashSet::new()), path)?;
-            continue;
-        }
-        let mut file = File::create_new(path)?;
-        if random.one_in(PER_FILE_WITH_CONTENT) {
-            let len = random.pick(&FILE_LEN);
-            file.write_all(&[b'.'; 4096][..len])?;
+        } else {
+            File::create_new(path)?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                all.extend(names_below(&entry.path())?);
+            }
+            all.push(entry.path());
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn the_tree_has_as_many_entries_as_asked_for_and_is_the_same_each_time() -> anyhow::Result<()> {
+        let size = Size {
+            entries: 2000,
+            in_one_directory: 500,
+        };
+        let made = || -> anyhow::Result<_> {
+            let cache = tempfile::tempdir()?;
+            let tree = tree(cache.path(), size)?;
+            let mut names = names_below(&tree)?
+                .iter()
+                .map(|path| Ok(path.strip_prefix(&tree)?.to_owned()))
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            names.sort();
+            Ok(names)
+        };
+        let (one, other) = (made()?, made()?);
+        assert_eq!(one.len(), size.entries);
+        assert!(one == other);
+        Ok(())
+    }
+
+    #[test]
+    fn a_tree_that_was_not_finished_is_made_anew() -> anyhow::Result<()> {
+        let cache = tempfile::tempdir()?;
+        let size = Size {
+            entries: 100,
+            in_one_directory: 10,
+        };
+        let first = tree(cache.path(), size)?;
+        fs::remove_file(first.with_file_name("complete"))?;
+        fs::write(first.join("left behind"), "")?;
+        let second = tree(cache.path(), size)?;
+        assert_eq!(names_below(&second)?.len(), size.entries);
+        Ok(())
+    }
 }

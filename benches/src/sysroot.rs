@@ -133,7 +133,7 @@ impl Sysroot {
     /// # Errors
     /// Those of syncfs(2).
     pub fn sync(&self) -> anyhow::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(&self.path)?)?)
+        Ok(elfuse_indexer::sys::sync(File::open(&self.path)?)?)
     }
 
     /// What the index weighs.

@@ -5,7 +5,7 @@
 //! cache: no index rather than a wrong one.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use elfuse_format::keys::{DeviceRow, DirKey, FileKey, KeysContent, Seal, Time};
 use elfuse_format::names;
 use elfuse_format::sidecar::{Block, Kind};
 use rayon::prelude::*;
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags};
 
 use crate::inspect;
 use crate::plain::{self, PlainFiles};
@@ -101,24 +101,7 @@ fn replace_sidecar(fd: &OwnedFd, dir: &ScannedDir, file: &[u8]) -> io::Result<()
     let mut temporary = names::SIDECAR.to_vec();
     temporary.extend_from_slice(format!(".{}", std::process::id()).as_bytes());
     temporary.extend_from_slice(names::TEMPORARY_SUFFIX);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    let open = || fs::openat(fd, temporary.as_slice(), flags, mode);
-    let created = match open() {
-        // Left by a killed process that had our number, in a directory that was not listed.
-        Err(rustix::io::Errno::EXIST) => {
-            fs::unlinkat(fd, temporary.as_slice(), AtFlags::empty())?;
-            open()?
-        }
-        other => other?,
-    };
-    let written = std::fs::File::from(created).write_all(file);
-    let renamed =
-        written.and_then(|()| Ok(fs::renameat(fd, temporary.as_slice(), fd, names::SIDECAR)?));
-    if renamed.is_err() {
-        let _ = fs::unlinkat(fd, temporary.as_slice(), AtFlags::empty());
-    }
-    renamed
+    sys::replace_file(fd, &temporary, names::SIDECAR, file, false)
 }
 
 fn same_content(dir: impl AsFd, expected: &[u8]) -> bool {
