@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use crate::exit::Exit;
 use crate::options::CleanOptions;
 use crate::report::{Output, count};
-use crate::scan::{guest, join};
+use crate::scan::{MAX_DEPTH, depth, guest, join};
 use crate::store::{Lock, Store};
 use crate::sys::{self, Root};
 use crate::warning::Warning;
@@ -91,6 +91,9 @@ fn remove_sidecars(root: &Root, out: &mut Output) -> u64 {
     let mut removed = 0;
     let mut stack = vec![Vec::new()];
     while let Some(path) = stack.pop() {
+        if depth(&path) > MAX_DEPTH {
+            continue;
+        }
         let found = match Cleaned::new(root, &path) {
             Ok(found) => found,
             Err(error) => {
