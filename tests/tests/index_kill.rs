@@ -30,7 +30,7 @@ fn start(command: &str, root: &Path, arguments: &[&str]) -> Child {
     child
         .args(arguments)
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     child.spawn().expect("starting elfuse-index")
 }
 
@@ -213,8 +213,10 @@ fn a_clean_while_builds_wait_leaves_a_whole_index_or_none() {
             .into_iter()
             .map(|command| start(command, tree.root(), arguments(command)))
             .collect();
-        for mut child in children {
-            assert!(child.wait().unwrap().success());
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            let notes = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {notes}", output.status);
         }
         no_stale_key_validates(tree.root());
     }
