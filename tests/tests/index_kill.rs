@@ -216,7 +216,9 @@ fn a_clean_while_builds_wait_leaves_a_whole_index_or_none() {
         for child in children {
             let output = child.wait_with_output().unwrap();
             let notes = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{}: {notes}", output.status);
+            // A clean that finds no store has no lock either: to a build, what it removes is a change like any other.
+            let status = output.status.code();
+            assert!(matches!(status, Some(0 | 3)), "{}: {notes}", output.status);
         }
         no_stale_key_validates(tree.root());
     }
