@@ -98,6 +98,19 @@ impl ScannedDir {
     }
 }
 
+/// The most directories below each other that are indexed: as many names as a path of 4,096 bytes can have. What lies deeper
+/// costs the square of its depth to reach.
+pub const MAX_DEPTH: usize = 2048;
+
+/// How many names a path from the root has.
+#[must_use]
+pub fn depth(path: &[u8]) -> usize {
+    match path {
+        [] => 0,
+        path => 1 + path.iter().filter(|byte| **byte == b'/').count(),
+    }
+}
+
 /// `directory/name`, where an empty directory is the root.
 #[must_use]
 pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
@@ -290,17 +303,24 @@ impl Scanner<'_> {
             dir.state = Seal::NotIndexed;
             return dir;
         }
+        if depth(&task.path) > MAX_DEPTH {
+            dir.state = Seal::NotIndexed;
+            dir.sealed = self.was_left_out(task.earlier, dir.state);
+            let warnings = self.options.warnings;
+            warnings.add(
+                Warning::TooDeep,
+                &guest(dir.path.get(..200).unwrap_or(&dir.path)),
+                format!("over {MAX_DEPTH} directories below each other"),
+            );
+            return dir;
+        }
         if wanted == Wanted::Yes && self.take_over(&mut dir, task.earlier) {
             (self.options.progress)(dir.names().map_or(0, |names| names.len() as u64));
             return dir;
         }
         if let Err((state, error)) = self.read(&mut dir, task.earlier, wanted) {
             dir.state = state;
-            // What was not covered and still is not, for the same reason, has not changed.
-            if let (Trust::Keys(index), Some(number)) = (self.options.trust, task.earlier) {
-                let key = index.dir_key(number).map(|key| Seal::from_byte(key.seal));
-                dir.sealed = key == Some(state) && index.block_bytes(number).is_none();
-            }
+            dir.sealed = self.was_left_out(task.earlier, state);
             let warning = match state {
                 Seal::MountPoint => None,
                 Seal::TooLarge => Some(Warning::TooManyEntries),
@@ -312,6 +332,15 @@ impl Scanner<'_> {
             }
         }
         dir
+    }
+
+    /// Whether a directory was left out before for the same reason: then it has not changed.
+    fn was_left_out(&self, earlier: Option<u32>, state: Seal) -> bool {
+        let (Trust::Keys(index), Some(number)) = (self.options.trust, earlier) else {
+            return false;
+        };
+        let key = index.dir_key(number).map(|key| Seal::from_byte(key.seal));
+        key == Some(state) && index.block_bytes(number).is_none()
     }
 
     /// Takes over a directory whose key holds, if all its ELF files' keys do and its other files are as they were.

@@ -55,7 +55,8 @@ pub struct Lock {
     made: bool,
 }
 
-const LOCK: &str = "lock";
+/// Name of the lock file.
+pub const LOCK: &str = "lock";
 const NEW_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::CREATE)
     .union(OFlags::NOFOLLOW)

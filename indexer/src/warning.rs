@@ -19,6 +19,8 @@ pub enum Warning {
     BrokenElf,
     /// More names in one directory than a sidecar may hold.
     TooManyEntries,
+    /// Below more directories than a path can name.
+    TooDeep,
     /// Changed within the last two seconds, and `--no-wait` was given.
     Unsealed,
     /// A directory that takes no sidecar.
@@ -62,6 +64,7 @@ impl Warning {
             Warning::UnreadableFile => "files could not be read and are left out",
             Warning::BrokenElf => "files start as ELF but are broken; no facts are kept of them",
             Warning::TooManyEntries => "directories hold too many names to be indexed",
+            Warning::TooDeep => "directories lie deeper than any path leads and are left out",
             Warning::Unsealed => {
                 "directories or files changed less than 2 s ago and are not sealed"
             }
@@ -102,6 +105,7 @@ impl Warning {
                 "see what is wrong with `readelf -lW`; lookups of their names work all the same"
             }
             Warning::TooManyEntries => "split the directory; until then it is looked up live",
+            Warning::TooDeep => "see how they came about; they are looked up live",
             Warning::Unsealed => {
                 "run `elfuse-index seal` in a few seconds; until then they are looked up live"
             }
@@ -146,6 +150,7 @@ impl Warning {
             | Warning::KeepsChanging
             | Warning::NotRemoved
             | Warning::TooManyEntries
+            | Warning::TooDeep
             | Warning::LibraryNotFound
             | Warning::InterpreterNotFound
             | Warning::LibrariesDisagree => true,

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use elfuse_format::sidecar::Kind;
@@ -364,5 +365,29 @@ impl Random {
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.number() % end as u64) as usize
+    }
+}
+
+/// Tells another thread to end, when what it accompanies has ended or panicked: else a scope waits for it for ever.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// Whether it was told.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Tells it when the value returned is dropped.
+    #[must_use]
+    pub fn at_end(&self) -> impl Drop + '_ {
+        struct AtEnd<'a>(&'a Stop);
+        impl Drop for AtEnd<'_> {
+            fn drop(&mut self) {
+                self.0.0.store(true, Ordering::Relaxed);
+            }
+        }
+        AtEnd(self)
     }
 }

@@ -236,6 +236,7 @@ fn has_gap(document: &Value) -> bool {
         "keeps-changing",
         "not-removed",
         "too-many-entries",
+        "too-deep",
     ];
     warning_kinds(document)
         .iter()

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, thread};
 
 use elfuse_tests::invariant::no_stale_key_validates;
-use elfuse_tests::scratch::{Elf, Scratch, make_node};
+use elfuse_tests::scratch::{Elf, Scratch, Stop, make_node};
 use elfuse_tests::{elfuse_index, need, snapshot};
 use rustix::fs::{CWD, FileType, RenameFlags, renameat_with};
 
@@ -330,10 +329,11 @@ fn a_directory_swapped_for_a_symlink_while_it_is_read_leads_nowhere() {
     }
     let before = snapshot::of(&outside);
     tree.link("link", &outside);
-    let stop = AtomicBool::new(false);
+    let stop = Stop::default();
     thread::scope(|scope| {
+        let _stop = stop.at_end();
         scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.is_set() {
                 let (swapped, link) = (tree.path("swapped"), tree.path("link"));
                 renameat_with(CWD, &swapped, CWD, &link, RenameFlags::EXCHANGE).unwrap();
             }
@@ -354,7 +354,6 @@ fn a_directory_swapped_for_a_symlink_while_it_is_read_leads_nowhere() {
                 "{command:?} read what is outside"
             );
         }
-        stop.store(true, Ordering::Relaxed);
     });
     snapshot::assert_same(&before, &snapshot::of(&outside));
     elfuse_index!()

@@ -228,6 +228,24 @@ fn a_tree_deeper_than_a_path_can_be_long_is_indexed_verified_and_cleaned() {
 }
 
 #[test]
+fn a_tree_deeper_than_any_path_leads_is_indexed_as_far_and_said_to_be_so() {
+    const LEVELS: usize = 2500;
+    let tree = Scratch::in_memory();
+    descend(tree.root(), "d", LEVELS, |_| ());
+    let beside = tree.beside("index");
+    let elsewhere = ["--no-wait", "--index-dir", beside.to_str().unwrap()];
+    let ran = elfuse_index!().build(tree.root(), &elsewhere).ended_with(3);
+    assert_eq!(ran.warnings(), ["too-deep", "unsealed"]);
+    assert_eq!(ran.number("directories"), 2050, "one more than is covered");
+    // Too deep for std's own functions: a shell goes down by itself.
+    let removed = std::process::Command::new("rm")
+        .arg("-rf")
+        .arg(tree.path("d"))
+        .status();
+    assert!(removed.unwrap().success());
+}
+
+#[test]
 fn truncated_and_garbled_elf_files_are_counted_and_reported_once() {
     let tree = Scratch::in_memory();
     let whole = Elf::program("/lib/ld.so")

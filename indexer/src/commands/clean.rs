@@ -8,12 +8,13 @@ use anyhow::Context;
 use elfuse_format::names;
 use elfuse_format::sidecar::Kind;
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::exit::Exit;
 use crate::options::CleanOptions;
 use crate::report::{Output, count};
-use crate::scan::{guest, join};
-use crate::store::{Lock, Store};
+use crate::scan::{MAX_DEPTH, depth, guest, join};
+use crate::store::{LOCK, Lock, Store};
 use crate::sys::{self, Root};
 use crate::warning::Warning;
 
@@ -29,7 +30,7 @@ fn is_store_file(name: &[u8]) -> bool {
         names::GENERATION,
         "cpuid",
         "resident.list",
-        "lock",
+        LOCK,
     ];
     let is = |name: &[u8]| files.iter().any(|file| file.as_bytes() == name);
     // `keys.tmp`, and `.ld.so.cache.4711.tmp` as `ldcache` has it.
@@ -91,6 +92,9 @@ fn remove_sidecars(root: &Root, out: &mut Output) -> u64 {
     let mut removed = 0;
     let mut stack = vec![Vec::new()];
     while let Some(path) = stack.pop() {
+        if depth(&path) > MAX_DEPTH {
+            continue;
+        }
         let found = match Cleaned::new(root, &path) {
             Ok(found) => found,
             Err(error) => {
@@ -141,7 +145,11 @@ impl Cleaned {
         }
         let remove = || -> io::Result<u64> {
             for name in &ours {
-                rustix::fs::unlinkat(&fd, &**name, AtFlags::empty())?;
+                match rustix::fs::unlinkat(&fd, &**name, AtFlags::empty()) {
+                    // Where there is no store there is no lock: a build may have begun, or another clean.
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
             let sidecars = ours.iter().filter(|name| ***name == *names::SIDECAR);
             Ok(sidecars.count() as u64)
@@ -159,7 +167,10 @@ fn remove_store(root: &Root, store: &Store, lock: &Lock, out: &mut Output) -> io
     let before = sys::fstat(root.fd())?.identity.mtime;
     let dir = lock.dir();
     let mut all_ours = true;
-    for entry in sys::list(dir.as_fd(), usize::MAX - 1)? {
+    let mut entries = sys::list(dir.as_fd(), usize::MAX - 1)?;
+    // The lock last: with it goes what keeps others away.
+    entries.sort_by_key(|entry| *entry.name == *LOCK.as_bytes());
+    for entry in entries {
         let is_dir = entry.kind == Kind::Directory;
         let removed = if is_dir
             && STORE_DIRS
@@ -182,9 +193,12 @@ fn remove_store(root: &Root, store: &Store, lock: &Lock, out: &mut Output) -> io
         }
     }
     if all_ours {
-        std::fs::remove_dir(store.dir())?;
-        if store.in_tree() {
-            sys::restore_mtime(root.fd(), before)?;
+        match std::fs::remove_dir(store.dir()) {
+            Ok(()) if store.in_tree() => sys::restore_mtime(root.fd(), before)?,
+            // A build that waited has begun in the meantime, with a lock of its own; or its like, and another clean.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
         }
     }
     Ok(())
