@@ -10,20 +10,19 @@
 //! lives on that could hold one.
 #![allow(unsafe_code)]
 
-use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::errno::Errno;
 use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
 use crate::sys::host::{getpid, gettid, tgkill};
 use crate::sys::memory::{Place, advise, anonymous, map, unmap};
-use crate::vfs::Area;
+use crate::vfs::path::{AT_ROOM, Area, PathBuf};
 
 /// How many areas a process has before it maps more.
 pub const AREAS: usize = 32;
 
 /// Bytes of a path or text of the guest's.
-pub type Text = [MaybeUninit<u8>; PATH_MAX];
+pub type Text = [u8; PATH_MAX];
 
 /// What one path call works in. None of it is cleared before it is used.
 #[derive(Debug)]
@@ -32,16 +31,18 @@ pub struct Work {
     pub first: Text,
     /// The second one of calls that take two.
     pub second: Text,
+    /// A path that the host told: of a working directory, of a descriptor.
+    pub told: Text,
     /// Where the first path starts: the guest path of the working directory or of a dirfd.
-    pub start: Text,
+    pub start: PathBuf<AT_ROOM>,
     /// The same of the second path.
-    pub second_start: Text,
+    pub second_start: PathBuf<AT_ROOM>,
     /// Whatever else a call needs: results, lists, names.
-    pub scratch: [MaybeUninit<u8>; 16384],
+    pub scratch: [u8; 16384],
     /// Resolution of the first path.
-    pub area: MaybeUninit<Area>,
+    pub area: Area,
     /// Resolution of the second path.
-    pub second_area: MaybeUninit<Area>,
+    pub second_area: Area,
 }
 
 /// What fork(2) clears in the child.
@@ -163,7 +164,7 @@ impl Pool {
 impl Taken<'_> {
     /// The area.
     pub fn work(&mut self) -> &mut Work {
-        // SAFETY: owned, see the top; every byte pattern, uninitialised ones too, is a `Work`.
+        // SAFETY: owned, see the top; anonymous memory, of which every byte pattern is a `Work`.
         unsafe { &mut *self.work }
     }
 

@@ -2,13 +2,11 @@
 //!
 //! # Safety
 //! A guest address may be anything. It is touched in two places only: by the two loops in the assembly below, whose faults
-//! [`fix_up`] turns into a return, and by the kernel. Both write into, or read from, Rust buffers of the length that is passed;
-//! a buffer counts as filled only when the whole copy is reported done. A guest that passes an address inside the runtime's own
+//! [`fix_up`] turns into a return, and by the kernel. Both write into, or read from, Rust buffers of the length that is passed. A guest that passes an address inside the runtime's own
 //! image can read and write the runtime: it shares the address space and the runtime is no security boundary.
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
-use core::mem::MaybeUninit;
 
 use super::Address;
 use crate::errno::Errno;
@@ -80,9 +78,9 @@ fn pointer(address: Address) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(address.0)
 }
 
-pub(super) fn in_direct(from: Address, into: &mut [MaybeUninit<u8>]) -> Result<(), Errno> {
+pub(super) fn in_direct(from: Address, into: &mut [u8]) -> Result<(), Errno> {
     // SAFETY: writes `into.len()` bytes at most into `into`; a fault on the guest's side is fixed up.
-    let left = unsafe { elfuse_copy(into.as_mut_ptr().cast(), pointer(from), into.len()) };
+    let left = unsafe { elfuse_copy(into.as_mut_ptr(), pointer(from), into.len()) };
     if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
@@ -94,30 +92,17 @@ pub(super) fn out_direct(to: Address, bytes: &[u8]) -> Result<(), Errno> {
 
 pub(super) fn string_direct(
     from: Address,
-    into: &mut [MaybeUninit<u8>],
+    into: &mut [u8],
 ) -> Result<&mut [u8], Errno> {
     // SAFETY: writes `into.len()` bytes at most into `into`; a fault on the guest's side is fixed up.
     let copied =
-        unsafe { elfuse_copy_string(into.as_mut_ptr().cast(), pointer(from), into.len()) };
+        unsafe { elfuse_copy_string(into.as_mut_ptr(), pointer(from), into.len()) };
     match copied {
         -1 => Err(Errno::EFAULT),
         0 => Err(Errno::ENAMETOOLONG),
-        // SAFETY: that many bytes have been written, the last of them the NUL.
-        copied => Ok(unsafe { initialised(&mut into[..copied.cast_unsigned() - 1]) }),
+        // The NUL is counted.
+        copied => Ok(&mut into[..copied.cast_unsigned() - 1]),
     }
-}
-
-/// # Safety
-/// Every byte has been written.
-unsafe fn initialised(bytes: &mut [MaybeUninit<u8>]) -> &mut [u8] {
-    // SAFETY: same layout, and initialised says the caller.
-    unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()) }
-}
-
-pub(super) fn filled<const N: usize>(bytes: [MaybeUninit<u8>; N]) -> [u8; N] {
-    // Callers pass what a copy has just filled; an uninitialised byte cannot come here, as a failed copy returns before.
-    // SAFETY: as said.
-    bytes.map(|byte| unsafe { byte.assume_init() })
 }
 
 /// process_vm_readv(2) or process_vm_writev(2) on this very process: bytes moved.
@@ -136,7 +121,7 @@ fn by_kernel(nr: Nr, ours: usize, guests: Address, len: usize) -> Result<usize, 
     unsafe { call(nr, args) }.result()
 }
 
-pub(super) fn in_by_kernel(from: Address, into: &mut [MaybeUninit<u8>]) -> Result<(), Errno> {
+pub(super) fn in_by_kernel(from: Address, into: &mut [u8]) -> Result<(), Errno> {
     if into.is_empty() {
         return Ok(());
     }
@@ -159,7 +144,7 @@ pub(super) fn out_by_kernel(to: Address, bytes: &[u8]) -> Result<(), Errno> {
 
 pub(super) fn string_by_kernel(
     from: Address,
-    into: &mut [MaybeUninit<u8>],
+    into: &mut [u8],
 ) -> Result<&mut [u8], Errno> {
     let mut done = 0;
     while done < into.len() {
@@ -167,11 +152,8 @@ pub(super) fn string_by_kernel(
         let at = from.plus(done);
         let len = (PAGE - at.0 % PAGE).min(into.len() - done);
         in_by_kernel(at, &mut into[done..done + len])?;
-        // SAFETY: the copy filled them.
-        let part = unsafe { initialised(&mut into[done..done + len]) };
-        if let Some(end) = part.iter().position(|byte| *byte == 0) {
-            // SAFETY: this part and those before it are filled.
-            return Ok(unsafe { initialised(&mut into[..done + end]) });
+        if let Some(end) = into[done..done + len].iter().position(|byte| *byte == 0) {
+            return Ok(&mut into[..done + end]);
         }
         done += len;
     }

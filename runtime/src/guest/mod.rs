@@ -4,7 +4,6 @@ mod copy;
 
 pub use copy::fix_up;
 
-use core::mem::MaybeUninit;
 
 use crate::errno::Errno;
 use crate::sys::abi::{SIGBUS, SIGSEGV, SignalSet};
@@ -54,7 +53,7 @@ impl Memory {
     ///
     /// # Errors
     /// EFAULT.
-    pub fn read(self, from: Address, into: &mut [MaybeUninit<u8>]) -> Result<(), Errno> {
+    pub fn read(self, from: Address, into: &mut [u8]) -> Result<(), Errno> {
         match self {
             Self::Direct => copy::in_direct(from, into),
             Self::ByKernel => copy::in_by_kernel(from, into),
@@ -79,7 +78,7 @@ impl Memory {
     pub fn read_string<'b>(
         self,
         from: Address,
-        into: &'b mut [MaybeUninit<u8>],
+        into: &'b mut [u8],
     ) -> Result<&'b mut [u8], Errno> {
         match self {
             Self::Direct => copy::string_direct(from, into),
@@ -92,9 +91,9 @@ impl Memory {
     /// # Errors
     /// EFAULT.
     pub fn read_word(self, from: Address) -> Result<usize, Errno> {
-        let mut word = [MaybeUninit::uninit(); size_of::<usize>()];
+        let mut word = [0; size_of::<usize>()];
         self.read(from, &mut word)?;
-        Ok(usize::from_ne_bytes(copy::filled(word)))
+        Ok(usize::from_ne_bytes(word))
     }
 
     /// A structure of which every bit pattern is a value.
@@ -102,8 +101,8 @@ impl Memory {
     /// # Errors
     /// EFAULT.
     pub fn read_bytes<const N: usize>(self, from: Address) -> Result<[u8; N], Errno> {
-        let mut bytes = [MaybeUninit::uninit(); N];
+        let mut bytes = [0; N];
         self.read(from, &mut bytes)?;
-        Ok(copy::filled(bytes))
+        Ok(bytes)
     }
 }
