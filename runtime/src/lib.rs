@@ -4,4 +4,6 @@
 //! engine follow.
 #![no_std]
 
+pub mod errno;
 pub mod index;
+pub mod vfs;
