@@ -8,6 +8,7 @@
 
 use core::ffi::CStr;
 
+use super::magic;
 use super::pool::{Taken, Text, Work};
 use super::process::Process;
 use crate::errno::Errno;
@@ -16,7 +17,7 @@ use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, SignalSet};
 use crate::sys::host::{Fd, fstat, getcwd, readlinkat};
 use crate::sys::raw::{Args, Nr, Raw, call};
 use crate::vfs::path::{AT_ROOM, Area, PathBuf};
-use crate::vfs::{Base, Found, Location, Start, Want};
+use crate::vfs::{Base, Found, Last, MAX_SYMLINKS, Place, Start, Want};
 
 /// A call of the guest.
 #[derive(Debug)]
@@ -42,15 +43,30 @@ pub struct At<'w> {
     pub path: usize,
     /// The host is to follow the last component: a magic link of procfs.
     pub magic: bool,
+    /// It is a magic link of procfs, followed or not.
+    pub is_magic_link: bool,
     /// Canonical guest path; `None`: the directory it starts from has no name the guest could use (it was deleted).
     pub guest: Option<&'w [u8]>,
     /// Where that is.
     pub base: Base,
     /// The host path, where it is ours.
     pub host: Option<&'w CStr>,
+    /// The symlink's text, where that was asked for and the index answered.
+    pub text: Option<&'w [u8]>,
 }
 
 impl At<'_> {
+    const NOWHERE: Self = Self {
+        dir: Fd::CWD,
+        path: 0,
+        magic: false,
+        is_magic_link: false,
+        guest: None,
+        base: Base::Host,
+        host: None,
+        text: None,
+    };
+
     /// The directory as an argument.
     #[must_use]
     pub fn dir(&self) -> usize {
@@ -64,31 +80,12 @@ impl At<'_> {
     }
 }
 
-/// What a path ends in, which some calls refuse before they look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Last {
-    /// A name.
-    Name,
-    /// `.`
-    Dot,
-    /// `..`
-    DotDot,
-    /// Nothing: the path is slashes only.
-    Root,
-}
-
-/// What the last component of a path is; `..` and `.` count with slashes behind them too.
-#[must_use]
-pub fn last_of(path: &[u8]) -> Last {
-    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
-    let start = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    match &path[start..end] {
-        b"" => Last::Root,
-        b"." => Last::Dot,
-        b".." => Last::DotDot,
-        _ => Last::Name,
-    }
-}
+/// As [`Last::Follow`], without more.
+pub const FOLLOW: Want = Want::new(Last::Follow);
+/// As [`Last::NoFollow`], without more.
+pub const NO_FOLLOW: Want = Want::new(Last::NoFollow);
+/// As [`Last::Parent`], without more.
+pub const PARENT: Want = Want::new(Last::Parent);
 
 impl Call<'_> {
     /// An argument as a descriptor: the kernel looks at the lower half only.
@@ -156,46 +153,72 @@ impl Call<'_> {
         &self,
         dir: Fd,
         given: Address,
+        path: &mut [u8],
+        want: Want,
+        told: &mut Text,
+        start: &mut PathBuf<AT_ROOM>,
+        area: &'w mut Area,
+    ) -> Result<At<'w>, Errno> {
+        if path.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        if path.starts_with(b"/") {
+            start.set(b"/")?;
+        } else if !self.directory(dir, told, start)? {
+            let magic = want.last == Last::Follow;
+            return Ok(At { dir, path: given.0, magic, ..At::NOWHERE });
+        }
+        self.walk(path, want, told, start, area)
+    }
+
+    /// Resolves, going on behind magic links that are not at the end.
+    fn walk<'w>(
+        &self,
         path: &[u8],
         want: Want,
         told: &mut Text,
         start: &mut PathBuf<AT_ROOM>,
         area: &'w mut Area,
     ) -> Result<At<'w>, Errno> {
-        let as_given = At {
-            dir,
-            path: given.0,
-            magic: want.follow_last,
-            guest: None,
-            base: Base::Host,
-            host: None,
-        };
-        let from: &[u8] = if path.starts_with(b"/") {
-            b"/"
-        } else if path.is_empty() {
-            return Err(Errno::ENOENT);
-        } else {
-            match self.directory(dir, told, start)? {
-                Some(from) => from,
-                None => return Ok(as_given),
+        let mut beyond = 0;
+        for turn in 0..MAX_SYMLINKS {
+            let from = Start::Guest(start.as_bytes());
+            let path = if turn == 0 { path } else { &told[..beyond] };
+            // SAFETY: what is found borrows the area for the rest of this turn, or, in the turn that returns it, for 'w.
+            let area = unsafe { &mut *core::ptr::from_mut(area) };
+            match self.process.vfs.resolve(self.process, area, from, path, want) {
+                Found::Host(place) => return self.place(&place, false),
+                Found::Synthetic(place) => return self.synthetic(&place, want),
+                Found::Definite(errno) => return Err(errno),
+                Found::Text(text) => return Ok(At { text: Some(text), ..At::NOWHERE }),
+                Found::Reserved { .. } => return Err(Errno::EPERM),
+                Found::Magic { place, text, rest } => {
+                    if rest.is_empty() && !magic::is_ours(self.process, &place, text) {
+                        return self.place(&place, true);
+                    }
+                    magic::target(self.process, &place, text, start)?;
+                    let target = start.as_bytes();
+                    beyond = target.len() + rest.len();
+                    let room = told.get_mut(..beyond).ok_or(Errno::ENAMETOOLONG)?;
+                    room[..target.len()].copy_from_slice(target);
+                    room[target.len()..].copy_from_slice(rest);
+                }
             }
-        };
-        let found = self.process.vfs.resolve(self.process, area, Start::Guest(from), path, want);
-        match found {
-            Found::Host { location, guest, .. } => self.place(location, guest, false),
-            Found::Magic { location, guest, .. } => self.place(location, guest, true),
-            Found::Definite(errno) => Err(errno),
+        }
+        Err(Errno::ELOOP)
+    }
+
+    /// A directory that is there for a mount's sake only: it can be looked at, and not be changed.
+    fn synthetic<'w>(&self, place: &Place<'w>, want: Want) -> Result<At<'w>, Errno> {
+        match want.last {
+            Last::Parent => Err(Errno::EEXIST),
+            _ => self.place(place, false),
         }
     }
 
-    fn place<'w>(
-        &self,
-        location: Location<'w>,
-        guest: &'w [u8],
-        magic: bool,
-    ) -> Result<At<'w>, Errno> {
-        let path = CStr::from_bytes_with_nul(location.path).map_err(|_| Errno::EINVAL)?;
-        let dir = match location.base {
+    fn place<'w>(&self, place: &Place<'w>, magic: bool) -> Result<At<'w>, Errno> {
+        let path = CStr::from_bytes_with_nul(place.location.path).map_err(|_| Errno::EINVAL)?;
+        let dir = match place.location.base {
             Base::Sysroot => self.process.sysroot()?,
             Base::Host => Fd::CWD,
         };
@@ -203,27 +226,29 @@ impl Call<'_> {
             dir,
             path: path.as_ptr().addr(),
             magic,
-            guest: Some(guest),
-            base: location.base,
+            is_magic_link: place.is_magic,
+            guest: Some(place.guest),
+            base: place.location.base,
             host: Some(path),
+            text: None,
         })
     }
 
-    /// Guest path of a directory that the guest has open; `None`: it has none.
+    /// Writes the guest path of a directory that the guest has open to `into`; false: it has none.
     ///
     /// # Errors
     /// EBADF, ENOTDIR.
-    pub fn directory<'b>(
+    pub fn directory(
         &self,
         dir: Fd,
         told: &mut Text,
-        into: &'b mut PathBuf<AT_ROOM>,
-    ) -> Result<Option<&'b [u8]>, Errno> {
+        into: &mut PathBuf<AT_ROOM>,
+    ) -> Result<bool, Errno> {
         const DELETED: &[u8] = b" (deleted)";
         let told = if dir == Fd::CWD {
             match getcwd(told) {
                 Ok(path) => path,
-                Err(Errno::ENOENT) => return Ok(None),
+                Err(Errno::ENOENT) => return Ok(false),
                 Err(errno) => return Err(errno),
             }
         } else {
@@ -237,16 +262,13 @@ impl Call<'_> {
         };
         if !told.starts_with(b"/") {
             // Of a descriptor: a pipe or the like. Of the working directory: one that cannot be reached from the host's root.
-            return if dir == Fd::CWD { Ok(None) } else { Err(Errno::ENOTDIR) };
+            return if dir == Fd::CWD { Ok(false) } else { Err(Errno::ENOTDIR) };
         }
         // A directory may also be called so; one that was deleted has no link left.
         if dir != Fd::CWD && told.ends_with(DELETED) && fstat(dir).is_ok_and(|dir| dir.nlink == 0) {
-            return Ok(None);
+            return Ok(false);
         }
-        match self.process.vfs.mounts().to_guest(told, into) {
-            Ok(()) => Ok(Some(into.as_bytes())),
-            Err(_) => Ok(None),
-        }
+        Ok(self.process.vfs.mounts().to_guest(told, into).is_ok())
     }
 }
 
@@ -276,23 +298,7 @@ pub fn fd_link(fd: Fd, into: &mut [u8; 32]) -> Option<&CStr> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fd, Last, fd_link, last_of};
-
-    #[test]
-    fn the_last_component_is_known_whatever_slashes_follow_it() {
-        for (path, last) in [
-            (&b"a"[..], Last::Name),
-            (b"a/b//", Last::Name),
-            (b"a/.", Last::Dot),
-            (b"./", Last::Dot),
-            (b"a/..//", Last::DotDot),
-            (b"a/...", Last::Name),
-            (b"/", Last::Root),
-            (b"///", Last::Root),
-        ] {
-            assert_eq!(last_of(path), last, "{}", path.escape_ascii());
-        }
-    }
+    use super::{Fd, fd_link};
 
     #[test]
     fn a_descriptor_has_a_link_and_a_negative_number_has_none() {

@@ -16,6 +16,8 @@ use crate::errno::Errno;
 use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
 use crate::sys::host::{getpid, gettid, tgkill};
 use crate::sys::memory::{Place, advise, anonymous, map, unmap};
+use crate::sys::nr;
+use crate::sys::raw::call;
 use crate::vfs::path::{AT_ROOM, Area, PathBuf};
 
 /// How many areas a process has before it maps more.
@@ -39,6 +41,10 @@ pub struct Work {
     pub second_start: PathBuf<AT_ROOM>,
     /// Whatever else a call needs: results, lists, names.
     pub scratch: [u8; 16384],
+    /// What is passed on over exec.
+    pub state: [u8; 16384],
+    /// An argument vector that is made for exec.
+    pub vector: [usize; 2048],
     /// Resolution of the first path.
     pub area: Area,
     /// Resolution of the second path.
@@ -74,9 +80,13 @@ unsafe impl Send for Pool {}
 #[derive(Debug)]
 pub struct Taken<'p> {
     work: *mut Work,
-    /// Which it is; `None`: mapped for this call alone.
-    owner: Option<&'p AtomicU32>,
+    owner: &'p AtomicU32,
+    /// It was mapped for this call alone.
+    is_extra: bool,
 }
+
+/// Owner word of areas that are mapped for one call.
+static EXTRA: AtomicU32 = AtomicU32::new(0);
 
 impl Pool {
     /// Makes the areas; their pages cost nothing until they are touched.
@@ -127,7 +137,8 @@ impl Pool {
         }
         // SAFETY: the kernel chooses a free range.
         let at = unsafe { map(Place::Anywhere, size_of::<Work>(), PROT_READ | PROT_WRITE, None) }?;
-        Ok(Taken { work: core::ptr::with_exposed_provenance_mut(at), owner: None })
+        let work = core::ptr::with_exposed_provenance_mut(at);
+        Ok(Taken { work, owner: &EXTRA, is_extra: true })
     }
 
     fn take_free(&self, thread: u32, frame: usize) -> Option<Taken<'_>> {
@@ -136,7 +147,7 @@ impl Pool {
                 self.page.frames[number].store(frame, Ordering::Relaxed);
                 // SAFETY: one of the `AREAS` areas.
                 let work = unsafe { self.areas.add(number) };
-                return Some(Taken { work, owner: Some(owner) });
+                return Some(Taken { work, owner, is_extra: false });
             }
         }
         None
@@ -168,19 +179,33 @@ impl Taken<'_> {
         unsafe { &mut *self.work }
     }
 
-    /// The word that holds the owner's number: written as 0 by whoever ends the ownership from outside.
+    /// The word that holds the owner's number.
     #[must_use]
-    pub fn owner(&self) -> Option<&AtomicU32> {
+    pub fn owner(&self) -> &AtomicU32 {
         self.owner
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        match self.owner {
-            Some(owner) => owner.store(0, Ordering::Release),
+        if self.is_extra {
             // SAFETY: mapped by `take` for this value alone.
-            None => unsafe { unmap(self.work.addr(), size_of::<Work>()) },
+            unsafe { unmap(self.work.addr(), size_of::<Work>()) };
+        } else {
+            self.owner.store(0, Ordering::Release);
         }
     }
+}
+
+/// For a child of vfork(2) that is about to execute another program: has the kernel clear the area's owner word when this process
+/// leaves the memory that it shares, as it does with a thread's number (set_tid_address(2)).
+pub fn leave_with_image(owner: *const AtomicU32) {
+    // SAFETY: the address of a word that lasts as long as the memory; the kernel writes 0 to it.
+    let _ = unsafe { call(nr::SET_TID_ADDRESS, [owner.addr(), 0, 0, 0, 0, 0]) };
+}
+
+/// Takes [`leave_with_image`] back: the exec failed.
+pub fn stay_with_image() {
+    // SAFETY: no address.
+    let _ = unsafe { call(nr::SET_TID_ADDRESS, [0; 6]) };
 }

@@ -8,13 +8,14 @@
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::pool::Pool;
 use crate::errno::Errno;
 use crate::options::Inherited;
 use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE};
 use crate::sys::host::{Fd, close, dup_from, fstat, openat, soft_limit};
+use crate::sys::raw::Raw;
 use crate::vfs::Vfs;
 
 /// The run as this process has it.
@@ -22,6 +23,10 @@ use crate::vfs::Vfs;
 pub struct Process {
     /// What is handed on over exec.
     pub run: Inherited<'static>,
+    /// What `/proc/self/exe` is on the host: the runtime's own file.
+    pub runtime_path: &'static [u8],
+    /// Whether the filter is installed.
+    pub armed: AtomicBool,
     /// The sysroot's host path with a NUL.
     pub sysroot_path: &'static CStr,
     /// The cached descriptor of the sysroot; the guest may close or replace it, so it is compared before each use.
@@ -96,6 +101,23 @@ impl Process {
             }
             Err(_) => Ok(opened),
         }
+    }
+
+    /// The cached descriptor's number, whatever it is now.
+    #[must_use]
+    pub fn cached_fd(&self) -> Fd {
+        Fd(self.sysroot_fd.load(Ordering::Relaxed))
+    }
+
+    /// Whether the filter is installed: it stays over exec and is not stacked.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
+    }
+
+    /// Makes a call that may change what names there are.
+    pub fn mutating(&self, change: impl FnOnce() -> Raw) -> Raw {
+        change()
     }
 
     fn is_sysroot(&self, fd: Fd) -> bool {

@@ -1,6 +1,6 @@
 //! Calls that open or look at what a path names.
 
-use crate::engine::call::{At, Call};
+use crate::engine::call::{At, Call, FOLLOW, NO_FOLLOW};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
@@ -11,16 +11,18 @@ use crate::sys::abi::{
 use crate::sys::host::Fd;
 use crate::sys::nr;
 use crate::sys::raw::Raw;
-use crate::vfs::Want;
+use crate::vfs::{Last, Want};
 
 /// How open(2) resolves with these flags.
 fn wanted(flags: usize) -> Want {
     let creates = flags & O_CREAT != 0;
-    Want {
-        follow_last: flags & O_NOFOLLOW == 0 && !(creates && flags & O_EXCL != 0),
-        last_may_be_absent: creates,
-        ..Want::default()
-    }
+    Want::new(match (creates, flags & O_NOFOLLOW != 0) {
+        (true, true) => Last::Parent,
+        (true, false) if flags & O_EXCL != 0 => Last::Parent,
+        (true, false) => Last::Create,
+        (false, true) => Last::NoFollow,
+        (false, false) => Last::Follow,
+    })
 }
 
 fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usize) -> Raw {
@@ -79,7 +81,7 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
     let want = Want {
         no_symlinks: resolve & RESOLVE_NO_SYMLINKS != 0,
         no_magic_links: resolve & RESOLVE_NO_MAGICLINKS != 0,
-        no_xdev: resolve & RESOLVE_NO_XDEV != 0,
+        no_crossing: resolve & RESOLVE_NO_XDEV != 0,
         beneath: resolve & RESOLVE_BENEATH != 0,
         in_root: resolve & RESOLVE_IN_ROOT != 0,
         ..wanted(flags as usize)
@@ -103,7 +105,7 @@ fn flagged(
     if flags & AT_EMPTY_PATH != 0 && names_nothing(call, path) {
         return call.as_given();
     }
-    let want = if flags & AT_SYMLINK_NOFOLLOW == 0 { Want::FOLLOW } else { Want::default() };
+    let want = if flags & AT_SYMLINK_NOFOLLOW == 0 { FOLLOW } else { NO_FOLLOW };
     call.at(dir, path, want, then)
 }
 
@@ -147,7 +149,7 @@ pub fn statx(call: &mut Call<'_>) -> Raw {
 /// access(2).
 pub fn access(call: &mut Call<'_>) -> Raw {
     let mode = call.args[1];
-    call.at(Fd::CWD, call.address(0), Want::FOLLOW, |call, at| {
+    call.at(Fd::CWD, call.address(0), FOLLOW, |call, at| {
         call.host(nr::FACCESSAT, [at.dir(), at.path, mode, 0, 0, 0])
     })
 }
@@ -155,7 +157,7 @@ pub fn access(call: &mut Call<'_>) -> Raw {
 /// faccessat(2), which has no flags.
 pub fn faccessat(call: &mut Call<'_>) -> Raw {
     let mode = call.args[2];
-    call.at(call.fd(0), call.address(1), Want::FOLLOW, |call, at| {
+    call.at(call.fd(0), call.address(1), FOLLOW, |call, at| {
         call.host(nr::FACCESSAT, [at.dir(), at.path, mode, 0, 0, 0])
     })
 }
@@ -176,7 +178,7 @@ pub fn name_to_handle_at(call: &mut Call<'_>) -> Raw {
     if flags & AT_EMPTY_PATH != 0 && names_nothing(call, call.address(1)) {
         return call.as_given();
     }
-    let want = if flags & AT_SYMLINK_FOLLOW != 0 { Want::FOLLOW } else { Want::default() };
+    let want = if flags & AT_SYMLINK_FOLLOW != 0 { FOLLOW } else { NO_FOLLOW };
     call.at(call.fd(0), call.address(1), want, |call, at| {
         let flags = if at.magic { flags } else { flags & !AT_SYMLINK_FOLLOW };
         call.host(nr::NAME_TO_HANDLE_AT, [at.dir(), at.path, handle, mount, flags, 0])
@@ -187,7 +189,7 @@ pub fn name_to_handle_at(call: &mut Call<'_>) -> Raw {
 pub fn inotify_add_watch(call: &mut Call<'_>) -> Raw {
     const IN_DONT_FOLLOW: usize = 0x0200_0000;
     let (watcher, mask) = (call.args[0], call.flags(2));
-    let want = if mask & IN_DONT_FOLLOW == 0 { Want::FOLLOW } else { Want::default() };
+    let want = if mask & IN_DONT_FOLLOW == 0 { FOLLOW } else { NO_FOLLOW };
     call.at(Fd::CWD, call.address(1), want, |call, at| {
         through_link(call, at, |path| {
             call.host(nr::INOTIFY_ADD_WATCH, [watcher, path, mask, 0, 0, 0])

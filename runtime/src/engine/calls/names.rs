@@ -1,7 +1,7 @@
 //! Calls that make, remove, rename and read names. They resolve the directory and never follow the last component, whatever slashes
 //! stand behind it (`fs/namei.c`, `filename_parentat`).
 
-use crate::engine::call::{At, Call, Last, last_of};
+use crate::engine::call::{At, Call, FOLLOW, NO_FOLLOW, PARENT};
 use crate::engine::hidden;
 use crate::engine::pool::Work;
 use crate::errno::Errno;
@@ -12,40 +12,18 @@ use crate::sys::nr;
 use crate::sys::raw::Raw;
 use crate::vfs::Want;
 
-/// What the last component is resolved as.
-const NEW: Want = Want { last_may_be_absent: true, parent_only: true, ..Want::NO_FOLLOW };
-const OLD: Want = Want { parent_only: true, ..Want::NO_FOLLOW };
-
-/// One path whose last component is made or removed. `refusal` says what the kernel says to a last component that is no name, once the
-/// directory was found.
+/// One path whose last component is made or removed.
 fn one(
     call: &mut Call<'_>,
     dir: Fd,
     path: Address,
-    want: Want,
-    refusal: impl FnOnce(Last) -> Errno,
     then: impl FnOnce(&Call<'_>, &At<'_>) -> Raw,
 ) -> Raw {
-    let run = || {
-        let mut taken = call.area()?;
-        let Work { first, told, start, area, .. } = taken.work();
-        let text = call.memory.read_string(path, first)?;
-        let last = last_of(text);
-        let at = call.locate(dir, path, text, want, told, start, area)?;
-        if last != Last::Name {
-            return Err(refusal(last));
-        }
-        Ok(call.process.mutating(|| then(call, &at)))
-    };
-    run().unwrap_or_else(|errno: Errno| errno.into())
-}
-
-fn exists(_: Last) -> Errno {
-    Errno::EEXIST
+    call.at(dir, path, PARENT, |call, at| call.process.mutating(|| then(call, at)))
 }
 
 fn mkdir_at(call: &mut Call<'_>, dir: Fd, path: Address, mode: usize) -> Raw {
-    one(call, dir, path, NEW, exists, |call, at| {
+    one(call, dir, path, |call, at| {
         call.host(nr::MKDIRAT, [at.dir(), at.path, mode, 0, 0, 0])
     })
 }
@@ -61,7 +39,7 @@ pub fn mkdirat(call: &mut Call<'_>) -> Raw {
 }
 
 fn mknod_at(call: &mut Call<'_>, dir: Fd, path: Address, mode: usize, device: usize) -> Raw {
-    one(call, dir, path, NEW, exists, |call, at| {
+    one(call, dir, path, |call, at| {
         call.host(nr::MKNODAT, [at.dir(), at.path, mode, device, 0, 0])
     })
 }
@@ -78,13 +56,7 @@ pub fn mknodat(call: &mut Call<'_>) -> Raw {
 
 fn unlink_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize) -> Raw {
     let directory = flags & AT_REMOVEDIR != 0;
-    let refusal = |last| match last {
-        _ if !directory => Errno::EISDIR,
-        Last::Dot => Errno::EINVAL,
-        Last::DotDot => Errno::ENOTEMPTY,
-        _ => Errno::EBUSY,
-    };
-    one(call, dir, path, OLD, refusal, |call, at| {
+    one(call, dir, path, |call, at| {
         let remove = || call.host(nr::UNLINKAT, [at.dir(), at.path, flags, 0, 0, 0]);
         let removed = remove();
         let is_full = removed == Errno::ENOTEMPTY.into() || removed == Errno::EEXIST.into();
@@ -120,7 +92,6 @@ fn two(
     (old_dir, old): Named,
     (new_dir, new): Named,
     want_old: Want,
-    refusal: Option<Errno>,
     then: impl FnOnce(&Call<'_>, &At<'_>, &At<'_>) -> Raw,
 ) -> Raw {
     let run = || {
@@ -128,27 +99,19 @@ fn two(
         let Work { first, second, told, start, second_start, area, second_area, .. } = taken.work();
         let old_text = call.memory.read_string(old, first)?;
         let new_text = call.memory.read_string(new, second)?;
-        let (old_last, new_last) = (last_of(old_text), last_of(new_text));
         let old_at = call.locate(old_dir, old, old_text, want_old, told, start, area)?;
-        let new_at = call.locate(new_dir, new, new_text, NEW, told, second_start, second_area)?;
-        match refusal {
-            Some(errno) if old_last != Last::Name || new_last != Last::Name => return Err(errno),
-            None if new_last != Last::Name => return Err(Errno::EEXIST),
-            _ => {}
-        }
+        let new_at = call.locate(new_dir, new, new_text, PARENT, told, second_start, second_area)?;
         Ok(call.process.mutating(|| then(call, &old_at, &new_at)))
     };
     run().unwrap_or_else(|errno: Errno| errno.into())
 }
 
 fn rename_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
-    const RENAME_NOREPLACE: usize = 1;
     const KNOWN: usize = 7;
     if flags & !KNOWN != 0 {
         return Errno::EINVAL.into();
     }
-    let refusal = if flags & RENAME_NOREPLACE != 0 { Errno::EEXIST } else { Errno::EBUSY };
-    two(call, old, new, OLD, Some(refusal), |call, old, new| {
+    two(call, old, new, PARENT, |call, old, new| {
         let rename = || {
             call.host(nr::RENAMEAT2, [old.dir(), old.path, new.dir(), new.path, flags, 0])
         };
@@ -180,12 +143,12 @@ fn link_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
     }
     if flags & AT_EMPTY_PATH != 0 && super::files::names_nothing(call, old.1) {
         let (fd, empty) = (old.0.0 as isize as usize, c"".as_ptr().addr());
-        return one(call, new.0, new.1, NEW, exists, |call, at| {
+        return one(call, new.0, new.1, |call, at| {
             call.host(nr::LINKAT, [fd, empty, at.dir(), at.path, flags, 0])
         });
     }
-    let want = if flags & AT_SYMLINK_FOLLOW != 0 { Want::FOLLOW } else { Want::NO_FOLLOW };
-    two(call, old, new, want, None, |call, old, new| {
+    let want = if flags & AT_SYMLINK_FOLLOW != 0 { FOLLOW } else { NO_FOLLOW };
+    two(call, old, new, want, |call, old, new| {
         let flags = if old.magic { AT_SYMLINK_FOLLOW } else { 0 };
         call.host(nr::LINKAT, [old.dir(), old.path, new.dir(), new.path, flags, 0])
     })
@@ -204,7 +167,7 @@ pub fn linkat(call: &mut Call<'_>) -> Raw {
 
 /// The text of a symlink is the guest's: it is stored as it stands.
 fn symlink_at(call: &mut Call<'_>, text: usize, dir: Fd, path: Address) -> Raw {
-    one(call, dir, path, NEW, exists, |call, at| {
+    one(call, dir, path, |call, at| {
         call.host(nr::SYMLINKAT, [text, at.dir(), at.path, 0, 0, 0])
     })
 }
