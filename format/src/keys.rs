@@ -359,14 +359,17 @@ impl<'a> Keys<'a> {
     }
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 mod check;
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 pub use write::KeysContent;
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 mod write {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
     use super::{DeviceRow, DirKey, FileKey, IDENTITY_CHUNK, Seal, identity_hash};
     use crate::error::FormatError;
     use crate::header::rows::encode;
