@@ -6,5 +6,6 @@
 
 pub mod index;
 pub mod options;
+pub mod sys;
 pub mod text;
 pub mod trace;
