@@ -8,7 +8,7 @@
 //! | [`vfs`] | where a guest path leads |
 //! | `loader` | ELF files to mappings and stack |
 //! | `engine` | the guest's system calls |
-//! | `guest`, `sys` | the guest's memory, the host's calls |
+//! | `guest`, [`sys`] | the guest's memory, the host's calls |
 //! | [`trace`] | what a run counts |
 #![no_std]
 
@@ -21,7 +21,6 @@ pub mod index;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod loader;
 pub mod options;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod sys;
 pub mod text;
 pub mod trace;
