@@ -25,7 +25,9 @@ impl Arena {
     /// # Errors
     /// ENOMEM.
     pub fn new() -> Result<Self, Errno> {
-        Ok(Self { left: anonymous(CHUNK)? })
+        Ok(Self {
+            left: anonymous(CHUNK)?,
+        })
     }
 
     /// Zeroed bytes at a multiple of 16.

@@ -137,7 +137,13 @@ impl Call<'_> {
     ) -> Raw {
         let run = || {
             let mut taken = self.area()?;
-            let Work { first, told, start, area, .. } = taken.work();
+            let Work {
+                first,
+                told,
+                start,
+                area,
+                ..
+            } = taken.work();
             let path = self.memory.read_string(from, first)?;
             let at = self.locate(dir, from, path, want, told, start, area)?;
             Ok(then(self, &at))
@@ -153,7 +159,7 @@ impl Call<'_> {
         &self,
         dir: Fd,
         given: Address,
-        path: &mut [u8],
+        path: &[u8],
         want: Want,
         told: &mut Text,
         start: &mut PathBuf<AT_ROOM>,
@@ -166,7 +172,12 @@ impl Call<'_> {
             start.set(b"/")?;
         } else if !self.directory(dir, told, start)? {
             let magic = want.last == Last::Follow;
-            return Ok(At { dir, path: given.0, magic, ..At::NOWHERE });
+            return Ok(At {
+                dir,
+                path: given.0,
+                magic,
+                ..At::NOWHERE
+            });
         }
         self.walk(path, want, told, start, area)
     }
@@ -186,11 +197,20 @@ impl Call<'_> {
             let path = if turn == 0 { path } else { &told[..beyond] };
             // SAFETY: what is found borrows the area for the rest of this turn, or, in the turn that returns it, for 'w.
             let area = unsafe { &mut *core::ptr::from_mut(area) };
-            match self.process.vfs.resolve(self.process, area, from, path, want) {
+            match self
+                .process
+                .vfs
+                .resolve(self.process, area, from, path, want)
+            {
                 Found::Host(place) => return self.place(&place, false),
                 Found::Synthetic(place) => return self.synthetic(&place, want),
                 Found::Definite(errno) => return Err(errno),
-                Found::Text(text) => return Ok(At { text: Some(text), ..At::NOWHERE }),
+                Found::Text(text) => {
+                    return Ok(At {
+                        text: Some(text),
+                        ..At::NOWHERE
+                    });
+                }
                 Found::Reserved { .. } => return Err(Errno::EPERM),
                 Found::Magic { place, text, rest } => {
                     if rest.is_empty() && !magic::is_ours(self.process, &place, text) {
@@ -262,7 +282,11 @@ impl Call<'_> {
         };
         if !told.starts_with(b"/") {
             // Of a descriptor: a pipe or the like. Of the working directory: one that cannot be reached from the host's root.
-            return if dir == Fd::CWD { Ok(false) } else { Err(Errno::ENOTDIR) };
+            return if dir == Fd::CWD {
+                Ok(false)
+            } else {
+                Err(Errno::ENOTDIR)
+            };
         }
         // A directory may also be called so; one that was deleted has no link left.
         if dir != Fd::CWD && told.ends_with(DELETED) && fstat(dir).is_ok_and(|dir| dir.nlink == 0) {
@@ -288,7 +312,10 @@ pub fn fd_link(fd: Fd, into: &mut [u8; 32]) -> Option<&CStr> {
             break;
         }
     }
-    for (to, digit) in into[PREFIX.len()..].iter_mut().zip(digits[..count].iter().rev()) {
+    for (to, digit) in into[PREFIX.len()..]
+        .iter_mut()
+        .zip(digits[..count].iter().rev())
+    {
         *to = *digit;
     }
     let end = PREFIX.len() + count;
@@ -304,7 +331,10 @@ mod tests {
     fn a_descriptor_has_a_link_and_a_negative_number_has_none() {
         let mut text = [0; 32];
         assert_eq!(fd_link(Fd(0), &mut text), Some(c"/proc/self/fd/0"));
-        assert_eq!(fd_link(Fd(i32::MAX), &mut text), Some(c"/proc/self/fd/2147483647"));
+        assert_eq!(
+            fd_link(Fd(i32::MAX), &mut text),
+            Some(c"/proc/self/fd/2147483647")
+        );
         assert_eq!(fd_link(Fd(-1), &mut text), None);
     }
 }

@@ -12,7 +12,8 @@ use super::start::{FAILED, NOT_EXECUTABLE, NOT_FOUND, Vector, fail, launch, set_
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::loader::elf::{Header, NotLoadable};
-use crate::options::{Bind, Command, Inherited, Mount as Row, RunOptions, parse};
+use crate::options::inherited::Mount as Row;
+use crate::options::{Bind, Command, Inherited, RunOptions, parse};
 use crate::sys::abi::{
     O_CLOEXEC, O_DIRECTORY, O_PATH, PATH_MAX, S_IFDIR, S_IFMT, SIG_SETMASK, SignalSet,
 };
@@ -46,9 +47,15 @@ fn sibling(vector: &Vector) -> ! {
     const ELSEWHERE: &[u8] = b"../libexec/elfuse/elfuse-tools";
     let mut own = [0; PATH_MAX];
     let len = readlinkat(Fd::CWD, c"/proc/self/exe", &mut own).unwrap_or_else(|errno| {
-        fail(format_args!("cannot read /proc/self/exe: {}; is /proc mounted?", errno.text()))
+        fail(format_args!(
+            "cannot read /proc/self/exe: {}; is /proc mounted?",
+            errno.text()
+        ))
     });
-    let dir = own[..len].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let dir = own[..len]
+        .iter()
+        .rposition(|byte| *byte == b'/')
+        .map_or(0, |slash| slash + 1);
     let mut last = Errno::ENOENT;
     for place in [NAME, ELSEWHERE] {
         let end = dir + place.len();
@@ -57,7 +64,9 @@ fn sibling(vector: &Vector) -> ! {
         }
         own[dir..end].copy_from_slice(place);
         own[end] = 0;
-        let Ok(path) = CStr::from_bytes_with_nul(&own[..=end]) else { continue };
+        let Ok(path) = CStr::from_bytes_with_nul(&own[..=end]) else {
+            continue;
+        };
         last = exec::host_program(path, vector.arguments_from(0), vector.environment_address());
     }
     fail(format_args!(
@@ -102,7 +111,8 @@ impl Setting {
         path: &[u8],
     ) -> Result<(&'static [u8], bool), Errno> {
         let want = Want::new(Last::Create);
-        let (guest, exists) = match vfs.resolve(process, self.area, Start::Guest(b"/"), path, want) {
+        let (guest, exists) = match vfs.resolve(process, self.area, Start::Guest(b"/"), path, want)
+        {
             Found::Host(place) | Found::Synthetic(place) => {
                 let exists = crate::vfs::Host::stat(process, place.location).is_ok();
                 (place.guest, exists)
@@ -124,10 +134,17 @@ fn run(vector: Vector, options: &RunOptions<'static>) -> ! {
     let mut setting =
         Setting::new().unwrap_or_else(|errno| fail(format_args!("no memory: {}", errno.text())));
     let (sysroot, is_directory) = setting.real(options.sysroot).unwrap_or_else(|errno| {
-        fail(format_args!("--sysroot {}: {}", Shown(options.sysroot), errno.text()))
+        fail(format_args!(
+            "--sysroot {}: {}",
+            Shown(options.sysroot),
+            errno.text()
+        ))
     });
     if !is_directory {
-        fail(format_args!("--sysroot {}: not a directory", Shown(options.sysroot)));
+        fail(format_args!(
+            "--sysroot {}: not a directory",
+            Shown(options.sysroot)
+        ));
     }
     let process = settle(&mut setting, &vector, options, sysroot);
     enter_workdir(&mut setting, process, options);
@@ -150,9 +167,16 @@ fn settle(
     sysroot: &'static [u8],
 ) -> &'static Process {
     let no_memory = |errno: Errno| -> ! { fail(format_args!("no memory: {}", errno.text())) };
-    let path = setting.arena.string(sysroot).unwrap_or_else(|errno| no_memory(errno));
+    let path = setting
+        .arena
+        .string(sysroot)
+        .unwrap_or_else(|errno| no_memory(errno));
     let (sysroot_dev, sysroot_ino) = identity(path).unwrap_or_else(|errno| {
-        fail(format_args!("--sysroot {}: {}", Shown(sysroot), errno.text()))
+        fail(format_args!(
+            "--sysroot {}: {}",
+            Shown(sysroot),
+            errno.text()
+        ))
     });
     let index_dir = options.index_dir.map(|dir| match setting.real(dir) {
         Ok((dir, true)) => dir,
@@ -184,7 +208,14 @@ fn settle(
     if options.default_binds {
         for path in [&b"/proc"[..], b"/sys", b"/dev", b"/tmp"] {
             if let Ok((host, _)) = setting.real(path) {
-                add(&mut mounts, Mount { guest: path, host, procfs: path == b"/proc" });
+                add(
+                    &mut mounts,
+                    Mount {
+                        guest: path,
+                        host,
+                        procfs: path == b"/proc",
+                    },
+                );
             }
         }
     }
@@ -192,7 +223,9 @@ fn settle(
     let probe = set_up(&mut setting.arena, run, mounts.clone());
     let vfs = Vfs::new(probe.vfs.mounts());
     if options.default_binds {
-        let home = vector.environment().find_map(|variable| variable.strip_prefix(b"HOME="));
+        let home = vector
+            .environment()
+            .find_map(|variable| variable.strip_prefix(b"HOME="));
         let mut cwd = [0; PATH_MAX];
         let cwd = getcwd(&mut cwd).ok().filter(|cwd| cwd.starts_with(b"/"));
         let cwd = cwd.filter(|cwd| crate::vfs::path::below(cwd, sysroot).is_none());
@@ -205,11 +238,24 @@ fn settle(
     }
     let mut rows = Inherited::no_mounts();
     for row in mounts.rows() {
-        if rows.push(Row { guest: row.guest, host: row.host }).is_err() {
+        if rows
+            .push(Row {
+                guest: row.guest,
+                host: row.host,
+            })
+            .is_err()
+        {
             fail(format_args!("more mounts than there can be"));
         }
     }
-    set_up(&mut setting.arena, Inherited { mounts: rows, ..run }, mounts)
+    set_up(
+        &mut setting.arena,
+        Inherited {
+            mounts: rows,
+            ..run
+        },
+        mounts,
+    )
 }
 
 fn add(mounts: &mut Mounts<'static>, mount: Mount<'static>) {
@@ -233,11 +279,22 @@ fn offer(
     if !path.starts_with(b"/") || path == b"/" {
         return;
     }
-    let Ok((host, true)) = setting.real(path) else { return };
-    let Ok((guest, false)) = setting.guest(process, vfs, path) else { return };
+    let Ok((host, true)) = setting.real(path) else {
+        return;
+    };
+    let Ok((guest, false)) = setting.guest(process, vfs, path) else {
+        return;
+    };
     let is_shown = mounts.over(guest).is_some();
     if !is_shown && guest != b"/" {
-        add(mounts, Mount { guest, host, procfs: false });
+        add(
+            mounts,
+            Mount {
+                guest,
+                host,
+                procfs: false,
+            },
+        );
     }
 }
 
@@ -249,7 +306,11 @@ fn bind_to(
     bind: &Bind<'static>,
 ) {
     let (host, _) = setting.real(bind.host).unwrap_or_else(|errno| {
-        fail(format_args!("--bind {}: {}", Shown(bind.host), errno.text()))
+        fail(format_args!(
+            "--bind {}: {}",
+            Shown(bind.host),
+            errno.text()
+        ))
     });
     let wanted = bind.guest.unwrap_or(host);
     let (guest, _) = setting.guest(process, vfs, wanted).unwrap_or_else(|errno| {
@@ -260,7 +321,14 @@ fn bind_to(
             errno.text()
         ))
     });
-    add(mounts, Mount { guest, host, procfs: false });
+    add(
+        mounts,
+        Mount {
+            guest,
+            host,
+            procfs: false,
+        },
+    );
 }
 
 /// Puts the process where the guest is to start: at `--workdir`, or where it is, or, where the sysroot has that path, there.
@@ -274,15 +342,19 @@ fn enter_workdir(setting: &mut Setting, process: &'static Process, options: &Run
         None if is_shown => return,
         None => told,
     };
-    let Ok(path) = setting.arena.string(wanted) else { return };
+    let Ok(path) = setting.arena.string(wanted) else {
+        return;
+    };
     let mut mask = SignalSet::default();
     let mut call = plain_call(process, &mut mask);
     call.args[0] = path.as_ptr().addr();
     match directories::chdir(&mut call).result() {
         Ok(_) => {}
-        Err(errno) if options.workdir.is_some() => {
-            fail(format_args!("--workdir {}: {}", Shown(wanted), errno.text()))
-        }
+        Err(errno) if options.workdir.is_some() => fail(format_args!(
+            "--workdir {}: {}",
+            Shown(wanted),
+            errno.text()
+        )),
         // Nothing of the guest's is there: its root is.
         Err(_) => {
             call.args[0] = c"/".as_ptr().addr();
@@ -292,7 +364,13 @@ fn enter_workdir(setting: &mut Setting, process: &'static Process, options: &Run
 }
 
 fn plain_call<'c>(process: &'static Process, mask: &'c mut SignalSet) -> Call<'c> {
-    Call { nr: nr::EXECVE, args: [0; 6], mask, memory: Memory::Direct, process }
+    Call {
+        nr: nr::EXECVE,
+        args: [0; 6],
+        mask,
+        memory: Memory::Direct,
+        process,
+    }
 }
 
 fn find_and_start(
@@ -309,7 +387,10 @@ fn find_and_start(
     let own_mask = mask;
     let call = plain_call(process, &mut mask);
     let (path, file) = if program.contains(&b'/') {
-        let path = setting.arena.string(program).unwrap_or_else(|errno| refuse(process, program, errno));
+        let path = setting
+            .arena
+            .string(program)
+            .unwrap_or_else(|errno| refuse(process, program, errno));
         match exec::open_guest(&call, path.to_bytes()) {
             Ok(file) => (path, file),
             Err(errno) => refuse(process, program, errno),
@@ -318,7 +399,8 @@ fn find_and_start(
         search(&mut setting, &call, &vector, options)
     };
     let mut start = [0; 256];
-    let len = pread(file, &mut start, 0).unwrap_or_else(|errno| refuse(process, path.to_bytes(), errno));
+    let len =
+        pread(file, &mut start, 0).unwrap_or_else(|errno| refuse(process, path.to_bytes(), errno));
     let start = &start[..len];
     let is_script = start.starts_with(b"#!");
     if !is_script && let Err(why) = Header::parse(start) {
@@ -328,8 +410,11 @@ fn find_and_start(
     if is_script || edits_environment {
         close(file);
         let environment = if edits_environment {
-            exec::vector_of(&mut setting.arena, options.guest_environment(vector.environment()))
-                .unwrap_or_else(|errno| fail(format_args!("environment: {}", errno.text())))
+            exec::vector_of(
+                &mut setting.arena,
+                options.guest_environment(vector.environment()),
+            )
+            .unwrap_or_else(|errno| fail(format_args!("environment: {}", errno.text())))
         } else {
             vector.environment_address()
         };
@@ -346,7 +431,11 @@ fn find_and_start(
     }
     let (exe, execfn) = exec::identity(&call, &mut setting.arena, path.to_bytes())
         .unwrap_or_else(|errno| refuse(process, path.to_bytes(), errno));
-    let run = Inherited { exe, execfn, ..process.run };
+    let run = Inherited {
+        exe,
+        execfn,
+        ..process.run
+    };
     let process = set_up(&mut setting.arena, run, process.vfs.mounts().clone());
     launch(&mut setting.arena, process, vector, skip, file, own_mask)
 }
@@ -408,7 +497,11 @@ fn refuse(process: &Process, program: &[u8], errno: Errno) -> ! {
         errno.text(),
     ));
     let is_missing = errno == Errno::ENOENT || errno == Errno::ENOTDIR;
-    exit(if is_missing { NOT_FOUND } else { NOT_EXECUTABLE })
+    exit(if is_missing {
+        NOT_FOUND
+    } else {
+        NOT_EXECUTABLE
+    })
 }
 
 fn not_loadable(program: &[u8], why: NotLoadable) -> ! {
@@ -427,9 +520,9 @@ fn not_loadable(program: &[u8], why: NotLoadable) -> ! {
         NotLoadable::NotExecutable => say(format_args!(
             "cannot run {program}: an ELF file, but neither a program nor a shared object"
         )),
-        NotLoadable::Malformed(what) => {
-            say(format_args!("cannot run {program}: malformed ELF file: {what}"))
-        }
+        NotLoadable::Malformed(what) => say(format_args!(
+            "cannot run {program}: malformed ELF file: {what}"
+        )),
     }
     exit(NOT_EXECUTABLE)
 }

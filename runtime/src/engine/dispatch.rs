@@ -1,7 +1,7 @@
 //! The table: which system calls are trapped, what is done for each, and which test covers it.
 
-use super::calls::{attributes, directories, files, names, refused, signals, sockets};
 use super::call::Call;
+use super::calls::{attributes, directories, files, names, refused, signals, sockets};
 use super::exec;
 use super::process::process;
 use crate::guest::Memory;
@@ -197,7 +197,13 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
         registers.r9,
     ];
     let memory = Memory::under(context.mask);
-    let mut call = Call { nr, args, mask: &mut context.mask, memory, process: process() };
+    let mut call = Call {
+        nr,
+        args,
+        mask: &mut context.mask,
+        memory,
+        process: process(),
+    };
     registers.rax = serve(&mut call).0.cast_unsigned();
     true
 }

@@ -22,12 +22,11 @@ use crate::loader::script::{WINDOW, shebang};
 use crate::options::{Inherited, List};
 use crate::sys::abi::{
     AT_EACCESS, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, F_SETFD, FD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW,
-    O_NONBLOCK, O_RDONLY, PATH_MAX, PROT_READ, PROT_WRITE, S_IFLNK, S_IFMT, S_IFREG, SIG_BLOCK, SIG_SETMASK,
-    SIGTRAP, SignalSet,
+    O_NONBLOCK, O_RDONLY, PATH_MAX, PROT_READ, PROT_WRITE, S_IFLNK, S_IFMT, S_IFREG, SIG_BLOCK,
+    SIG_SETMASK, SIGTRAP, SignalSet,
 };
 use crate::sys::host::{
-    Fd, close, faccessat2, fcntl, fstat, lstatat, openat, pread, readlinkat,
-    signal_mask,
+    Fd, close, faccessat2, fcntl, fstat, lstatat, openat, pread, readlinkat, signal_mask,
 };
 use crate::sys::memory::{Place, map, unmap};
 use crate::sys::nr;
@@ -100,7 +99,12 @@ fn open(at: &At<'_>) -> Result<Fd, Errno> {
     }
     let no_follow = if at.magic { 0 } else { O_NOFOLLOW };
     faccessat2(at.dir, host, X_OK, AT_EACCESS | at.no_follow())?;
-    let file = openat(at.dir, host, O_RDONLY | O_NONBLOCK | O_CLOEXEC | no_follow, 0)?;
+    let file = openat(
+        at.dir,
+        host,
+        O_RDONLY | O_NONBLOCK | O_CLOEXEC | no_follow,
+        0,
+    )?;
     regular(file)
 }
 
@@ -133,11 +137,17 @@ fn refusal(why: NotLoadable) -> Errno {
 ///
 /// # Errors
 /// ENOEXEC, EIO, ENOMEM.
-pub fn interpreter<'b>(file: Fd, start: &[u8], room: &'b mut [u8]) -> Result<Option<&'b mut [u8]>, Errno> {
+pub fn interpreter<'b>(
+    file: Fd,
+    start: &[u8],
+    room: &'b mut [u8],
+) -> Result<Option<&'b mut [u8]>, Errno> {
     let header = Header::parse(start).map_err(refusal)?;
     let len = header.phdrs_len();
     // 8 KiB of program headers are 146 segments, which no linker makes; the rest of the room is the path's.
-    let (phdrs, path) = room.split_at_mut_checked(PATH_MAX * 2).ok_or(Errno::ENOMEM)?;
+    let (phdrs, path) = room
+        .split_at_mut_checked(PATH_MAX * 2)
+        .ok_or(Errno::ENOMEM)?;
     let phdrs = phdrs.get_mut(..len).ok_or(Errno::ENOEXEC)?;
     if pread(file, phdrs, header.phdr_offset)? != len || len % PHDR_LEN != 0 {
         return Err(Errno::ENOEXEC);
@@ -157,7 +167,10 @@ pub fn interpreter<'b>(file: Fd, start: &[u8], room: &'b mut [u8]) -> Result<Opt
     }
     match path.split_last_mut() {
         Some((0, path)) => {
-            let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
+            let end = path
+                .iter()
+                .position(|byte| *byte == 0)
+                .unwrap_or(path.len());
             Ok(Some(&mut path[..end]))
         }
         _ => Err(Errno::ENOEXEC),
@@ -182,9 +195,18 @@ fn ready<'b>(
                 for word in backwards.iter().rev() {
                     words.push(*word).map_err(full)?;
                 }
-                return Ok(Ready { file, strings, exe, execfn, words });
+                return Ok(Ready {
+                    file,
+                    strings,
+                    exe,
+                    execfn,
+                    words,
+                });
             }
-            Ok(Next::Script { interpreter, argument }) => {
+            Ok(Next::Script {
+                interpreter,
+                argument,
+            }) => {
                 close(file);
                 if backwards.is_empty() {
                     backwards.push(execfn).map_err(full)?;
@@ -209,9 +231,19 @@ fn ready<'b>(
 /// Opens the program at a guest path of our own; its canonical guest path.
 fn open_path(call: &Call<'_>, strings: &mut Strings<'_>, path: Kept) -> Result<(Fd, Kept), Errno> {
     let mut taken = call.area()?;
-    let Work { told, start, area, .. } = taken.work();
+    let Work {
+        told, start, area, ..
+    } = taken.work();
     let text = strings.get(path);
-    let at = call.locate(Fd::CWD, Address(strings.address(path)), text, FOLLOW, told, start, area)?;
+    let at = call.locate(
+        Fd::CWD,
+        Address(strings.address(path)),
+        text,
+        FOLLOW,
+        told,
+        start,
+        area,
+    )?;
     let file = open(&at)?;
     let exe = strings.keep(at.guest.unwrap_or(b"/"))?;
     Ok((file, exe))
@@ -223,7 +255,9 @@ fn open_path(call: &Call<'_>, strings: &mut Strings<'_>, path: Kept) -> Result<(
 /// What execve(2) returns.
 pub fn open_guest(call: &Call<'_>, path: &[u8]) -> Result<Fd, Errno> {
     let mut taken = call.area()?;
-    let Work { told, start, area, .. } = taken.work();
+    let Work {
+        told, start, area, ..
+    } = taken.work();
     let at = call.locate(Fd::CWD, Address(0), path, FOLLOW, told, start, area)?;
     open(&at)
 }
@@ -238,7 +272,9 @@ pub fn identity(
     path: &[u8],
 ) -> Result<(&'static [u8], &'static [u8]), Errno> {
     let mut taken = call.area()?;
-    let Work { told, start, area, .. } = taken.work();
+    let Work {
+        told, start, area, ..
+    } = taken.work();
     let at = call.locate(Fd::CWD, Address(0), path, FOLLOW, told, start, area)?;
     let exe = arena.string(at.guest.unwrap_or(b"/"))?.to_bytes();
     Ok((exe, arena.string(path)?.to_bytes()))
@@ -264,13 +300,21 @@ pub fn vector_of(
 /// Executes a program of the host's in the place of this one; why that failed.
 pub fn host_program(path: &CStr, arguments: usize, environment: usize) -> Errno {
     // SAFETY: a live path, and two vectors of the initial stack.
-    let failed = unsafe { call_(nr::EXECVE, [path.as_ptr().addr(), arguments, environment, 0, 0, 0]) };
+    let failed = unsafe {
+        call_(
+            nr::EXECVE,
+            [path.as_ptr().addr(), arguments, environment, 0, 0, 0],
+        )
+    };
     failed.result().err().unwrap_or(Errno::EIO)
 }
 
 enum Next {
     Elf,
-    Script { interpreter: Kept, argument: Option<Kept> },
+    Script {
+        interpreter: Kept,
+        argument: Option<Kept>,
+    },
 }
 
 fn check(call: &Call<'_>, file: Fd, strings: &mut Strings<'_>) -> Result<Next, Errno> {
@@ -281,8 +325,14 @@ fn check(call: &Call<'_>, file: Fd, strings: &mut Strings<'_>) -> Result<Next, E
         Some(None) => return Err(Errno::ENOEXEC),
         Some(Some(line)) => {
             let interpreter = strings.keep(line.interpreter)?;
-            let argument = line.argument.map(|argument| strings.keep(argument)).transpose()?;
-            return Ok(Next::Script { interpreter, argument });
+            let argument = line
+                .argument
+                .map(|argument| strings.keep(argument))
+                .transpose()?;
+            return Ok(Next::Script {
+                interpreter,
+                argument,
+            });
         }
         None => {}
     }
@@ -315,13 +365,19 @@ pub struct Vectors {
 
 /// execve(2).
 pub fn execve(call: &mut Call<'_>) -> Raw {
-    let vectors = Vectors { arguments: call.address(1), environment: call.address(2) };
+    let vectors = Vectors {
+        arguments: call.address(1),
+        environment: call.address(2),
+    };
     execute(call, Fd::CWD, call.address(0), 0, vectors).into()
 }
 
 /// execveat(2).
 pub fn execveat(call: &mut Call<'_>) -> Raw {
-    let vectors = Vectors { arguments: call.address(2), environment: call.address(3) };
+    let vectors = Vectors {
+        arguments: call.address(2),
+        environment: call.address(3),
+    };
     let flags = call.flags(4);
     if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return Errno::EINVAL.into();
@@ -342,9 +398,28 @@ pub fn execute(
 ) -> Result<usize, Errno> {
     let mut taken = call.area()?;
     let owner = core::ptr::from_ref(taken.owner());
-    let Work { first, second, told, start, area, scratch, state, vector, .. } = taken.work();
-    let strings = Strings { bytes: scratch, len: 0 };
-    let rooms = Rooms { first, second, told, start, area };
+    let Work {
+        first,
+        second,
+        told,
+        start,
+        area,
+        scratch,
+        state,
+        vector,
+        ..
+    } = taken.work();
+    let strings = Strings {
+        bytes: scratch,
+        len: 0,
+    };
+    let rooms = Rooms {
+        first,
+        second,
+        told,
+        start,
+        area,
+    };
     let ready = open_ready(call, dir, path, flags, strings, rooms)?;
     let result = replace(call, &ready, vectors, state, vector, owner);
     close(ready.file);
@@ -372,7 +447,13 @@ fn open_ready<'w>(
     mut strings: Strings<'w>,
     rooms: Rooms<'_>,
 ) -> Result<Ready<'w>, Errno> {
-    let Rooms { first, second, told, start, area } = rooms;
+    let Rooms {
+        first,
+        second,
+        told,
+        start,
+        area,
+    } = rooms;
     if flags & AT_EMPTY_PATH != 0 && names_nothing(call, path) {
         let mut text = [0; 32];
         let link = fd_link(dir, &mut text).ok_or(Errno::EBADF)?;
@@ -386,16 +467,28 @@ fn open_ready<'w>(
         let exe = match call.process.vfs.mounts().to_guest(&told[..len], start) {
             Ok(()) => strings.keep(start.as_bytes())?,
             // A memfd or the like: shown as the host shows it, which needs a slash in front here.
-            Err(_) => strings.keep(if told.starts_with(b"/") { &told[..len] } else { b"/" })?,
+            Err(_) => strings.keep(if told.starts_with(b"/") {
+                &told[..len]
+            } else {
+                b"/"
+            })?,
         };
         let execfn = strings.keep(dev_fd(dir, b"", second)?)?;
         return ready(call, file, strings, exe, execfn);
     }
-    let text = call.memory.read_string(path, first)?;
+    let text = &*call.memory.read_string(path, first)?;
     let by_dir = dir != Fd::CWD && !text.starts_with(b"/");
-    let execfn = if by_dir { dev_fd(dir, text, second)? } else { text };
+    let execfn = if by_dir {
+        dev_fd(dir, text, second)?
+    } else {
+        text
+    };
     let execfn = strings.keep(execfn)?;
-    let want = if flags & AT_SYMLINK_NOFOLLOW != 0 { NO_FOLLOW } else { FOLLOW };
+    let want = if flags & AT_SYMLINK_NOFOLLOW != 0 {
+        NO_FOLLOW
+    } else {
+        FOLLOW
+    };
     let at = call.locate(dir, path, text, want, told, start, area)?;
     let file = open(&at)?;
     let exe = match strings.keep(at.guest.unwrap_or(b"/")) {
@@ -413,10 +506,17 @@ fn dev_fd<'b>(dir: Fd, path: &[u8], into: &'b mut Text) -> Result<&'b [u8], Errn
     let mut text = [0; 32];
     let link = fd_link(dir, &mut text).ok_or(Errno::EBADF)?.to_bytes();
     let number = link.strip_prefix(b"/proc/self/fd/").unwrap_or(link);
-    let parts = [&b"/dev/fd/"[..], number, if path.is_empty() { b"" } else { b"/" }, path];
+    let parts = [
+        &b"/dev/fd/"[..],
+        number,
+        if path.is_empty() { b"" } else { b"/" },
+        path,
+    ];
     let mut len = 0;
     for part in parts {
-        into.get_mut(len..len + part.len()).ok_or(Errno::ENAMETOOLONG)?.copy_from_slice(part);
+        into.get_mut(len..len + part.len())
+            .ok_or(Errno::ENAMETOOLONG)?
+            .copy_from_slice(part);
         len += part.len();
     }
     Ok(&into[..len])
@@ -459,7 +559,11 @@ fn count(call: &Call<'_>, vector: Address) -> Result<usize, Errno> {
         return Ok(0);
     }
     for number in 0..MOST {
-        if call.memory.read_word(vector.plus(number * size_of::<usize>()))? == 0 {
+        if call
+            .memory
+            .read_word(vector.plus(number * size_of::<usize>()))?
+            == 0
+        {
             return Ok(number);
         }
     }
@@ -537,7 +641,10 @@ fn go(
     let path = c"/proc/self/exe".as_ptr().addr();
     // SAFETY: see the top.
     let failed = unsafe {
-        call_(nr::EXECVE, [path, arguments.as_ptr().addr(), environment.0, 0, 0, 0])
+        call_(
+            nr::EXECVE,
+            [path, arguments.as_ptr().addr(), environment.0, 0, 0, 0],
+        )
     };
     if shared {
         super::pool::stay_with_image();

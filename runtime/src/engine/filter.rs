@@ -69,7 +69,10 @@ impl Program {
                 before = now;
             }
         }
-        let mut program = Self { code: [SockFilter::default(); MAX_LEN], len: 0 };
+        let mut program = Self {
+            code: [SockFilter::default(); MAX_LEN],
+            len: 0,
+        };
         program.push(LOAD_WORD, ARCH)?;
         let arch = program.push(JUMP_EQUAL, AUDIT_ARCH_X86_64)?;
         program.push(LOAD_WORD, NR)?;
@@ -102,7 +105,12 @@ impl Program {
 
     fn push(&mut self, code: u16, k: u32) -> Result<usize, TooLong> {
         let at = self.len;
-        *self.code.get_mut(at).ok_or(TooLong)? = SockFilter { code, jt: 0, jf: 0, k };
+        *self.code.get_mut(at).ok_or(TooLong)? = SockFilter {
+            code,
+            jt: 0,
+            jf: 0,
+            k,
+        };
         self.len += 1;
         Ok(at)
     }
@@ -185,9 +193,17 @@ mod tests {
         let program = Program::new(OWN, &traps).unwrap();
         for nr in (0..600).chain([X32 - 1]) {
             let trapped = nr < NUMBERS && traps(Nr(nr));
-            let wanted = if trapped { SECCOMP_RET_TRAP } else { SECCOMP_RET_ALLOW };
+            let wanted = if trapped {
+                SECCOMP_RET_TRAP
+            } else {
+                SECCOMP_RET_ALLOW
+            };
             assert_eq!(run(&program, AUDIT_ARCH_X86_64, nr, 0x7fff), wanted, "{nr}");
-            assert_eq!(run(&program, AUDIT_ARCH_X86_64, nr, OWN), SECCOMP_RET_ALLOW, "{nr}");
+            assert_eq!(
+                run(&program, AUDIT_ARCH_X86_64, nr, OWN),
+                SECCOMP_RET_ALLOW,
+                "{nr}"
+            );
         }
     }
 

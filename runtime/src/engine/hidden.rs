@@ -123,7 +123,12 @@ mod tests {
     #[test]
     fn what_is_left_of_a_listing_is_what_was_not_hidden_wherever_that_stood() {
         for layout in [Layout::NEW, Layout::OLD] {
-            for names in [&["x", "a", "b"][..], &["a", "x", "b"], &["a", "b", "x"], &["x", "a", "x", "b"]] {
+            for names in [
+                &["x", "a", "b"][..],
+                &["a", "x", "b"],
+                &["a", "b", "x"],
+                &["x", "a", "x", "b"],
+            ] {
                 let mut bytes = listing(layout, names);
                 let left = layout.retain(&mut bytes, |name| name == b"x");
                 assert_eq!(bytes[..left], listing(layout, &["a", "b"]));

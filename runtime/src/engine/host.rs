@@ -12,7 +12,10 @@ use crate::vfs::shadow::Mismatch;
 use crate::vfs::{Base, Host, HostStat, Location, Nanos};
 
 fn time(of: TimeSpec) -> Time {
-    Time { secs: of.secs, nanos: of.nanos as u32 }
+    Time {
+        secs: of.secs,
+        nanos: of.nanos as u32,
+    }
 }
 
 impl Process {

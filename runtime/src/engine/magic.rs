@@ -61,7 +61,12 @@ pub fn shown<'t>(
         None => (text, &b""[..]),
     };
     // A deleted file's path is none that exists; it is shown by the place it had.
-    match process.vfs.mounts().to_guest(path, into).and_then(|()| into.extend(deleted)) {
+    match process
+        .vfs
+        .mounts()
+        .to_guest(path, into)
+        .and_then(|()| into.extend(deleted))
+    {
         Ok(()) => into.as_bytes(),
         Err(_) => text,
     }

@@ -99,14 +99,21 @@ impl Pool {
         let areas = anonymous(AREAS * size_of::<Work>())?;
         // SAFETY: a zeroed page is a `ForkPage`: atomics of 0; page-aligned, never unmapped.
         let page = unsafe { &*page.as_ptr().cast::<ForkPage>() };
-        Ok(Self { page, areas: areas.as_mut_ptr().cast() })
+        Ok(Self {
+            page,
+            areas: areas.as_mut_ptr().cast(),
+        })
     }
 
     /// Whether this is a child of vfork(2) or the like: a process that runs in another one's memory.
     #[must_use]
     pub fn is_guest_in_memory(&self) -> bool {
         let own = getpid();
-        match self.page.process.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed) {
+        match self
+            .page
+            .process
+            .compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed)
+        {
             Ok(_) => false,
             Err(process) => process != own,
         }
@@ -136,18 +143,36 @@ impl Pool {
             return Ok(taken);
         }
         // SAFETY: the kernel chooses a free range.
-        let at = unsafe { map(Place::Anywhere, size_of::<Work>(), PROT_READ | PROT_WRITE, None) }?;
+        let at = unsafe {
+            map(
+                Place::Anywhere,
+                size_of::<Work>(),
+                PROT_READ | PROT_WRITE,
+                None,
+            )
+        }?;
         let work = core::ptr::with_exposed_provenance_mut(at);
-        Ok(Taken { work, owner: &EXTRA, is_extra: true })
+        Ok(Taken {
+            work,
+            owner: &EXTRA,
+            is_extra: true,
+        })
     }
 
     fn take_free(&self, thread: u32, frame: usize) -> Option<Taken<'_>> {
         for (number, owner) in self.page.owners.iter().enumerate() {
-            if owner.compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if owner
+                .compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+            {
                 self.page.frames[number].store(frame, Ordering::Relaxed);
                 // SAFETY: one of the `AREAS` areas.
                 let work = unsafe { self.areas.add(number) };
-                return Some(Taken { work, owner, is_extra: false });
+                return Some(Taken {
+                    work,
+                    owner,
+                    is_extra: false,
+                });
             }
         }
         None

@@ -93,7 +93,10 @@ impl Process {
         }
         // In a child of vfork this number is of another table than the parent's: the parent will compare and open its own.
         let (old, new) = (cached.0, opened.0);
-        match self.sysroot_fd.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+        match self
+            .sysroot_fd
+            .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+        {
             Ok(_) => Ok(opened),
             Err(other) if self.is_sysroot(Fd(other)) => {
                 close(opened);

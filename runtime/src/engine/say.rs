@@ -15,7 +15,10 @@ impl Line {
     /// An empty one.
     #[must_use]
     pub const fn new() -> Self {
-        Self { text: [0; 1024], len: 0 }
+        Self {
+            text: [0; 1024],
+            len: 0,
+        }
     }
 
     /// Adds formatted text.

@@ -109,13 +109,22 @@ fn installed(signal: u32, wanted: &SigAction) -> SigAction {
     let is_guests = wanted.handler > SIG_IGN && signal != SIGSYS;
     if !is_guests {
         let flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTORER;
-        return SigAction { handler, flags, restorer, mask: SignalSet::default() };
+        return SigAction {
+            handler,
+            flags,
+            restorer,
+            mask: SignalSet::default(),
+        };
     }
     // The stack, the mask and the restart rule are those of the guest's handler, which is entered on the same frame.
     SigAction {
         handler,
         flags: (wanted.flags | SA_SIGINFO | SA_RESTORER) & !SA_RESETHAND,
-        restorer: if wanted.flags & SA_RESTORER != 0 { wanted.restorer } else { restorer },
+        restorer: if wanted.flags & SA_RESTORER != 0 {
+            wanted.restorer
+        } else {
+            restorer
+        },
         mask: wanted.mask.without(SIGSYS),
     }
 }
@@ -135,8 +144,15 @@ fn set_action(signal: u32, action: &SigAction) -> Result<(), Errno> {
 pub fn install() -> Result<(), Errno> {
     for (signal, guest) in OWN.into_iter().zip(&GUEST) {
         let old = signal_action(signal)?;
-        let handler = if old.handler == SIG_IGN { SIG_IGN } else { SIG_DFL };
-        guest.store(&SigAction { handler, ..SigAction::default() });
+        let handler = if old.handler == SIG_IGN {
+            SIG_IGN
+        } else {
+            SIG_DFL
+        };
+        guest.store(&SigAction {
+            handler,
+            ..SigAction::default()
+        });
         set_action(signal, &installed(signal, &guest.load()))?;
     }
     Ok(())
@@ -146,7 +162,10 @@ pub fn install() -> Result<(), Errno> {
 pub fn uninstall_for_exec() {
     for (signal, guest) in OWN.into_iter().zip(&GUEST) {
         if guest.load().handler == SIG_IGN {
-            let ignore = SigAction { handler: SIG_IGN, ..SigAction::default() };
+            let ignore = SigAction {
+                handler: SIG_IGN,
+                ..SigAction::default()
+            };
             let _ = set_action(signal, &ignore);
         }
     }
@@ -261,7 +280,12 @@ pub fn decode_action(bytes: [u8; 32]) -> SigAction {
 /// The bytes of a kernel `struct sigaction`.
 #[must_use]
 pub fn encode_action(action: &SigAction) -> [u8; 32] {
-    let words = [action.handler as u64, action.flags, action.restorer as u64, action.mask.0];
+    let words = [
+        action.handler as u64,
+        action.flags,
+        action.restorer as u64,
+        action.mask.0,
+    ];
     let mut bytes = [0; 32];
     for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.to_le_bytes());

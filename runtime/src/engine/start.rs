@@ -32,8 +32,8 @@ use crate::sys::abi::{
 use crate::sys::host::{
     Fd, close, exit, openat, personality, prctl, pread, random, readlinkat, set_name, signal_mask,
 };
-use crate::sys::{memory, nr};
 use crate::sys::raw::call;
+use crate::sys::{memory, nr};
 use crate::vfs::{Mount, Mounts, Vfs};
 
 /// Exit status of the runtime's own failure.
@@ -71,7 +71,11 @@ impl Vector {
                 pairs += 1;
             }
             let len = auxiliary + 2 * pairs + 2;
-            Self { words: core::slice::from_raw_parts_mut(stack, len), arguments, environment }
+            Self {
+                words: core::slice::from_raw_parts_mut(stack, len),
+                arguments,
+                environment,
+            }
         }
     }
 
@@ -133,8 +137,8 @@ pub fn fail(what: core::fmt::Arguments<'_>) -> ! {
 pub unsafe fn begin(stack: *mut usize) -> ! {
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
-    let mut arguments = vector.arguments().skip(1);
-    match arguments.next() {
+    let first = vector.arguments().nth(1);
+    match first {
         Some(first) if Inherited::is_claimed_by(first) => match Inherited::decode(first) {
             Ok(run) => resume(vector, run),
             Err(error) => fail(format_args!("started with a malformed argument: {error}")),
@@ -145,11 +149,16 @@ pub unsafe fn begin(stack: *mut usize) -> ! {
 
 /// Goes on with a program that a guest executed.
 fn resume(vector: Vector, run: Inherited<'static>) -> ! {
-    let mut arena = Arena::new().unwrap_or_else(|errno| fail(format_args!("no memory: {}", errno.text())));
+    let mut arena =
+        Arena::new().unwrap_or_else(|errno| fail(format_args!("no memory: {}", errno.text())));
     let mut mounts = Mounts::new(run.sysroot)
         .unwrap_or_else(|_| fail(format_args!("the sysroot's path is not canonical")));
     for mount in run.mounts.iter() {
-        let row = Mount { guest: mount.guest, host: mount.host, procfs: false };
+        let row = Mount {
+            guest: mount.guest,
+            host: mount.host,
+            procfs: false,
+        };
         if mounts.add(row).is_err() {
             fail(format_args!("a mount's path is not canonical"));
         }
@@ -161,15 +170,27 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
 }
 
 /// Makes the process's state.
-pub fn set_up(arena: &mut Arena, run: Inherited<'static>, mounts: Mounts<'static>) -> &'static Process {
+pub fn set_up(
+    arena: &mut Arena,
+    run: Inherited<'static>,
+    mounts: Mounts<'static>,
+) -> &'static Process {
     let no_memory = |errno: Errno| -> ! { fail(format_args!("no memory: {}", errno.text())) };
-    let sysroot_path = arena.string(run.sysroot).unwrap_or_else(|errno| no_memory(errno));
+    let sysroot_path = arena
+        .string(run.sysroot)
+        .unwrap_or_else(|errno| no_memory(errno));
     let mut text = [0; PATH_MAX];
     let len = readlinkat(Fd::CWD, c"/proc/self/exe", &mut text).unwrap_or_else(|errno| {
-        fail(format_args!("cannot read /proc/self/exe: {}; is /proc mounted?", errno.text()))
+        fail(format_args!(
+            "cannot read /proc/self/exe: {}; is /proc mounted?",
+            errno.text()
+        ))
     });
-    let runtime_path = arena.string(&text[..len]).unwrap_or_else(|errno| no_memory(errno));
-    let mounts: &'static Mounts<'static> = arena.place(mounts).unwrap_or_else(|errno| no_memory(errno));
+    let runtime_path = arena
+        .string(&text[..len])
+        .unwrap_or_else(|errno| no_memory(errno));
+    let mounts: &'static Mounts<'static> =
+        arena.place(mounts).unwrap_or_else(|errno| no_memory(errno));
     let state = Process {
         run,
         runtime_path: runtime_path.to_bytes(),
@@ -202,15 +223,22 @@ pub fn launch(
 ) -> ! {
     let run = &process.run;
     let broken = |what: &str, errno: Errno| -> ! {
-        say(format_args!("cannot load {}: {what}: {}", crate::text::Shown(run.exe), errno.text()));
+        say(format_args!(
+            "cannot load {}: {what}: {}",
+            crate::text::Shown(run.exe),
+            errno.text()
+        ));
         exit(NOT_EXECUTABLE)
     };
     const HEAD: usize = PAGE;
-    let room = arena.bytes(HEAD + 3 * PATH_MAX).unwrap_or_else(|errno| broken("memory", errno));
+    let room = arena
+        .bytes(HEAD + 3 * PATH_MAX)
+        .unwrap_or_else(|errno| broken("memory", errno));
     let (head, rest) = room.split_at_mut(HEAD);
     let len = pread(file, head, 0).unwrap_or_else(|errno| broken("reading it", errno));
     let head = &head[..len];
-    let interpreter = exec::interpreter(file, head, rest).unwrap_or_else(|errno| broken("its headers", errno));
+    let interpreter =
+        exec::interpreter(file, head, rest).unwrap_or_else(|errno| broken("its headers", errno));
     let interpreter = interpreter.map(|path| {
         let path = &*path;
         open_guest(process, path).unwrap_or_else(|errno| broken("its interpreter", errno))
@@ -232,12 +260,19 @@ pub fn launch(
         phnum: image.phnum,
         base: loader.as_ref().map_or(0, |loader| loader.bias.apply(0)),
         entry: image.entry,
-        execfn: arena.string(run.execfn).map_or(0, |execfn| execfn.as_ptr().addr()),
+        execfn: arena
+            .string(run.execfn)
+            .map_or(0, |execfn| execfn.as_ptr().addr()),
         signal_stack_extra: SIGNAL_STACK_EXTRA,
     };
     let strings = Strings::of(&vector, skip);
     let stack = rewrite(vector, skip, &auxiliary);
-    let start_brk = brk + if no_randomize { 0 } else { (random >> 32) as usize % (0x0200_0000 / PAGE) * PAGE };
+    let start_brk = brk
+        + if no_randomize {
+            0
+        } else {
+            (random >> 32) as usize % (0x0200_0000 / PAGE) * PAGE
+        };
     show(&extent, start_brk, &stack, &strings);
     name(run.execfn);
     if executable_stack {
@@ -245,7 +280,11 @@ pub fn launch(
         let page = stack.pointer & !(PAGE - 1);
         // SAFETY: more may be done to the stack than before, nothing less.
         let _ = unsafe {
-            memory::protect(page, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC | PROT_GROWSDOWN)
+            memory::protect(
+                page,
+                PAGE,
+                PROT_READ | PROT_WRITE | PROT_EXEC | PROT_GROWSDOWN,
+            )
         };
     }
     if let Err(errno) = signals::install() {
@@ -330,7 +369,10 @@ impl Strings {
         let arguments = (start, end(arguments).unwrap_or(start));
         let words = vector.environment_words();
         let start = words.first().copied().unwrap_or(arguments.1);
-        Self { arguments, environment: (start, end(words).unwrap_or(start)) }
+        Self {
+            arguments,
+            environment: (start, end(words).unwrap_or(start)),
+        }
     }
 }
 
@@ -344,7 +386,9 @@ struct Stack {
 /// Makes the vector the guest's: without the first `skip` arguments, with its auxiliary words.
 fn rewrite(vector: Vector, skip: usize, auxiliary: &Auxiliary) -> Stack {
     let at = vector.auxiliary_at();
-    let Vector { words, arguments, .. } = vector;
+    let Vector {
+        words, arguments, ..
+    } = vector;
     auxiliary.apply(&mut words[at..]);
     // The word before the first argument that stays becomes argc.
     let down = words_down((&raw const words[skip]).addr());
@@ -381,7 +425,10 @@ fn show(extent: &crate::loader::plan::Extent, start_brk: usize, stack: &Stack, s
     let at = core::ptr::from_ref(&map).addr();
     // SAFETY: a live structure of the size given, which the kernel copies.
     let _ = unsafe {
-        call(nr::PRCTL, [PR_SET_MM, PR_SET_MM_MAP, at, size_of::<PrctlMmMap>(), 0, 0])
+        call(
+            nr::PRCTL,
+            [PR_SET_MM, PR_SET_MM_MAP, at, size_of::<PrctlMmMap>(), 0, 0],
+        )
     };
 }
 
@@ -402,7 +449,10 @@ fn arm(process: &Process) {
         Ok(filter) => filter,
         Err(_) => fail(format_args!("the filter of system calls does not fit")),
     };
-    let program = SockFprog { len: filter.code().len() as u16, filter: filter.code().as_ptr() };
+    let program = SockFprog {
+        len: filter.code().len() as u16,
+        filter: filter.code().as_ptr(),
+    };
     let at = core::ptr::from_ref(&program).addr();
     let armed = prctl(PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).and_then(|_| {
         // SAFETY: a live program that the kernel copies; it lets the runtime's own calls through.

@@ -81,22 +81,26 @@ fn pointer(address: Address) -> *mut u8 {
 pub(super) fn in_direct(from: Address, into: &mut [u8]) -> Result<(), Errno> {
     // SAFETY: writes `into.len()` bytes at most into `into`; a fault on the guest's side is fixed up.
     let left = unsafe { elfuse_copy(into.as_mut_ptr(), pointer(from), into.len()) };
-    if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
+    if left == 0 {
+        Ok(())
+    } else {
+        Err(Errno::EFAULT)
+    }
 }
 
 pub(super) fn out_direct(to: Address, bytes: &[u8]) -> Result<(), Errno> {
     // SAFETY: reads the live `bytes`; what is written is the guest's, or faults and is fixed up.
     let left = unsafe { elfuse_copy(pointer(to), bytes.as_ptr(), bytes.len()) };
-    if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
+    if left == 0 {
+        Ok(())
+    } else {
+        Err(Errno::EFAULT)
+    }
 }
 
-pub(super) fn string_direct(
-    from: Address,
-    into: &mut [u8],
-) -> Result<&mut [u8], Errno> {
+pub(super) fn string_direct(from: Address, into: &mut [u8]) -> Result<&mut [u8], Errno> {
     // SAFETY: writes `into.len()` bytes at most into `into`; a fault on the guest's side is fixed up.
-    let copied =
-        unsafe { elfuse_copy_string(into.as_mut_ptr(), pointer(from), into.len()) };
+    let copied = unsafe { elfuse_copy_string(into.as_mut_ptr(), pointer(from), into.len()) };
     match copied {
         -1 => Err(Errno::EFAULT),
         0 => Err(Errno::ENAMETOOLONG),
@@ -136,16 +140,18 @@ pub(super) fn out_by_kernel(to: Address, bytes: &[u8]) -> Result<(), Errno> {
     if bytes.is_empty() {
         return Ok(());
     }
-    match by_kernel(nr::PROCESS_VM_WRITEV, bytes.as_ptr().addr(), to, bytes.len()) {
+    match by_kernel(
+        nr::PROCESS_VM_WRITEV,
+        bytes.as_ptr().addr(),
+        to,
+        bytes.len(),
+    ) {
         Ok(len) if len == bytes.len() => Ok(()),
         _ => Err(Errno::EFAULT),
     }
 }
 
-pub(super) fn string_by_kernel(
-    from: Address,
-    into: &mut [u8],
-) -> Result<&mut [u8], Errno> {
+pub(super) fn string_by_kernel(from: Address, into: &mut [u8]) -> Result<&mut [u8], Errno> {
     let mut done = 0;
     while done < into.len() {
         // Never across a page: the string may end on the last page that is mapped.

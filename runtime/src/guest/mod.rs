@@ -4,7 +4,6 @@ mod copy;
 
 pub use copy::fix_up;
 
-
 use crate::errno::Errno;
 use crate::sys::abi::{SIGBUS, SIGSEGV, SignalSet};
 
@@ -75,11 +74,7 @@ impl Memory {
     ///
     /// # Errors
     /// EFAULT; ENAMETOOLONG: no NUL within the buffer's length.
-    pub fn read_string<'b>(
-        self,
-        from: Address,
-        into: &'b mut [u8],
-    ) -> Result<&'b mut [u8], Errno> {
+    pub fn read_string<'b>(self, from: Address, into: &'b mut [u8]) -> Result<&'b mut [u8], Errno> {
         match self {
             Self::Direct => copy::string_direct(from, into),
             Self::ByKernel => copy::string_by_kernel(from, into),

@@ -53,7 +53,9 @@ pub struct Header {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
+    bytes
+        .get(at..at + 2)
+        .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -77,7 +79,11 @@ impl Header {
         const ET_DYN: u16 = 3;
         const EM_X86_64: u16 = 62;
         const EM_AARCH64: u16 = 183;
-        let machine = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
+        let machine = if cfg!(target_arch = "aarch64") {
+            EM_AARCH64
+        } else {
+            EM_X86_64
+        };
         if !file.starts_with(b"\x7fELF") {
             return Err(NotLoadable::NotElf);
         }
@@ -204,6 +210,8 @@ impl<'a> ProgramHeaders<'a> {
     /// Whether the stack is to be executable: `PT_GNU_STACK` that says so. Without the header it is not, on x86-64.
     #[must_use]
     pub fn executable_stack(&self) -> bool {
-        self.rows(pt::GNU_STACK).next().is_some_and(|row| Flags(u32_at(row, 4)).executable())
+        self.rows(pt::GNU_STACK)
+            .next()
+            .is_some_and(|row| Flags(u32_at(row, 4)).executable())
     }
 }

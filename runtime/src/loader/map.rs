@@ -112,7 +112,14 @@ pub fn image(plan: &Plan<'_>, file: Fd, base: Base) -> Result<Bias, Errno> {
             let executable = protection(&piece) & PROT_EXEC;
             let zeros = PROT_READ | PROT_WRITE | executable;
             // SAFETY: inside the reservation of `room`.
-            unsafe { map(Place::Replace(start + file_len), piece.zero_len as usize, zeros, None) }?;
+            unsafe {
+                map(
+                    Place::Replace(start + file_len),
+                    piece.zero_len as usize,
+                    zeros,
+                    None,
+                )
+            }?;
         }
         if start > mapped_end {
             // The kernel leaves the holes between segments free.

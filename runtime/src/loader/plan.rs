@@ -52,13 +52,21 @@ impl Piece {
         let start = page_down(segment.vaddr);
         let file_end = segment.vaddr + segment.file_len;
         let memory_end = segment.vaddr + segment.memory_len;
-        let mapped_end = if segment.file_len == 0 { start } else { page_up(file_end) };
+        let mapped_end = if segment.file_len == 0 {
+            start
+        } else {
+            page_up(file_end)
+        };
         let bss = segment.memory_len > segment.file_len && segment.file_len != 0;
         Self {
             start,
             file_len: mapped_end - start,
             file_offset: page_down(segment.offset),
-            clear: if bss && segment.flags.writable() { (file_end, mapped_end) } else { (0, 0) },
+            clear: if bss && segment.flags.writable() {
+                (file_end, mapped_end)
+            } else {
+                (0, 0)
+            },
             zero_len: page_up(memory_end).saturating_sub(mapped_end),
             flags: segment.flags,
         }
@@ -89,13 +97,18 @@ impl<'a> Plan<'a> {
             let last = last.filter(|last| *last <= TASK_SIZE);
             let last = last.ok_or(NotLoadable::Malformed("a segment beyond the address space"))?;
             if segment.file_len > segment.memory_len {
-                return Err(NotLoadable::Malformed("a segment with more file than memory"));
+                return Err(NotLoadable::Malformed(
+                    "a segment with more file than memory",
+                ));
             }
             if segment.offset.checked_add(segment.file_len).is_none() {
                 return Err(NotLoadable::Malformed("a segment beyond the file"));
             }
-            if segment.file_len != 0 && segment.vaddr % PAGE as u64 != segment.offset % PAGE as u64 {
-                return Err(NotLoadable::Malformed("a segment whose offset and address disagree"));
+            if segment.file_len != 0 && segment.vaddr % PAGE as u64 != segment.offset % PAGE as u64
+            {
+                return Err(NotLoadable::Malformed(
+                    "a segment whose offset and address disagree",
+                ));
             }
             start = start.min(page_down(segment.vaddr));
             end = end.max(page_up(last));
@@ -106,12 +119,21 @@ impl<'a> Plan<'a> {
         if start >= end {
             return Err(NotLoadable::Malformed("no segment to load"));
         }
-        Ok(Self { header, phdrs, start, len: end - start, align })
+        Ok(Self {
+            header,
+            phdrs,
+            start,
+            len: end - start,
+            align,
+        })
     }
 
     /// The segments in whole pages, in the file's order.
     pub fn pieces(&self) -> impl Iterator<Item = Piece> + use<'a> {
-        self.phdrs.segments().map(|s| Piece::of(&s)).filter(|piece| !piece.is_empty())
+        self.phdrs
+            .segments()
+            .map(|s| Piece::of(&s))
+            .filter(|piece| !piece.is_empty())
     }
 
     /// Whether it may lie anywhere.
@@ -126,7 +148,11 @@ impl<'a> Plan<'a> {
     pub fn phdr_vaddr(&self) -> Option<u64> {
         let offset = self.header.phdr_offset;
         let holds = |s: &Segment| s.offset <= offset && offset - s.offset < s.file_len;
-        let held = self.phdrs.segments().find(holds).map(|s| s.vaddr + (offset - s.offset));
+        let held = self
+            .phdrs
+            .segments()
+            .find(holds)
+            .map(|s| s.vaddr + (offset - s.offset));
         held.or(self.phdrs.own_vaddr())
     }
 
@@ -134,7 +160,11 @@ impl<'a> Plan<'a> {
     /// `/proc/self/stat` calls code and data, and where the heap may start.
     #[must_use]
     pub fn extent(&self) -> Extent {
-        let mut extent = Extent { code: (u64::MAX, 0), data: (0, 0), end: 0 };
+        let mut extent = Extent {
+            code: (u64::MAX, 0),
+            data: (0, 0),
+            end: 0,
+        };
         for segment in self.phdrs.segments() {
             let file_end = segment.vaddr + segment.file_len;
             extent.code.0 = extent.code.0.min(segment.vaddr);

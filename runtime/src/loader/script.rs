@@ -72,7 +72,13 @@ mod tests {
     fn the_argument_is_one_word_however_many_blanks_it_has() {
         let found = shebang(b"#! /bin/sh  -e x \t\nrest");
         let interpreter = b"/bin/sh";
-        assert_eq!(found, Some(Some(Shebang { interpreter, argument: Some(b"-e x") })));
+        assert_eq!(
+            found,
+            Some(Some(Shebang {
+                interpreter,
+                argument: Some(b"-e x")
+            }))
+        );
     }
 
     #[test]
@@ -84,7 +90,13 @@ mod tests {
     #[test]
     fn a_file_that_ends_within_the_line_is_a_script() {
         let interpreter = b"/bin/sh";
-        assert_eq!(shebang(b"#!/bin/sh"), Some(Some(Shebang { interpreter, argument: None })));
+        assert_eq!(
+            shebang(b"#!/bin/sh"),
+            Some(Some(Shebang {
+                interpreter,
+                argument: None
+            }))
+        );
     }
 
     #[test]

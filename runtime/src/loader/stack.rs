@@ -59,10 +59,40 @@ mod tests {
 
     #[test]
     fn only_the_words_of_the_program_change() {
-        let mut pairs = [at::PHDR, 1, at::PAGESZ, 4096, at::MINSIGSTKSZ, 100, at::ENTRY, 2, 0, 0];
-        let program = Auxiliary { phdr: 7, entry: 9, signal_stack_extra: 50, ..Default::default() };
+        let mut pairs = [
+            at::PHDR,
+            1,
+            at::PAGESZ,
+            4096,
+            at::MINSIGSTKSZ,
+            100,
+            at::ENTRY,
+            2,
+            0,
+            0,
+        ];
+        let program = Auxiliary {
+            phdr: 7,
+            entry: 9,
+            signal_stack_extra: 50,
+            ..Default::default()
+        };
         program.apply(&mut pairs);
-        assert_eq!(pairs, [at::PHDR, 7, at::PAGESZ, 4096, at::MINSIGSTKSZ, 150, at::ENTRY, 9, 0, 0]);
+        assert_eq!(
+            pairs,
+            [
+                at::PHDR,
+                7,
+                at::PAGESZ,
+                4096,
+                at::MINSIGSTKSZ,
+                150,
+                at::ENTRY,
+                9,
+                0,
+                0
+            ]
+        );
         assert_eq!(auxiliary(&pairs, at::PAGESZ), Some(4096));
     }
 

@@ -43,9 +43,14 @@ fn address_mut<T: ?Sized>(of: &mut T) -> usize {
 /// Those of the call.
 pub fn openat(dir: Fd, path: &CStr, flags: usize, mode: usize) -> Result<Fd, Errno> {
     // SAFETY: the path is a live C string.
-    unsafe { call(nr::OPENAT, [dir.arg(), path.as_ptr().addr(), flags, mode, 0, 0]) }
-        .result()
-        .map(|fd| Fd(fd as i32))
+    unsafe {
+        call(
+            nr::OPENAT,
+            [dir.arg(), path.as_ptr().addr(), flags, mode, 0, 0],
+        )
+    }
+    .result()
+    .map(|fd| Fd(fd as i32))
 }
 
 /// openat2(2).
@@ -92,7 +97,14 @@ pub fn fstat(fd: Fd) -> Result<Stat, Errno> {
 pub fn lstatat(dir: Fd, path: &CStr) -> Result<Stat, Errno> {
     let mut stat = MaybeUninit::<Stat>::uninit();
     let at = address_mut(&mut stat);
-    let args = [dir.arg(), path.as_ptr().addr(), at, AT_SYMLINK_NOFOLLOW, 0, 0];
+    let args = [
+        dir.arg(),
+        path.as_ptr().addr(),
+        at,
+        AT_SYMLINK_NOFOLLOW,
+        0,
+        0,
+    ];
     // SAFETY: the path is a live C string, the buffer a whole `struct stat`, which the kernel fills when it returns 0.
     unsafe {
         call(nr::NEWFSTATAT, args).result()?;
@@ -105,7 +117,14 @@ pub fn lstatat(dir: Fd, path: &CStr) -> Result<Stat, Errno> {
 /// # Errors
 /// Those of the call.
 pub fn readlinkat(dir: Fd, path: &CStr, into: &mut [u8]) -> Result<usize, Errno> {
-    let args = [dir.arg(), path.as_ptr().addr(), address_mut(into), into.len(), 0, 0];
+    let args = [
+        dir.arg(),
+        path.as_ptr().addr(),
+        address_mut(into),
+        into.len(),
+        0,
+        0,
+    ];
     // SAFETY: the path is a live C string, the buffer has the length given.
     unsafe { call(nr::READLINKAT, args) }.result()
 }
@@ -126,9 +145,14 @@ pub fn getcwd(into: &mut [u8]) -> Result<&[u8], Errno> {
 /// Those of the call.
 pub fn faccessat2(dir: Fd, path: &CStr, mode: usize, flags: usize) -> Result<(), Errno> {
     // SAFETY: the path is a live C string.
-    unsafe { call(nr::FACCESSAT2, [dir.arg(), path.as_ptr().addr(), mode, flags, 0, 0]) }
-        .result()
-        .map(drop)
+    unsafe {
+        call(
+            nr::FACCESSAT2,
+            [dir.arg(), path.as_ptr().addr(), mode, flags, 0, 0],
+        )
+    }
+    .result()
+    .map(drop)
 }
 
 /// pread64(2).
@@ -136,7 +160,14 @@ pub fn faccessat2(dir: Fd, path: &CStr, mode: usize, flags: usize) -> Result<(),
 /// # Errors
 /// Those of the call.
 pub fn pread(fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
-    let args = [fd.arg(), address_mut(into), into.len(), offset as usize, 0, 0];
+    let args = [
+        fd.arg(),
+        address_mut(into),
+        into.len(),
+        offset as usize,
+        0,
+        0,
+    ];
     // SAFETY: the buffer has the length given.
     unsafe { call(nr::PREAD64, args) }.result()
 }
@@ -215,7 +246,10 @@ pub fn prctl(option: usize, args: [usize; 4]) -> Result<usize, Errno> {
 pub fn set_name(name: &CStr) {
     // SAFETY: a live C string; the kernel reads 16 bytes of it at most and stops at the NUL.
     let _ = unsafe {
-        call(nr::PRCTL, [super::abi::PR_SET_NAME, name.as_ptr().addr(), 0, 0, 0, 0])
+        call(
+            nr::PRCTL,
+            [super::abi::PR_SET_NAME, name.as_ptr().addr(), 0, 0, 0, 0],
+        )
     };
 }
 
@@ -223,7 +257,9 @@ pub fn set_name(name: &CStr) {
 #[must_use]
 pub fn personality() -> usize {
     // SAFETY: no memory is named.
-    unsafe { call(nr::PERSONALITY, [0xffff_ffff, 0, 0, 0, 0, 0]) }.0.cast_unsigned()
+    unsafe { call(nr::PERSONALITY, [0xffff_ffff, 0, 0, 0, 0, 0]) }
+        .0
+        .cast_unsigned()
 }
 
 /// Soft limit of a resource, prlimit64(2).

@@ -46,7 +46,11 @@ pub unsafe fn map(
     };
     let (fd, offset, flags) = match file {
         Some((fd, offset)) => (fd.0 as isize as usize, offset as usize, flags | MAP_PRIVATE),
-        None => (usize::MAX, 0, flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE),
+        None => (
+            usize::MAX,
+            0,
+            flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+        ),
     };
     // SAFETY: the caller answers for the range.
     let at_found = unsafe { call(nr::MMAP, [at, len, protection, flags, fd, offset]) }.result()?;
@@ -79,7 +83,9 @@ pub unsafe fn unmap(at: usize, len: usize) {
 /// No live reference is used in a way that the new protection refuses.
 pub unsafe fn protect(at: usize, len: usize, protection: usize) -> Result<(), Errno> {
     // SAFETY: the caller answers for the range.
-    unsafe { call(nr::MPROTECT, [at, len, protection, 0, 0, 0]) }.result().map(drop)
+    unsafe { call(nr::MPROTECT, [at, len, protection, 0, 0, 0]) }
+        .result()
+        .map(drop)
 }
 
 /// madvise(2) with advice that keeps the content.
@@ -88,7 +94,9 @@ pub unsafe fn protect(at: usize, len: usize, protection: usize) -> Result<(), Er
 /// Those of the call.
 pub fn advise(at: usize, len: usize, advice: usize) -> Result<(), Errno> {
     // SAFETY: advice about forks and huge pages changes no content.
-    unsafe { call(nr::MADVISE, [at, len, advice, 0, 0, 0]) }.result().map(drop)
+    unsafe { call(nr::MADVISE, [at, len, advice, 0, 0, 0]) }
+        .result()
+        .map(drop)
 }
 
 /// Zeroed memory of the process's own, never given back. Pages cost nothing until they are touched.
@@ -99,7 +107,10 @@ pub fn anonymous(len: usize) -> Result<&'static mut [u8], Errno> {
     // SAFETY: the kernel chooses a free range, which therefore nothing refers to.
     unsafe {
         let at = map(Place::Anywhere, len, PROT_READ | PROT_WRITE, None)?;
-        Ok(core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(at), len))
+        Ok(core::slice::from_raw_parts_mut(
+            core::ptr::with_exposed_provenance_mut(at),
+            len,
+        ))
     }
 }
 
@@ -109,7 +120,14 @@ pub fn anonymous(len: usize) -> Result<&'static mut [u8], Errno> {
 /// # Errors
 /// Those of mmap(2).
 pub fn shared(fd: Fd, len: usize) -> Result<*mut u8, Errno> {
-    let args = [0, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd.0 as isize as usize, 0];
+    let args = [
+        0,
+        len,
+        PROT_READ | PROT_WRITE,
+        MAP_SHARED,
+        fd.0 as isize as usize,
+        0,
+    ];
     // SAFETY: the kernel chooses a free range.
     let at = unsafe { call(nr::MMAP, args) }.result()?;
     Ok(core::ptr::with_exposed_provenance_mut(at))

@@ -37,7 +37,11 @@ fn flagged(call: &mut Call<'_>, flags_at: usize) -> Raw {
         // A null path means the descriptor to utimensat(2) and futimesat(2) without the flag, and EFAULT to the others.
         return call.as_given();
     }
-    let want = if flags & AT_SYMLINK_NOFOLLOW == 0 { FOLLOW } else { NO_FOLLOW };
+    let want = if flags & AT_SYMLINK_NOFOLLOW == 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
     call.at(call.fd(0), call.address(1), want, |call, at| {
         let mut args = args;
         args[0] = at.dir();
@@ -93,7 +97,10 @@ fn chown_of(call: &mut Call<'_>, follow: bool) -> Raw {
     let [_, user, group, ..] = call.args;
     let want = if follow { FOLLOW } else { NO_FOLLOW };
     let chown = |call: &Call<'_>, at: &At<'_>| {
-        call.host(nr::FCHOWNAT, [at.dir(), at.path, user, group, at.no_follow(), 0])
+        call.host(
+            nr::FCHOWNAT,
+            [at.dir(), at.path, user, group, at.no_follow(), 0],
+        )
     };
     call.at(Fd::CWD, call.address(0), want, chown)
 }
@@ -115,8 +122,15 @@ pub fn fanotify_mark(call: &mut Call<'_>) -> Raw {
     if call.args[4] == 0 {
         return call.as_given();
     }
-    let want = if flags & FAN_MARK_DONT_FOLLOW == 0 { FOLLOW } else { NO_FOLLOW };
+    let want = if flags & FAN_MARK_DONT_FOLLOW == 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
     call.at(call.fd(3), call.address(4), want, |call, at| {
-        call.host(nr::FANOTIFY_MARK, [group, flags, mask, at.dir(), at.path, 0])
+        call.host(
+            nr::FANOTIFY_MARK,
+            [group, flags, mask, at.dir(), at.path, 0],
+        )
     })
 }

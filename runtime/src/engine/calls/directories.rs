@@ -58,7 +58,12 @@ pub fn getdents(call: &mut Call<'_>) -> Raw {
 fn list(call: &mut Call<'_>, layout: Layout) -> Raw {
     let run = || {
         let mut taken = call.area()?;
-        let Work { told, start, scratch, .. } = taken.work();
+        let Work {
+            told,
+            start,
+            scratch,
+            ..
+        } = taken.work();
         let room = (call.args[2] & 0xffff_ffff).min(scratch.len());
         loop {
             let args = [call.args[0], scratch.as_mut_ptr().addr(), room, 0, 0, 0];
@@ -93,11 +98,15 @@ struct Own {
 
 impl Own {
     fn of(call: &Call<'_>) -> Self {
-        Self { fd: call.process.cached_fd().0 }
+        Self {
+            fd: call.process.cached_fd().0,
+        }
     }
 
     fn is_fd(self, name: &[u8]) -> bool {
-        let number = core::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+        let number = core::str::from_utf8(name)
+            .ok()
+            .and_then(|name| name.parse().ok());
         number == Some(self.fd)
     }
 
@@ -122,7 +131,15 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
     let room = room.unsigned_abs() as usize;
     let run = || {
         let mut taken = call.area()?;
-        let Work { first, second, told, start, second_start, area, .. } = taken.work();
+        let Work {
+            first,
+            second,
+            told,
+            start,
+            second_start,
+            area,
+            ..
+        } = taken.work();
         let text = call.memory.read_string(path, first)?;
         if text.is_empty() && dir != Fd::CWD {
             // The symlink that the descriptor stands for, opened with O_PATH | O_NOFOLLOW.
@@ -135,7 +152,9 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
             return Ok(len);
         }
         let (Some(host), Some(guest), true) = (at.host, at.guest, at.is_magic_link) else {
-            return call.host(nr::READLINKAT, [at.dir(), at.path, into.0, room, 0, 0]).result();
+            return call
+                .host(nr::READLINKAT, [at.dir(), at.path, into.0, room, 0, 0])
+                .result();
         };
         let len = readlinkat(at.dir, host, second)?;
         let shown = magic::shown(call.process, guest, &second[..len], second_start);
@@ -148,10 +167,22 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
 
 /// readlink(2).
 pub fn readlink(call: &mut Call<'_>) -> Raw {
-    readlink_at(call, Fd::CWD, call.address(0), call.address(1), call.args[2])
+    readlink_at(
+        call,
+        Fd::CWD,
+        call.address(0),
+        call.address(1),
+        call.args[2],
+    )
 }
 
 /// readlinkat(2).
 pub fn readlinkat_(call: &mut Call<'_>) -> Raw {
-    readlink_at(call, call.fd(0), call.address(1), call.address(2), call.args[3])
+    readlink_at(
+        call,
+        call.fd(0),
+        call.address(1),
+        call.address(2),
+        call.args[3],
+    )
 }

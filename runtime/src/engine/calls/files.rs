@@ -28,7 +28,11 @@ fn wanted(flags: usize) -> Want {
 fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usize) -> Raw {
     call.at(dir, path, wanted(flags), |call, at| {
         let open = || call.host(nr::OPENAT, [at.dir(), at.path, flags, mode, 0, 0]);
-        if flags & O_CREAT != 0 { call.process.mutating(open) } else { open() }
+        if flags & O_CREAT != 0 {
+            call.process.mutating(open)
+        } else {
+            open()
+        }
     })
 }
 
@@ -39,12 +43,24 @@ pub fn open(call: &mut Call<'_>) -> Raw {
 
 /// creat(2).
 pub fn creat(call: &mut Call<'_>) -> Raw {
-    open_at(call, Fd::CWD, call.address(0), O_CREAT | O_WRONLY | O_TRUNC, call.args[1])
+    open_at(
+        call,
+        Fd::CWD,
+        call.address(0),
+        O_CREAT | O_WRONLY | O_TRUNC,
+        call.args[1],
+    )
 }
 
 /// openat(2).
 pub fn openat(call: &mut Call<'_>) -> Raw {
-    open_at(call, call.fd(0), call.address(1), call.flags(2), call.args[3])
+    open_at(
+        call,
+        call.fd(0),
+        call.address(1),
+        call.flags(2),
+        call.args[3],
+    )
 }
 
 /// openat2(2). What resolve flags ask for is asked of the one resolver; the host gets a path without symlinks and the flags that
@@ -75,8 +91,15 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
     if len > LEN || resolve & !KNOWN != 0 || flags >> 32 != 0 {
         // A newer structure, or flags of which nothing is known here: the kernel knows which of them it refuses, and refuses before
         // it walks. What it would accept could not be walked rightly, so it is told an empty path.
-        let refused = call.host(nr::OPENAT2, [usize::MAX, c"".as_ptr().addr(), call.args[2], len, 0, 0]);
-        return if refused == Raw::from(Errno::ENOENT) { Errno::EINVAL.into() } else { refused };
+        let refused = call.host(
+            nr::OPENAT2,
+            [usize::MAX, c"".as_ptr().addr(), call.args[2], len, 0, 0],
+        );
+        return if refused == Raw::from(Errno::ENOENT) {
+            Errno::EINVAL.into()
+        } else {
+            refused
+        };
     }
     let want = Want {
         no_symlinks: resolve & RESOLVE_NO_SYMLINKS != 0,
@@ -87,10 +110,18 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
         ..wanted(flags as usize)
     };
     call.at(call.fd(0), call.address(1), want, |call, at| {
-        let how = OpenHow { flags, mode, resolve: resolve & RESOLVE_CACHED };
+        let how = OpenHow {
+            flags,
+            mode,
+            resolve: resolve & RESOLVE_CACHED,
+        };
         let how = core::ptr::from_ref(&how).addr();
         let open = || call.host(nr::OPENAT2, [at.dir(), at.path, how, LEN, 0, 0]);
-        if flags as usize & O_CREAT != 0 { call.process.mutating(open) } else { open() }
+        if flags as usize & O_CREAT != 0 {
+            call.process.mutating(open)
+        } else {
+            open()
+        }
     })
 }
 
@@ -105,7 +136,11 @@ fn flagged(
     if flags & AT_EMPTY_PATH != 0 && names_nothing(call, path) {
         return call.as_given();
     }
-    let want = if flags & AT_SYMLINK_NOFOLLOW == 0 { FOLLOW } else { NO_FOLLOW };
+    let want = if flags & AT_SYMLINK_NOFOLLOW == 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
     call.at(dir, path, want, then)
 }
 
@@ -129,12 +164,24 @@ pub fn stat(call: &mut Call<'_>) -> Raw {
 
 /// lstat(2).
 pub fn lstat(call: &mut Call<'_>) -> Raw {
-    stat_at(call, Fd::CWD, call.address(0), call.args[1], AT_SYMLINK_NOFOLLOW)
+    stat_at(
+        call,
+        Fd::CWD,
+        call.address(0),
+        call.args[1],
+        AT_SYMLINK_NOFOLLOW,
+    )
 }
 
 /// newfstatat(2).
 pub fn newfstatat(call: &mut Call<'_>) -> Raw {
-    stat_at(call, call.fd(0), call.address(1), call.args[2], call.flags(3))
+    stat_at(
+        call,
+        call.fd(0),
+        call.address(1),
+        call.args[2],
+        call.flags(3),
+    )
 }
 
 /// statx(2).
@@ -178,10 +225,21 @@ pub fn name_to_handle_at(call: &mut Call<'_>) -> Raw {
     if flags & AT_EMPTY_PATH != 0 && names_nothing(call, call.address(1)) {
         return call.as_given();
     }
-    let want = if flags & AT_SYMLINK_FOLLOW != 0 { FOLLOW } else { NO_FOLLOW };
+    let want = if flags & AT_SYMLINK_FOLLOW != 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
     call.at(call.fd(0), call.address(1), want, |call, at| {
-        let flags = if at.magic { flags } else { flags & !AT_SYMLINK_FOLLOW };
-        call.host(nr::NAME_TO_HANDLE_AT, [at.dir(), at.path, handle, mount, flags, 0])
+        let flags = if at.magic {
+            flags
+        } else {
+            flags & !AT_SYMLINK_FOLLOW
+        };
+        call.host(
+            nr::NAME_TO_HANDLE_AT,
+            [at.dir(), at.path, handle, mount, flags, 0],
+        )
     })
 }
 
@@ -189,7 +247,11 @@ pub fn name_to_handle_at(call: &mut Call<'_>) -> Raw {
 pub fn inotify_add_watch(call: &mut Call<'_>) -> Raw {
     const IN_DONT_FOLLOW: usize = 0x0200_0000;
     let (watcher, mask) = (call.args[0], call.flags(2));
-    let want = if mask & IN_DONT_FOLLOW == 0 { FOLLOW } else { NO_FOLLOW };
+    let want = if mask & IN_DONT_FOLLOW == 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
     call.at(Fd::CWD, call.address(1), want, |call, at| {
         through_link(call, at, |path| {
             call.host(nr::INOTIFY_ADD_WATCH, [watcher, path, mask, 0, 0, 0])

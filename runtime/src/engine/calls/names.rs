@@ -19,7 +19,9 @@ fn one(
     path: Address,
     then: impl FnOnce(&Call<'_>, &At<'_>) -> Raw,
 ) -> Raw {
-    call.at(dir, path, PARENT, |call, at| call.process.mutating(|| then(call, at)))
+    call.at(dir, path, PARENT, |call, at| {
+        call.process.mutating(|| then(call, at))
+    })
 }
 
 fn mkdir_at(call: &mut Call<'_>, dir: Fd, path: Address, mode: usize) -> Raw {
@@ -51,7 +53,13 @@ pub fn mknod(call: &mut Call<'_>) -> Raw {
 
 /// mknodat(2).
 pub fn mknodat(call: &mut Call<'_>) -> Raw {
-    mknod_at(call, call.fd(0), call.address(1), call.args[2], call.args[3])
+    mknod_at(
+        call,
+        call.fd(0),
+        call.address(1),
+        call.args[2],
+        call.args[3],
+    )
 }
 
 fn unlink_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize) -> Raw {
@@ -60,7 +68,11 @@ fn unlink_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize) -> Raw {
         let remove = || call.host(nr::UNLINKAT, [at.dir(), at.path, flags, 0, 0, 0]);
         let removed = remove();
         let is_full = removed == Errno::ENOTEMPTY.into() || removed == Errno::EEXIST.into();
-        if directory && is_full && hidden::clear(call, at) { remove() } else { removed }
+        if directory && is_full && hidden::clear(call, at) {
+            remove()
+        } else {
+            removed
+        }
     })
 }
 
@@ -96,11 +108,28 @@ fn two(
 ) -> Raw {
     let run = || {
         let mut taken = call.area()?;
-        let Work { first, second, told, start, second_start, area, second_area, .. } = taken.work();
+        let Work {
+            first,
+            second,
+            told,
+            start,
+            second_start,
+            area,
+            second_area,
+            ..
+        } = taken.work();
         let old_text = call.memory.read_string(old, first)?;
         let new_text = call.memory.read_string(new, second)?;
         let old_at = call.locate(old_dir, old, old_text, want_old, told, start, area)?;
-        let new_at = call.locate(new_dir, new, new_text, PARENT, told, second_start, second_area)?;
+        let new_at = call.locate(
+            new_dir,
+            new,
+            new_text,
+            PARENT,
+            told,
+            second_start,
+            second_area,
+        )?;
         Ok(call.process.mutating(|| then(call, &old_at, &new_at)))
     };
     run().unwrap_or_else(|errno: Errno| errno.into())
@@ -113,28 +142,50 @@ fn rename_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
     }
     two(call, old, new, PARENT, |call, old, new| {
         let rename = || {
-            call.host(nr::RENAMEAT2, [old.dir(), old.path, new.dir(), new.path, flags, 0])
+            call.host(
+                nr::RENAMEAT2,
+                [old.dir(), old.path, new.dir(), new.path, flags, 0],
+            )
         };
         let renamed = rename();
         let is_full = renamed == Errno::ENOTEMPTY.into() || renamed == Errno::EEXIST.into();
-        if is_full && flags == 0 && hidden::clear(call, new) { rename() } else { renamed }
+        if is_full && flags == 0 && hidden::clear(call, new) {
+            rename()
+        } else {
+            renamed
+        }
     })
 }
 
 /// rename(2).
 pub fn rename(call: &mut Call<'_>) -> Raw {
-    rename_at(call, (Fd::CWD, call.address(0)), (Fd::CWD, call.address(1)), 0)
+    rename_at(
+        call,
+        (Fd::CWD, call.address(0)),
+        (Fd::CWD, call.address(1)),
+        0,
+    )
 }
 
 /// renameat(2).
 pub fn renameat(call: &mut Call<'_>) -> Raw {
-    rename_at(call, (call.fd(0), call.address(1)), (call.fd(2), call.address(3)), 0)
+    rename_at(
+        call,
+        (call.fd(0), call.address(1)),
+        (call.fd(2), call.address(3)),
+        0,
+    )
 }
 
 /// renameat2(2).
 pub fn renameat2(call: &mut Call<'_>) -> Raw {
     let flags = call.flags(4);
-    rename_at(call, (call.fd(0), call.address(1)), (call.fd(2), call.address(3)), flags)
+    rename_at(
+        call,
+        (call.fd(0), call.address(1)),
+        (call.fd(2), call.address(3)),
+        flags,
+    )
 }
 
 fn link_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
@@ -147,22 +198,39 @@ fn link_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
             call.host(nr::LINKAT, [fd, empty, at.dir(), at.path, flags, 0])
         });
     }
-    let want = if flags & AT_SYMLINK_FOLLOW != 0 { FOLLOW } else { NO_FOLLOW };
+    let want = if flags & AT_SYMLINK_FOLLOW != 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
     two(call, old, new, want, |call, old, new| {
         let flags = if old.magic { AT_SYMLINK_FOLLOW } else { 0 };
-        call.host(nr::LINKAT, [old.dir(), old.path, new.dir(), new.path, flags, 0])
+        call.host(
+            nr::LINKAT,
+            [old.dir(), old.path, new.dir(), new.path, flags, 0],
+        )
     })
 }
 
 /// link(2).
 pub fn link(call: &mut Call<'_>) -> Raw {
-    link_at(call, (Fd::CWD, call.address(0)), (Fd::CWD, call.address(1)), 0)
+    link_at(
+        call,
+        (Fd::CWD, call.address(0)),
+        (Fd::CWD, call.address(1)),
+        0,
+    )
 }
 
 /// linkat(2).
 pub fn linkat(call: &mut Call<'_>) -> Raw {
     let flags = call.flags(4);
-    link_at(call, (call.fd(0), call.address(1)), (call.fd(2), call.address(3)), flags)
+    link_at(
+        call,
+        (call.fd(0), call.address(1)),
+        (call.fd(2), call.address(3)),
+        flags,
+    )
 }
 
 /// The text of a symlink is the guest's: it is stored as it stands.

@@ -4,7 +4,9 @@ use crate::engine::call::Call;
 use crate::engine::signals::{decode_action, encode_action, guest_action, may_remember};
 use crate::errno::Errno;
 use crate::guest::Address;
-use crate::sys::abi::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGKILL, SIGSET_LEN, SIGSYS, SignalSet};
+use crate::sys::abi::{
+    SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGKILL, SIGSET_LEN, SIGSYS, SignalSet,
+};
 use crate::sys::nr;
 use crate::sys::raw::Raw;
 
@@ -33,8 +35,11 @@ pub fn rt_sigaction(call: &mut Call<'_>) -> Raw {
             }
             return Ok(0);
         }
-        let action = action.as_ref().map_or(0, |action| core::ptr::from_ref(action).addr());
-        call.host(nr::RT_SIGACTION, [signal as usize, action, old, len, 0, 0]).result()
+        let action = action
+            .as_ref()
+            .map_or(0, |action| core::ptr::from_ref(action).addr());
+        call.host(nr::RT_SIGACTION, [signal as usize, action, old, len, 0, 0])
+            .result()
     };
     run().into()
 }

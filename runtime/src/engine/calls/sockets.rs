@@ -32,7 +32,10 @@ struct Name {
 
 impl Name {
     fn new(parts: &[&[u8]]) -> Option<Self> {
-        let mut name = Self { bytes: [0; ADDRESS_LEN], len: FAMILY_LEN };
+        let mut name = Self {
+            bytes: [0; ADDRESS_LEN],
+            len: FAMILY_LEN,
+        };
         name.bytes[..FAMILY_LEN].copy_from_slice(&AF_UNIX.to_ne_bytes());
         for part in parts {
             // One byte is left for the NUL.
@@ -40,7 +43,8 @@ impl Name {
             room.copy_from_slice(part);
             name.len += part.len();
         }
-        (name.len < ADDRESS_LEN).then(|| Self { len: name.len + 1, ..name })
+        name.len += 1;
+        (name.len <= ADDRESS_LEN).then_some(name)
     }
 }
 
@@ -55,10 +59,19 @@ fn host_name(call: &Call<'_>, at: Address, len: usize, want: Want) -> Result<Opt
         return Ok(None);
     }
     let path = &given[FAMILY_LEN..len];
-    let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
+    let end = path
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(path.len());
     let path = &path[..end];
     let mut taken = call.area()?;
-    let Work { told, start, area, second_start, .. } = taken.work();
+    let Work {
+        told,
+        start,
+        area,
+        second_start,
+        ..
+    } = taken.work();
     let found = call.locate(Fd::CWD, at, path, want, told, start, area)?;
     let (Some(host), Some(guest)) = (found.host, found.guest) else {
         return Ok(None);
@@ -96,7 +109,11 @@ fn named(call: &mut Call<'_>, at: usize, want: Want, mutates: bool) -> Raw {
             args[at] = name.bytes.as_ptr().addr();
             args[at + 1] = name.len;
             let make = || call.host(call.nr, args);
-            if mutates { call.process.mutating(make) } else { make() }
+            if mutates {
+                call.process.mutating(make)
+            } else {
+                make()
+            }
         }
     }
 }
@@ -125,8 +142,15 @@ fn guest_name(call: &Call<'_>, told: &[u8], room: &mut PathBuf<AT_ROOM>) -> Opti
     if !path.starts_with(b"/") {
         return None;
     }
-    let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
-    call.process.vfs.mounts().to_guest(&path[..end], room).ok()?;
+    let end = path
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(path.len());
+    call.process
+        .vfs
+        .mounts()
+        .to_guest(&path[..end], room)
+        .ok()?;
     Name::new(&[room.as_bytes()])
 }
 
@@ -150,7 +174,8 @@ fn told(call: &mut Call<'_>, at: usize) -> Raw {
         let shown = guest_name(call, told, &mut taken.work().start);
         let shown = shown.as_ref().map_or(told, |name| &name.bytes[..name.len]);
         call.memory.write(into, &shown[..shown.len().min(room)])?;
-        call.memory.write(len_at, &(shown.len() as u32).to_ne_bytes())?;
+        call.memory
+            .write(len_at, &(shown.len() as u32).to_ne_bytes())?;
         Ok(result)
     };
     run().into()
@@ -176,7 +201,10 @@ fn header_name(header: &[u8; HEADER_LEN]) -> (Address, usize) {
     at.copy_from_slice(&header[..8]);
     let mut len = [0; 4];
     len.copy_from_slice(&header[8..12]);
-    (Address(usize::from_ne_bytes(at)), u32::from_ne_bytes(len) as usize)
+    (
+        Address(usize::from_ne_bytes(at)),
+        u32::from_ne_bytes(len) as usize,
+    )
 }
 
 /// sendmsg(2) of one header; `None`: it names no path.
@@ -212,10 +240,13 @@ pub fn sendmmsg(call: &mut Call<'_>) -> Raw {
     let mut sent = 0;
     let run = |number: usize| match send_one(call, entry(number), flags)? {
         Some(len) => {
-            call.memory.write(entry(number).plus(HEADER_LEN), &(len as u32).to_ne_bytes())?;
+            call.memory
+                .write(entry(number).plus(HEADER_LEN), &(len as u32).to_ne_bytes())?;
             Ok(1)
         }
-        None => call.host(nr::SENDMMSG, [socket, entry(number).0, 1, flags, 0, 0]).result(),
+        None => call
+            .host(nr::SENDMMSG, [socket, entry(number).0, 1, flags, 0, 0])
+            .result(),
     };
     let names = |number: usize| {
         let header = call.memory.read_bytes::<HEADER_LEN>(entry(number));
@@ -248,8 +279,10 @@ fn show_one(call: &Call<'_>, header_at: Address, room: usize) -> Result<(), Errn
     call.memory.read(name_at, told)?;
     let mut taken = call.area()?;
     if let Some(name) = guest_name(call, told, &mut taken.work().start) {
-        call.memory.write(name_at, &name.bytes[..name.len.min(room)])?;
-        call.memory.write(header_at.plus(8), &(name.len as u32).to_ne_bytes())?;
+        call.memory
+            .write(name_at, &name.bytes[..name.len.min(room)])?;
+        call.memory
+            .write(header_at.plus(8), &(name.len as u32).to_ne_bytes())?;
     }
     Ok(())
 }
