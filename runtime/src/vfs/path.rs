@@ -247,7 +247,7 @@ pub(super) fn is_under(path: &[u8], prefix: &[u8]) -> bool {
 }
 
 /// What is left of `path` below `prefix`: empty, or a slash and more; `None` if it does not lie there.
-pub(super) fn below<'p>(path: &'p [u8], prefix: &[u8]) -> Option<&'p [u8]> {
+pub fn below<'p>(path: &'p [u8], prefix: &[u8]) -> Option<&'p [u8]> {
     if prefix == b"/" {
         return match path {
             b"/" => Some(b""),
