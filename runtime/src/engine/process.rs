@@ -16,7 +16,7 @@ use crate::options::Inherited;
 use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE};
 use crate::sys::host::{Fd, close, dup_from, fstat, openat, soft_limit};
 use crate::sys::raw::Raw;
-use crate::vfs::Vfs;
+use crate::vfs::{Coherence, Vfs};
 
 /// The run as this process has it.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Process {
     pub pool: Pool,
     /// Lookup.
     pub vfs: Vfs<'static>,
+    /// Where changes are announced to the other runs on this sysroot; `None`: to nobody.
+    pub coherence: Option<&'static Coherence<'static>>,
 }
 
 struct Global(UnsafeCell<MaybeUninit<Process>>);
@@ -120,7 +122,13 @@ impl Process {
 
     /// Makes a call that may change what names there are.
     pub fn mutating(&self, change: impl FnOnce() -> Raw) -> Raw {
-        change()
+        let Some(coherence) = self.coherence else {
+            return change();
+        };
+        coherence.mutate_begin();
+        let result = change();
+        coherence.mutate_end();
+        result
     }
 
     fn is_sysroot(&self, fd: Fd) -> bool {

@@ -18,7 +18,7 @@ use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
 use super::tell::{self, Step};
-use super::{dispatch, exec, signals};
+use super::{dispatch, exec, signals, store};
 use crate::errno::Errno;
 use crate::guest::Memory;
 use crate::loader::elf::{Header, ProgramHeaders};
@@ -36,7 +36,7 @@ use crate::sys::host::{
 use crate::sys::raw::call;
 use crate::sys::{memory, nr};
 use crate::trace::TraceBits;
-use crate::vfs::{Mount, Mounts, Vfs};
+use crate::vfs::{Mount, Mounts};
 
 /// Exit status of the runtime's own failure.
 pub const FAILED: u8 = 125;
@@ -196,6 +196,7 @@ pub fn set_up(
         .unwrap_or_else(|errno| no_memory(errno));
     let mounts: &'static Mounts<'static> =
         arena.place(mounts).unwrap_or_else(|errno| no_memory(errno));
+    let (vfs, coherence) = store::vfs(arena, &run, mounts).unwrap_or_else(|errno| no_memory(errno));
     let state = Process {
         run,
         runtime_path: runtime_path.to_bytes(),
@@ -203,7 +204,8 @@ pub fn set_up(
         sysroot_path,
         sysroot_fd: AtomicI32::new(-1),
         pool: Pool::new().unwrap_or_else(|errno| no_memory(errno)),
-        vfs: Vfs::new(mounts),
+        vfs,
+        coherence,
     };
     // SAFETY: once in a process, before any handler.
     unsafe { process::set(state) }
