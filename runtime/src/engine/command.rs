@@ -8,9 +8,11 @@ use super::arena::Arena;
 use super::call::Call;
 use super::calls::directories;
 use super::exec::{self, Vectors};
-use super::process::Process;
+use super::process::{self, Process};
 use super::say::say;
-use super::start::{FAILED, NOT_EXECUTABLE, NOT_FOUND, Vector, fail, launch, set_up};
+use super::start::{
+    self, FAILED, NOT_EXECUTABLE, NOT_FOUND, Vector, fail, launch, no_memory, set_up,
+};
 use super::store;
 use super::tell::{self, Step};
 use crate::errno::Errno;
@@ -207,7 +209,6 @@ fn settle(
     options: &RunOptions<'static>,
     sysroot: &'static [u8],
 ) -> &'static Process {
-    let no_memory = |errno: Errno| -> ! { fail(format_args!("no memory: {}", errno.text())) };
     let path = setting
         .arena
         .string(sysroot)
@@ -299,14 +300,11 @@ fn settle(
             fail(format_args!("more mounts than there can be"));
         }
     }
-    set_up(
-        &mut setting.arena,
-        Inherited {
-            mounts: rows,
-            ..run
-        },
-        mounts,
-    )
+    let run = Inherited {
+        mounts: rows,
+        ..run
+    };
+    start::settle(&mut setting.arena, probe, run, mounts)
 }
 
 fn add(mounts: &mut Mounts<'static>, mount: Mount<'static>) {
@@ -488,7 +486,8 @@ fn find_and_start(
         execfn,
         ..process.run
     };
-    let process = set_up(&mut setting.arena, run, process.vfs.mounts().clone());
+    let state = setting.arena.place(process.with_run(run));
+    let process = process::set(state.unwrap_or_else(|errno| no_memory(errno)));
     launch(&mut setting.arena, process, vector, skip, file, own_mask)
 }
 
