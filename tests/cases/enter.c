@@ -110,6 +110,9 @@ int main(int count, char **arguments) {
         fprintf(stderr, "enter: no program\n");
         return 125;
     }
+    /* Cargo has descriptors that its children inherit. */
+    if (close_range(3, ~0u, 0) != 0)
+        fail("closing", "descriptors");
     setsid();
     umask(022);
     if (root) {

@@ -4,8 +4,8 @@
 //! leaves behind. Whatever may differ is in `tests/cases/exceptions`, with its reason; what is listed there and does not differ
 //! is a failure too.
 //!
-//! `ELFUSE_ORACLE_CASE=TEXT` runs only the cases with that text in their name, `ELFUSE_ORACLE_WAYS=NAME,…` only some ways; both
-//! are for finding out why a case fails.
+//! `ELFUSE_ORACLE_CASE=TEXT` runs only the cases with that text in their name, `ELFUSE_ORACLE_WAYS=NAME,…` only some ways,
+//! `ELFUSE_ORACLE_SHOW=1` prints what each run said: for finding out why a case fails.
 
 pub mod calls;
 pub mod compile;

@@ -8,8 +8,11 @@
  *     mapped                          the files of /proc/self/maps
  *     put FD "text"                   write
  *     same "a" "b"                    whether both are the same inode, symlinks not followed
+ *     times "path"                    seconds of its atime and mtime, where somebody has set them to long ago
  *     samefd FD "path"                the same for a descriptor, symlinks followed
  *     sendmsg-to FD ADDRESS "text"    sendmsg with a name
+ *     sendmmsg-to FD ADDRESS "text"   the same twice by one sendmmsg
+ *     call-number N ARGUMENT...       a call that need not be in the table
  *     events FD                       what inotify tells
  *     fill "path" N                   makes N files path0, path1, …
  *     over-all N                      dup2 of standard output to every descriptor from 3 to N - 1
@@ -202,18 +205,41 @@ static void same(const char *a, const char *b, int fd) {
         put(first.st_dev == second.st_dev && first.st_ino == second.st_ino ? "the same" : "different");
 }
 
-static void sendmsg_to(int fd, const char *rest) {
+static void put_time(long seconds) {
+    if (seconds < 1000000)
+        put_number(seconds);
+    else
+        put("recent");
+}
+
+static void times(const char *path) {
+    struct stat stat;
+    long result = call4(__NR_newfstatat, AT_FDCWD, path, &stat, 0);
+    put(" = ");
+    if (result < 0) {
+        put_error(result);
+        return;
+    }
+    put_time(stat.st_atim.tv_sec);
+    put(" ");
+    put_time(stat.st_mtim.tv_sec);
+}
+
+static void send_to(int fd, const char *rest, int twice) {
     struct arguments address = {0};
     word size = value(&rest, &address);
     skip_spaces(&rest);
     char *text = text_value(&rest);
     struct iovec part = {text, length(text)};
-    struct msghdr message = {0};
-    message.msg_name = (void *)address.values[0];
-    message.msg_namelen = size;
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    put_result(call(__NR_sendmsg, fd, &message, 0));
+    struct mmsghdr messages[2] = {0};
+    for (int i = 0; i < 2; i++) {
+        struct msghdr *message = &messages[i].msg_hdr;
+        message->msg_name = (void *)address.values[0];
+        message->msg_namelen = size;
+        message->msg_iov = &part;
+        message->msg_iovlen = 1;
+    }
+    put_result(twice ? call4(__NR_sendmmsg, fd, messages, 2, 0) : call(__NR_sendmsg, fd, &messages[0].msg_hdr, 0));
 }
 
 static void events(int fd) {
@@ -278,14 +304,14 @@ static void exhaust(void) {
 int verb(const char *name, const char *rest) {
     struct arguments in = {0};
     skip_spaces(&rest);
-    if (same_text(name, "sendmsg-to")) {
+    if (same_text(name, "sendmsg-to") || same_text(name, "sendmmsg-to")) {
         word fd = value(&rest, &in);
         skip_spaces(&rest);
-        sendmsg_to(fd, rest);
+        send_to(fd, rest, same_text(name, "sendmmsg-to"));
         return 1;
     }
-    static const char *const names[] = {"list", "oldlist", "seeks", "cat", "lines", "mapped", "put", "same", "samefd",
-                                        "events", "fill", "over-all", "exhaust", "raise", "exit", "sleep"};
+    static const char *const names[] = {"list", "oldlist", "seeks", "cat", "lines", "mapped", "put", "same", "samefd", "times",
+                                        "call-number", "events", "fill", "over-all", "exhaust", "raise", "exit", "sleep"};
     int known = 0;
     for (word i = 0; i < sizeof names / sizeof *names; i++)
         known |= same_text(name, names[i]);
@@ -311,6 +337,10 @@ int verb(const char *name, const char *rest) {
         same((char *)v[0], (char *)v[1], -1);
     else if (same_text(name, "samefd"))
         same(0, (char *)v[1], v[0]);
+    else if (same_text(name, "times"))
+        times((char *)v[0]);
+    else if (same_text(name, "call-number"))
+        put_result(call6(v[0], v[1], v[2], v[3], v[4], v[5], v[6]));
     else if (same_text(name, "events"))
         events(v[0]);
     else if (same_text(name, "fill"))

@@ -1,7 +1,7 @@
 //! What a run left behind, and how two of them differ.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 /// All that is compared of a run.
@@ -38,6 +38,14 @@ impl Outcome {
             }
         }
         (!text.is_empty()).then_some(text)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.end)?;
+        let lines = self.output.iter().chain(&self.errors);
+        lines.into_iter().try_for_each(|line| writeln!(f, "    {line}"))
     }
 }
 

@@ -64,6 +64,12 @@ pub fn check(theme: &str, cases: &[Case], programs: &Programs) {
         .collect();
     for (case, outcomes) in all.iter().zip(&outcomes) {
         runs += outcomes.len();
+        if std::env::var_os("ELFUSE_ORACLE_SHOW").is_some() {
+            println!("{theme}: {}", case.name);
+            for (way, outcome) in outcomes {
+                println!("  {}: {outcome}", way.name());
+            }
+        }
         let found = judge(theme, case, outcomes, &exceptions);
         if !found.is_empty() {
             failed.insert(&case.name);

@@ -96,8 +96,7 @@ impl Tree {
             .strip_prefix('"')
             .and_then(|text| text.rsplit_once('"'))
         {
-            let text = text.replace("\\n", "\n").replace("\\0", "\0");
-            What::File(text.into_bytes(), mode(after, 0o644))
+            What::File(unescaped(text), mode(after, 0o644))
         } else {
             nonsense()
         };
@@ -198,6 +197,30 @@ impl Tree {
     }
 }
 
+/// Text with `\n`, `\r`, `\t`, `\0` and `\xHH` as what they stand for.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match (byte, byte == b'\\') {
+            (_, true) => match bytes.next() {
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b't') => b'\t',
+                Some(b'0') => 0,
+                Some(b'x') => {
+                    let digits = [bytes.next(), bytes.next()].map(|digit| digit.unwrap_or(b'0'));
+                    let digits = String::from_utf8_lossy(&digits).into_owned();
+                    u8::from_str_radix(&digits, 16).expect("two hexadecimal digits")
+                }
+                other => panic!("no escape {other:?} in {text:?}"),
+            },
+            _ => byte,
+        });
+    }
+    out
+}
+
 /// `{text*count}` written out.
 fn repeated(line: &str) -> String {
     let mut out = line.to_owned();
@@ -227,6 +250,11 @@ fn describe_below(root: &Path, path: &Path, found: &mut BTreeMap<PathBuf, String
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
     let at = root.join(path);
+    // Deeper than a path can tell, a tree is not looked at.
+    if at.as_os_str().len() > 3800 {
+        found.insert(path.to_owned(), "deep down".to_owned());
+        return;
+    }
     let state = fs::symlink_metadata(&at).expect("a tree at rest");
     let kind = state.file_type();
     let owner = format!("{:04o} {}:{}", state.mode() & 0o7777, state.uid(), state.gid());
