@@ -1,4 +1,4 @@
-//! Scripts of system calls, each run by the real kernel and by `elfuse run` in every way: see `elfuse_tests::oracle`.
+//! Scripts of system calls, and small programs, each run by the real kernel and by `elfuse run` in every way: see `elfuse_tests::oracle`.
 
 use elfuse_tests::oracle::{calls, suite};
 use elfuse_tests::oracle_programs;
@@ -75,4 +75,10 @@ fn descriptors_may_be_closed_replaced_and_used_up() {
 #[test]
 fn what_is_refused_is_refused_as_by_the_real_kernel() {
     check("refused");
+}
+
+#[test]
+fn signals_threads_and_processes_are_those_of_the_real_kernel() {
+    let programs = oracle_programs!();
+    suite::check("process", &calls::processes(&programs), &programs);
 }

@@ -1,7 +1,10 @@
 #include "calls.h"
 #include <asm/unistd_64.h>
+#include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>
+
+#define RESOLVE_CACHED 0x20 /* younger than the headers of Debian 12 */
 
 static char script[1 << 17];
 static char *lines[4096];
@@ -140,7 +143,11 @@ static void one_line(const char *line) {
     struct arguments arguments = {0};
     parse_arguments(at, &arguments);
     word *v = arguments.values;
-    long result = call6(number, v[0], v[1], v[2], v[3], v[4], v[5]);
+    long result;
+    /* Whatever is renamed or mounted anywhere meanwhile may make the kernel ask to try again. */
+    do
+        result = call6(number, v[0], v[1], v[2], v[3], v[4], v[5]);
+    while (result == -EAGAIN && number == __NR_openat2 && !(((word *)v[2])[2] & RESOLVE_CACHED));
     put(" = ");
     int is_id = number == __NR_getpid || number == __NR_gettid || number == __NR_getppid;
     if (result < 0 && result > -4096)

@@ -1,4 +1,4 @@
-//! Cases that are scripts of system calls: `tests/cases/scripts/THEME`.
+//! Cases that are scripts of system calls: `tests/cases/scripts/THEME`; and those of `tests/cases/process`, which are C.
 //!
 //! ```text
 //! == a name of the case
@@ -12,7 +12,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
+use super::compile::Programs;
 use super::room::Job;
 use super::suite::Case;
 use super::tree::Tree;
@@ -45,6 +47,27 @@ pub fn theme(name: &str) -> Vec<Case> {
         }
     }
     assert!(!cases.is_empty(), "{name} has no cases");
+    cases
+}
+
+/// The cases of `cases/process`, which is compiled first.
+///
+/// # Panics
+/// It cannot be asked for their names.
+#[must_use]
+pub fn processes(programs: &Programs) -> Vec<Case> {
+    programs.compile("process", "process", &["-static"]);
+    let names = Command::new(programs.directory.join("process")).output();
+    let names = names.expect("the names of the cases").stdout;
+    let named = |name: &str| {
+        let mut case = case(name);
+        case.job.line = vec!["/bin/process".to_owned(), name.to_owned()];
+        case.tree = Tree::parse(&read("trees/process"));
+        case
+    };
+    let names = String::from_utf8_lossy(&names);
+    let cases: Vec<Case> = names.lines().map(named).collect();
+    assert!(!cases.is_empty(), "cases/process has no cases");
     cases
 }
 
