@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")"
 elfuse_index=${ELFUSE_INDEX:-../target/debug/elfuse-index}
 [ -x "$elfuse_index" ] || (cd .. && cargo build -p elfuse-indexer)
-for target in sidecar keys loader_cache ld_so_cache inspect walk conf resolve; do
+for target in sidecar keys loader_cache ld_so_cache inspect walk conf resolve inherited; do
     mkdir -p "corpus/$target"
 done
 
@@ -65,4 +65,8 @@ if [ -f corpus/ld_so_cache/seed-small ]; then
     # A cache holds NULs and so cannot stand in a tree whole; what stands before the first still starts like one.
     { printf '/bin/p\n/bin/p\ninterp:/lib64/ld-linux-x86-64.so.2 needed:lib0.so\0/etc/ld.so.cache\n='; head -c 100 corpus/ld_so_cache/seed-small; } >corpus/resolve/seed-cache
 fi
+
+echo "seeds: an inherited argument"
+tail -n 1 ../runtime/tests/snapshots/options_inherited__a_typical_run_takes_less_than_300_bytes.snap |
+    tr -d '\n' >corpus/inherited/seed-typical
 du -sh corpus

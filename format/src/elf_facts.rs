@@ -1,5 +1,8 @@
 //! What a sidecar says of an ELF file, so that nobody has to open it to know how it links.
 
+#[cfg(feature = "alloc")]
+use alloc::vec::Vec;
+
 use rkyv::{Archive, Serialize};
 
 use crate::span::Span;
@@ -73,7 +76,7 @@ pub struct ElfRow {
 }
 
 /// Facts of one ELF file in memory.
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ElfFacts {
     /// Size of the file in bytes.

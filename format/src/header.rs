@@ -3,6 +3,9 @@
 //! Both are fixed-width little-endian integers at fixed places, read without rkyv, so that a file of another version is
 //! told apart and refused at the cost of 64 bytes. Magic and version keep their places in every version to come.
 
+#[cfg(feature = "alloc")]
+use alloc::vec::Vec;
+
 use crate::checksum::checksum;
 use crate::error::FormatError;
 
@@ -453,6 +456,9 @@ impl<'a> File<'a> {
 
 /// Tables of fixed-width rows: an rkyv archive of one vector.
 pub mod rows {
+    #[cfg(feature = "alloc")]
+    use alloc::vec::Vec;
+
     use rkyv::Portable;
     use rkyv::api::low::LowValidator;
     use rkyv::bytecheck::CheckBytes;
@@ -476,7 +482,7 @@ pub mod rows {
     }
 
     /// What a row must be to be written.
-    #[cfg(feature = "std")]
+    #[cfg(feature = "alloc")]
     pub trait NewRow:
         Clone
         + for<'a> rkyv::Serialize<
@@ -488,7 +494,7 @@ pub mod rows {
         >
     {
     }
-    #[cfg(feature = "std")]
+    #[cfg(feature = "alloc")]
     impl<T> NewRow for T where
         T: Clone
             + for<'a> rkyv::Serialize<
@@ -502,7 +508,7 @@ pub mod rows {
     }
 
     /// The archive of `rows`.
-    #[cfg(feature = "std")]
+    #[cfg(feature = "alloc")]
     #[must_use]
     pub fn encode<T: NewRow>(rows: &[T]) -> Vec<u8> {
         // Serialising into memory fails only when a relative pointer overflows, and tables are far below 2 GiB.
@@ -512,13 +518,13 @@ pub mod rows {
 }
 
 /// Puts a file together.
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 #[derive(Debug, Default)]
 pub struct Writer {
     parts: Vec<(PartKind, u32, Vec<u8>)>,
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 impl Writer {
     /// Nothing yet.
     #[must_use]
@@ -587,7 +593,7 @@ impl Writer {
 }
 
 /// A file without parts: header and one payload.
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 #[must_use]
 pub fn wrap(kind: Kind, flags: u32, payload: &[u8]) -> Vec<u8> {
     let header = Header {

@@ -57,6 +57,8 @@ pub enum Seal {
     TooLarge = 5,
     /// Its sidecar could not be written or was not to be made.
     NotIndexed = 6,
+    /// Has a POSIX access control list: its mode bits do not tell who may search it, and a reader goes by these alone.
+    AccessList = 7,
 }
 
 impl Seal {
@@ -70,6 +72,7 @@ impl Seal {
             4 => Self::MountPoint,
             5 => Self::TooLarge,
             6 => Self::NotIndexed,
+            7 => Self::AccessList,
             _ => Self::Changed,
         }
     }
@@ -359,14 +362,17 @@ impl<'a> Keys<'a> {
     }
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 mod check;
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 pub use write::KeysContent;
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 mod write {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
     use super::{DeviceRow, DirKey, FileKey, IDENTITY_CHUNK, Seal, identity_hash};
     use crate::error::FormatError;
     use crate::header::rows::encode;

@@ -20,9 +20,9 @@
 mod flags;
 mod listing;
 mod order;
-#[cfg(test)]
+#[cfg(all(test, feature = "alloc"))]
 mod tests;
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 mod write;
 
 use core::fmt;
@@ -32,7 +32,7 @@ use listing::Listing;
 
 pub use flags::Flags;
 pub use order::compare_names;
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 pub use write::{Need, Row, in_file_order, write};
 
 const OLD_MAGIC: &[u8] = b"ld.so-1.7.0";
@@ -434,7 +434,7 @@ impl<'a> LdSoCache<'a> {
     }
 
     /// `entry` as a row to be written. `None` when one of its strings is not there.
-    #[cfg(feature = "std")]
+    #[cfg(feature = "alloc")]
     #[must_use]
     pub fn to_row(&self, entry: Entry<'a>) -> Option<Row> {
         Some(Row {

@@ -12,9 +12,16 @@
 //! | [`ld_so_cache`] | `ld.so.cache` in glibc's own format |
 //! | [`names`] | the reserved names, and the hash of a name |
 //!
-//! Everything read is hostile until checked. Reading never panics, never allocates (without the `std` feature the
-//! crate is `no_std` and has no allocator), and costs time in proportion to what is touched. Writing needs `std`.
-#![cfg_attr(not(feature = "std"), no_std)]
+//! The crate is `no_std`. Everything read is hostile until checked. Reading never panics, never allocates, and costs time in
+//! proportion to what is touched. Owned types, writers and the checks of whole files need the feature `alloc`, which is on by
+//! default. It asks for an allocator and still not for std: cargo unifies features over a workspace, so a program without std
+//! is linked with whatever the programs beside it turned on.
+#![no_std]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod checksum;
 pub mod elf_facts;

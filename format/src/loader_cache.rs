@@ -4,9 +4,9 @@
 //! Directories are numbered breadth-first, the children of one directory consecutively in name order. So a name's
 //! [`Entry::rank`](crate::sidecar::Entry::rank) leads from a directory to its child without a path being stored.
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 mod check;
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 mod write;
 
 use rkyv::rancor::Failure;
@@ -379,5 +379,5 @@ impl<'a> ArchivedClosures<'a> {
     }
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 pub use write::{Interner, LoaderCacheContent, NewDir, NewInput, NewObject, NewProgram, NewSoname};

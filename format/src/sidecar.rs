@@ -5,8 +5,11 @@
 //! content alone: no times, no inode numbers, no path.
 
 mod check;
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 mod write;
+
+#[cfg(feature = "alloc")]
+use alloc::vec::Vec;
 
 use rkyv::rancor::Failure;
 use rkyv::with::InlineAsBox;
@@ -434,7 +437,7 @@ impl<'a> Elf<'a> {
     }
 
     /// The facts in memory of their own; `None` if the row lies.
-    #[cfg(feature = "std")]
+    #[cfg(feature = "alloc")]
     #[must_use]
     pub fn to_facts(&self) -> Option<crate::elf_facts::ElfFacts> {
         let row = self.row;
@@ -474,5 +477,5 @@ impl<'a> Elf<'a> {
     }
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "alloc")]
 pub use write::{Content, NewEntry, encode};

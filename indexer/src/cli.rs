@@ -97,7 +97,7 @@ pub struct StoreArgs {
     /// Keep the whole index in DIR and write nothing into the sysroot
     ///
     /// For a sysroot that is read-only or somebody else's. Without this flag, a sysroot that cannot be written has its
-    /// index under $XDG_CACHE_HOME/elfuse/ (or ~/.cache/elfuse/), by the identity of the sysroot.
+    /// index under $XDG_CACHE_HOME/elfuse/ (or ~/.cache/elfuse/), by the path of the sysroot.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub index_dir: Option<PathBuf>,
 }
@@ -179,8 +179,8 @@ pub struct BuildArgs {
 
 /// Make an index valid on this host, after the sysroot was copied or unpacked
 ///
-/// An index is bound to inode numbers and times, and a copy has others. Names are compared with the directories, facts
-/// of ELF files with their size and content; whatever differs is left out until the next build.
+/// An index is bound to inode numbers and times, and a copy has others. Every directory and the content of every ELF file
+/// is read; sidecars that say something else are mended, and new keys are made.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

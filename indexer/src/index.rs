@@ -236,10 +236,11 @@ impl Index {
         self.plain.get(dir as usize).copied()
     }
 
-    /// Key of a directory, if there are keys.
+    /// Whether the key of a directory may be believed, and if not, why; `None` without keys.
     #[must_use]
-    pub fn dir_key(&self, dir: u32) -> Option<&ArchivedDirKey> {
-        self.dir_keys.get(dir as usize)
+    pub fn seal(&self, dir: u32) -> Option<Seal> {
+        let key = self.dir_keys.get(dir as usize);
+        key.map(|key| Seal::from_byte(key.seal))
     }
 
     /// Whether the key of the loader cache's input number `input` claims anything.

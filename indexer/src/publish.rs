@@ -342,10 +342,13 @@ fn capture_dir(root: &Root, dir: &ScannedDir, options: &CaptureOptions<'_>) -> R
         );
         return unsealed(Seal::Changed, Seal::Changed);
     };
-    if row.state == Seal::Racy {
-        options
-            .warnings
-            .add(Warning::Unsealed, &guest(&dir.path), "");
+    let warning = match row.state {
+        Seal::Racy => Some(Warning::Unsealed),
+        Seal::AccessList => Some(Warning::AccessList),
+        _ => None,
+    };
+    if let Some(warning) = warning {
+        options.warnings.add(warning, &guest(&dir.path), "");
     }
     row
 }
@@ -418,6 +421,8 @@ fn compare(
         let state = elf_state(&fd, dir, name, entry, known, options);
         elves.push((known.identity, state));
     }
+    // Before the second stat: setting one changes the ctime.
+    let has_access_list = sys::has_access_list(&fd);
     let after = sys::fstat(&fd)?.identity;
     if after != before {
         return Err(changed());
@@ -425,7 +430,11 @@ fn compare(
     let racy = is_racy(&after, options.now);
     Ok(Row {
         identity: after,
-        state: if racy { Seal::Racy } else { Seal::Sealed },
+        state: match (has_access_list, racy) {
+            (true, _) => Seal::AccessList,
+            (false, true) => Seal::Racy,
+            (false, false) => Seal::Sealed,
+        },
         elves,
         plain: if racy {
             0

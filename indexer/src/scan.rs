@@ -71,6 +71,9 @@ pub struct ScannedDir {
     pub identity: Option<Identity>,
     /// Whether an earlier key vouches for the names and that state: nothing was read.
     pub sealed: bool,
+    /// Whether it has an access control list and the names that it had with one before: there is no key to vouch for it, and nothing to
+    /// make anew.
+    pub unsealed_as_before: bool,
     /// Its ELF files.
     pub elves: Vec<ElfState>,
     /// Its other files.
@@ -147,13 +150,15 @@ impl Scan {
         self.dirs.iter().map(|dir| dir.elves.len() as u64).sum()
     }
 
-    /// Whether everything was vouched for by earlier keys.
+    /// Whether an earlier index says all of it, and its keys vouch for as much as new ones would.
     #[must_use]
-    pub fn is_all_sealed(&self) -> bool {
-        let is_sealed = |dir: &ScannedDir| {
-            dir.sealed && dir.plain.sealed && dir.elves.iter().all(|elf| elf.sealed)
+    pub fn is_as_before(&self) -> bool {
+        let is_as_before = |dir: &ScannedDir| {
+            (dir.sealed || dir.unsealed_as_before)
+                && dir.plain.sealed
+                && dir.elves.iter().all(|elf| elf.sealed)
         };
-        self.dirs.iter().all(is_sealed)
+        self.dirs.iter().all(is_as_before)
     }
 }
 
@@ -293,6 +298,7 @@ impl Scanner<'_> {
             state: Seal::Sealed,
             identity: None,
             sealed: false,
+            unsealed_as_before: false,
             elves: Vec::new(),
             plain: PlainFiles::UNKNOWN,
             has_sidecar: false,
@@ -339,8 +345,7 @@ impl Scanner<'_> {
         let (Trust::Keys(index), Some(number)) = (self.options.trust, earlier) else {
             return false;
         };
-        let key = index.dir_key(number).map(|key| Seal::from_byte(key.seal));
-        key == Some(state) && index.block_bytes(number).is_none()
+        index.seal(number) == Some(state) && index.block_bytes(number).is_none()
     }
 
     /// Takes over a directory whose key holds, if all its ELF files' keys do and its other files are as they were.

@@ -102,6 +102,24 @@ pub fn fstat(fd: impl AsFd) -> io::Result<Status> {
     Ok(status(&fs::fstat(fd)?))
 }
 
+/// Whether a directory has a POSIX access control list, so that its mode bits do not tell who may search it. Where that cannot be found out
+/// it counts as having one.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn has_access_list(dir: impl AsFd) -> bool {
+    // The kernel keeps a list that says no more than the mode bits as these alone. What is asked for is the length.
+    let mut nothing: [u8; 0] = [];
+    let found = fs::fgetxattr(dir, "system.posix_acl_access", &mut nothing);
+    !matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
+}
+
+/// Whether a directory has a POSIX access control list. Hosts that have no such lists, or others, are not asked.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn has_access_list(_dir: impl AsFd) -> bool {
+    false
+}
+
 /// stat of a name in a directory, a symlink not followed.
 ///
 /// # Errors

@@ -23,6 +23,8 @@ pub enum Warning {
     TooDeep,
     /// Changed within the last two seconds, and `--no-wait` was given.
     Unsealed,
+    /// A directory with a POSIX access control list.
+    AccessList,
     /// A directory that takes no sidecar.
     SidecarNotWritten,
     /// A file of the index that cannot be removed.
@@ -68,6 +70,7 @@ impl Warning {
             Warning::Unsealed => {
                 "directories or files changed less than 2 s ago and are not sealed"
             }
+            Warning::AccessList => "directories have an access control list and are not sealed",
             Warning::SidecarNotWritten => "sidecars could not be written",
             Warning::NotRemoved => "directories kept their sidecar",
             Warning::UnknownFileSystem => "file systems are not known to keep reliable time stamps",
@@ -108,6 +111,9 @@ impl Warning {
             Warning::TooDeep => "see how they came about; they are looked up live",
             Warning::Unsealed => {
                 "run `elfuse-index seal` in a few seconds; until then they are looked up live"
+            }
+            Warning::AccessList => {
+                "remove it with `setfacl -b`, if mode bits will do; until then they are looked up live"
             }
             Warning::SidecarNotWritten => {
                 "nothing, if only this host uses the index: the store has their content; else run as the tree's owner"
@@ -156,6 +162,7 @@ impl Warning {
             | Warning::LibrariesDisagree => true,
             Warning::BrokenElf
             | Warning::Unsealed
+            | Warning::AccessList
             | Warning::SidecarNotWritten
             | Warning::UnknownFileSystem
             | Warning::SpecialFileLeftOut

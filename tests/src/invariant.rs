@@ -225,6 +225,15 @@ impl Check<'_> {
         rows.get((number % chunk) as usize)
     }
 
+    /// A reader goes by the mode bits of a believed directory to tell who may search it.
+    fn permissions(&mut self, path: &Path) {
+        let mut nothing: [u8; 0] = [];
+        if rustix::fs::lgetxattr(path, "system.posix_acl_access", &mut nothing).is_ok() {
+            let path = path.display();
+            self.lies.push(format!("{path}: an access control list"));
+        }
+    }
+
     /// From the root as far as keys hold.
     fn down(&mut self, root: &Path) {
         let mut stack = vec![(0_u32, root.to_owned())];
@@ -245,6 +254,7 @@ impl Check<'_> {
             self.believed.directories += 1;
             self.believed.names += block.len();
             self.names(&path, &block, number == 0);
+            self.permissions(&path);
             for entry in block.entries() {
                 let name = entry.name().unwrap_or_default();
                 let path = path.join(OsStr::from_bytes(name));
@@ -346,6 +356,7 @@ impl Check<'_> {
                     .is_ok_and(|key| self.dir_key_holds(key, row, &found));
                 if holds {
                     self.names(entry.path(), &block, number == 0);
+                    self.permissions(entry.path());
                 }
             }
         }

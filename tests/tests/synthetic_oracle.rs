@@ -9,7 +9,7 @@ use elfuse_indexer::live::LiveTree;
 use elfuse_tests::compare::{as_path_calls, as_trace, first_difference, predict, question};
 use elfuse_tests::elf::ElfFile;
 use elfuse_tests::ld_trace::{How, Request, ask};
-use elfuse_tests::{need, strace, sysroot};
+use elfuse_tests::{enter, need, strace, sysroot};
 
 const INTERPRETER: &str = "/lib64/ld-linux-x86-64.so.2";
 
@@ -213,13 +213,14 @@ fn make_tree(random: &mut Random, root: &Path) -> usize {
     if random.one_in(2) {
         fs::write(root.join("etc/ld.so.conf"), "/opt/c\n/opt/b\n").expect("a directory");
         let ldconfig = need::tool("ldconfig", "libc-bin");
-        // It complains about every odd file there is.
-        let output = std::process::Command::new(ldconfig)
+        // It complains about every odd file there is, and succeeds.
+        let output = enter::allowing_chroot(ldconfig)
             .arg("-X")
             .arg("-r")
             .arg(root)
             .output();
-        assert!(output.expect("running ldconfig").status.success());
+        let output = output.expect("running ldconfig");
+        assert!(output.status.success(), "ldconfig -r: {output:?}");
     }
     if random.one_in(8) {
         fs::write(

@@ -1,6 +1,6 @@
-//! Reads the files of an index from its standard input, one after the other in one stream, without std, alloc or libc: what the
-//! launcher to come has to do. Exit status 0: everything in them could be read; 1: something was refused; 2: this program is
-//! at fault.
+//! Reads the files of an index from its standard input, one after the other in one stream, without std, libc or a byte of heap: what
+//! the launcher to come has to do. Exit status 0: everything in them could be read; 1: something was refused; 2: this program is
+//! at fault, or memory was asked for.
 #![no_std]
 #![no_main]
 
@@ -122,6 +122,26 @@ fn exit(status: i32) -> ! {
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
     exit(2)
+}
+
+/// What has to be there as soon as `alloc` is linked. Whoever asks it for memory ends in the panic handler.
+#[cfg(feature = "alloc")]
+mod no_memory {
+    use core::alloc::{GlobalAlloc, Layout};
+
+    struct NoMemory;
+
+    // SAFETY: null is how an allocator refuses, and there is never a block that could be given back.
+    unsafe impl GlobalAlloc for NoMemory {
+        unsafe fn alloc(&self, _: Layout) -> *mut u8 {
+            core::ptr::null_mut()
+        }
+
+        unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
+    }
+
+    #[global_allocator]
+    static ALLOCATOR: NoMemory = NoMemory;
 }
 
 /// Named by the unwinding tables of the compiled `core`, and never called, as a panic aborts.

@@ -1,6 +1,6 @@
 //! The whole of the keys at once, for tools: a run checks what it touches.
 
-use std::vec::Vec;
+use alloc::vec::Vec;
 
 use super::{ArchivedDirKey, ArchivedFileKey, ArchivedTime, DirKey, Keys, Seal, write};
 use crate::error::FormatError;

@@ -1,8 +1,8 @@
 //! Writing a cache, byte for byte as `ldconfig` does from the same rows.
 
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
-use std::vec::Vec;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use core::cmp::Ordering;
 
 use super::{
     ENDIAN_LITTLE, EXTENSION_HEADER_BYTES, EXTENSION_MAGIC, Flags, Hwcap, ISA_LEVEL_MASK,

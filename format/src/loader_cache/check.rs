@@ -1,6 +1,6 @@
 //! The whole of a loader cache at once, for tools: a run checks what it touches.
 
-use std::vec::Vec;
+use alloc::vec::Vec;
 
 use super::{ArchivedDirRow, LoaderCache, NONE, Reason};
 use crate::error::FormatError;

@@ -1,6 +1,7 @@
 //! Making a loader cache.
 
-use std::collections::HashMap;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use rkyv::rancor::Failure;
 
@@ -94,7 +95,7 @@ pub struct LoaderCacheContent<'a> {
 #[derive(Debug, Default)]
 pub struct Interner {
     blob: Vec<u8>,
-    known: HashMap<Vec<u8>, Span>,
+    known: BTreeMap<Vec<u8>, Span>,
 }
 
 const TOO_LARGE: FormatError = FormatError::TooLarge {

@@ -1,7 +1,9 @@
 //! Making a payload.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use rkyv::rancor::Failure;
 
@@ -58,8 +60,7 @@ pub struct NewEntry {
 #[derive(Default)]
 struct Strings {
     blob: Vec<u8>,
-    // Only looked up, never iterated: the bytes stay deterministic.
-    known: HashMap<Vec<u8>, Span>,
+    known: BTreeMap<Vec<u8>, Span>,
 }
 
 const TOO_LARGE: FormatError = FormatError::TooLarge {

@@ -306,7 +306,7 @@ impl Maker<'_> {
         }
         if let Some(index) = self.earlier
             && written.files == 0
-            && scan.is_all_sealed()
+            && scan.is_as_before()
             && self.stands(index)
         {
             progress.clear();
@@ -470,6 +470,7 @@ pub fn seal_name(state: Seal) -> &'static str {
         Seal::MountPoint => "mount point",
         Seal::TooLarge => "too many names",
         Seal::NotIndexed => "not indexed",
+        Seal::AccessList => "access control list",
     }
 }
 

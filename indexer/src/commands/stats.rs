@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 
 use elfuse_format::header::HEADER_LEN;
-use elfuse_format::keys::Seal;
 use elfuse_format::sidecar::Kind;
 use serde::Serialize;
 
@@ -178,7 +177,7 @@ fn index_stats(now: &Current) -> Option<IndexStats> {
     let keys_bytes = keys.map_or(0, |keys| keys.file().header().file_len());
     let mut directories_by_seal = BTreeMap::new();
     for dir in (0..).take(index.dirs().len()) {
-        let state = index.dir_key(dir).map(|key| Seal::from_byte(key.seal));
+        let state = index.seal(dir);
         let name = state.map_or("no key", seal_name);
         *directories_by_seal.entry(name).or_default() += 1;
     }

@@ -22,7 +22,7 @@ use crate::options::VerifyOptions;
 use crate::report::{Bytes, Output, Style, count};
 use crate::scan::{self, Scan, ScanOptions, ScannedDir, Trust, guest, join};
 use crate::store::Store;
-use crate::sys::Root;
+use crate::sys::{self, Root};
 
 /// What kind of difference it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -32,6 +32,8 @@ pub enum Difference {
     WrongKey,
     /// A key holds, and the facts it vouches for are not the file's.
     WrongFileKey,
+    /// A key holds, and the directory has an access control list.
+    SealedAccessList,
     /// The index has a name that the directory has not.
     NoSuchName,
     /// The directory has a name that the index has not: it would be called absent.
@@ -65,6 +67,7 @@ impl Difference {
         match self {
             Self::WrongKey => "WRONG: the key holds but its names are not the directory's",
             Self::WrongFileKey => "WRONG: the key holds but its facts are not the file's",
+            Self::SealedAccessList => "WRONG: the key holds but an access control list is there",
             Self::NoSuchName => "in the index but not in the tree",
             Self::MissingName => "in the tree but not in the index",
             Self::WrongKind => "another kind of file",
@@ -84,7 +87,7 @@ impl Difference {
     /// What mends it.
     const fn remedy(self) -> &'static str {
         match self {
-            Self::WrongKey | Self::WrongFileKey => {
+            Self::WrongKey | Self::WrongFileKey | Self::SealedAccessList => {
                 "run `elfuse-index build --full`, and please report how it came about"
             }
             Self::StaleKey | Self::StaleFileKey | Self::NoKeys => {
@@ -267,10 +270,7 @@ impl Verifier<'_> {
         let holds = dir
             .identity
             .is_some_and(|identity| self.index.dir_key_holds(number, &identity));
-        let state = self
-            .index
-            .dir_key(number)
-            .map(|key| Seal::from_byte(key.seal));
+        let state = self.index.seal(number);
         match state {
             Some(Seal::Sealed) => self.report.sealed_directories += 1,
             Some(state) => {
@@ -281,6 +281,14 @@ impl Verifier<'_> {
                     .or_default() += 1
             }
             None => {}
+        }
+        let has_access_list = || {
+            let opened = self.root.open_dir(&dir.path);
+            opened.is_ok_and(sys::has_access_list)
+        };
+        if holds && has_access_list() {
+            self.report
+                .add(Difference::SealedAccessList, guest(&dir.path), "");
         }
         match claimed {
             None => {

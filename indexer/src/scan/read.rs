@@ -180,6 +180,8 @@ impl Scanner<'_> {
             dir.sealed = same
                 && dir.identity.as_ref().is_some_and(held)
                 && dir.elves.iter().all(|elf| elf.sealed);
+            dir.unsealed_as_before =
+                same && index.seal(number) == Some(Seal::AccessList) && sys::has_access_list(fd);
             dir.plain.sealed = index.plain_digest(number) == Some(dir.plain.digest);
         }
         (self.options.progress)(count);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use elfuse_format::ld_so_cache::LdSoCache;
+use elfuse_tests::enter::allowing_chroot;
 use elfuse_tests::ld_trace::{How, Request, Trace, ask};
 use elfuse_tests::sysroot::debian;
 use tempfile::TempDir;
@@ -55,7 +56,7 @@ impl Ldconfig {
 
     /// Makes the cache of `root`, creating no links, and returns it.
     pub(crate) fn make(&self, root: &Path, arguments: &[&str]) -> Vec<u8> {
-        run(Command::new(&self.0)
+        run(allowing_chroot(&self.0)
             .args(["-X", "-i", "-r"])
             .arg(root)
             .args(arguments));
@@ -64,7 +65,7 @@ impl Ldconfig {
 
     /// Makes the cache of `root`, and links.
     pub(crate) fn make_with_links(&self, root: &Path) {
-        run(Command::new(&self.0).args(["-i", "-r"]).arg(root));
+        run(allowing_chroot(&self.0).args(["-i", "-r"]).arg(root));
     }
 
     pub(crate) fn list(&self, cache: &[u8]) -> Listing {

@@ -1,0 +1,340 @@
+//! One trapped call, and how its paths become host paths.
+//!
+//! # Safety
+//! [`Call::host`] makes the guest's own call for it: whatever pointers of the guest's are among the arguments are checked by the kernel,
+//! as they would have been without us. Pointers of ours among them are to NUL-terminated paths in a work area that is held until the
+//! call returns.
+#![allow(unsafe_code)]
+
+use core::ffi::CStr;
+
+use super::magic;
+use super::pool::{Taken, Text, Work};
+use super::process::Process;
+use crate::errno::Errno;
+use crate::guest::{Address, Memory};
+use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, SignalSet};
+use crate::sys::host::{Fd, fstat, getcwd, readlinkat};
+use crate::sys::raw::{Args, Nr, Raw, call};
+use crate::vfs::path::{AT_ROOM, Area, PathBuf};
+use crate::vfs::{Base, Found, Last, MAX_SYMLINKS, Place, Start, Want};
+
+/// A call of the guest.
+#[derive(Debug)]
+pub struct Call<'c> {
+    /// Its number.
+    pub nr: Nr,
+    /// Its arguments.
+    pub args: Args,
+    /// The guest's signal mask: what it will be when the handler returns.
+    pub mask: &'c mut SignalSet,
+    /// How guest memory is reached.
+    pub memory: Memory,
+    /// The process.
+    pub process: &'static Process,
+}
+
+/// Where a path of the guest's lies on the host, ready for one call.
+#[derive(Debug, Clone, Copy)]
+pub struct At<'w> {
+    /// The directory that the path is relative to.
+    pub dir: Fd,
+    /// Address of the path, NUL-terminated: ours, or the guest's own where the call is made as it was given.
+    pub path: usize,
+    /// The host is to follow the last component: a magic link of procfs.
+    pub magic: bool,
+    /// It is a magic link of procfs, followed or not.
+    pub is_magic_link: bool,
+    /// Canonical guest path; `None`: the directory it starts from has no name the guest could use (it was deleted).
+    pub guest: Option<&'w [u8]>,
+    /// Where that is.
+    pub base: Base,
+    /// The host path, where it is ours.
+    pub host: Option<&'w CStr>,
+    /// The symlink's text, where that was asked for and the index answered.
+    pub text: Option<&'w [u8]>,
+}
+
+impl At<'_> {
+    const NOWHERE: Self = Self {
+        dir: Fd::CWD,
+        path: 0,
+        magic: false,
+        is_magic_link: false,
+        guest: None,
+        base: Base::Host,
+        host: None,
+        text: None,
+    };
+
+    /// The directory as an argument.
+    #[must_use]
+    pub fn dir(&self) -> usize {
+        self.dir.0 as isize as usize
+    }
+
+    /// `AT_SYMLINK_NOFOLLOW` unless the host has to follow.
+    #[must_use]
+    pub fn no_follow(&self) -> usize {
+        if self.magic { 0 } else { AT_SYMLINK_NOFOLLOW }
+    }
+}
+
+/// As [`Last::Follow`], without more.
+pub const FOLLOW: Want = Want::new(Last::Follow);
+/// As [`Last::NoFollow`], without more.
+pub const NO_FOLLOW: Want = Want::new(Last::NoFollow);
+/// As [`Last::Parent`], without more.
+pub const PARENT: Want = Want::new(Last::Parent);
+
+impl Call<'_> {
+    /// An argument as a descriptor: the kernel looks at the lower half only.
+    #[must_use]
+    pub fn fd(&self, number: usize) -> Fd {
+        Fd(self.args[number] as i32)
+    }
+
+    /// An argument as an address.
+    #[must_use]
+    pub fn address(&self, number: usize) -> Address {
+        Address(self.args[number])
+    }
+
+    /// An argument that is an `int` of flags.
+    #[must_use]
+    pub fn flags(&self, number: usize) -> usize {
+        self.args[number] & 0xffff_ffff
+    }
+
+    /// Makes a call of the host's.
+    #[must_use]
+    pub fn host(&self, nr: Nr, args: Args) -> Raw {
+        // SAFETY: see the top.
+        unsafe { call(nr, args) }
+    }
+
+    /// Makes the guest's call as it stands.
+    #[must_use]
+    pub fn as_given(&self) -> Raw {
+        self.host(self.nr, self.args)
+    }
+
+    /// A work area.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn area(&self) -> Result<Taken<'static>, Errno> {
+        self.process.pool.take()
+    }
+
+    /// Reads the path at `from` and makes `then` with where it lies, relative to `dir`.
+    pub fn at(
+        &self,
+        dir: Fd,
+        from: Address,
+        want: Want,
+        then: impl FnOnce(&Self, &At<'_>) -> Raw,
+    ) -> Raw {
+        let run = || {
+            let mut taken = self.area()?;
+            let Work {
+                first,
+                told,
+                start,
+                area,
+                ..
+            } = taken.work();
+            let path = self.memory.read_string(from, first)?;
+            let at = self.locate(dir, from, path, want, told, start, area)?;
+            Ok(then(self, &at))
+        };
+        run().unwrap_or_else(|errno: Errno| errno.into())
+    }
+
+    /// Where `path` lies, which the guest has at `given`. `told` and `start` are room to work in.
+    ///
+    /// # Errors
+    /// What the call is to return.
+    pub fn locate<'w>(
+        &self,
+        dir: Fd,
+        given: Address,
+        path: &[u8],
+        want: Want,
+        told: &mut Text,
+        start: &mut PathBuf<AT_ROOM>,
+        area: &'w mut Area,
+    ) -> Result<At<'w>, Errno> {
+        if path.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        if path.starts_with(b"/") {
+            start.set(b"/")?;
+        } else if !self.directory(dir, told, start)? {
+            let magic = want.last == Last::Follow;
+            return Ok(At {
+                dir,
+                path: given.0,
+                magic,
+                ..At::NOWHERE
+            });
+        }
+        self.walk(path, want, told, start, area)
+    }
+
+    /// Resolves, going on behind magic links that are not at the end.
+    fn walk<'w>(
+        &self,
+        path: &[u8],
+        want: Want,
+        told: &mut Text,
+        start: &mut PathBuf<AT_ROOM>,
+        area: &'w mut Area,
+    ) -> Result<At<'w>, Errno> {
+        let mut beyond = 0;
+        for turn in 0..MAX_SYMLINKS {
+            let from = Start::Guest(start.as_bytes());
+            let path = if turn == 0 { path } else { &told[..beyond] };
+            // SAFETY: what is found borrows the area for the rest of this turn, or, in the turn that returns it, for 'w.
+            let area = unsafe { &mut *core::ptr::from_mut(area) };
+            match self
+                .process
+                .vfs
+                .resolve(self.process, area, from, path, want)
+            {
+                Found::Host(place) => return self.place(&place, false),
+                Found::Synthetic(place) => return self.synthetic(&place, want),
+                Found::Definite(errno) => return Err(errno),
+                Found::Text(text) => {
+                    return Ok(At {
+                        text: Some(text),
+                        ..At::NOWHERE
+                    });
+                }
+                Found::Reserved { .. } => return Err(Errno::EPERM),
+                Found::Magic { place, text, rest } => {
+                    if rest.is_empty() && !magic::is_ours(self.process, &place, text) {
+                        return self.place(&place, true);
+                    }
+                    magic::target(self.process, &place, text, start)?;
+                    let target = start.as_bytes();
+                    beyond = target.len() + rest.len();
+                    let room = told.get_mut(..beyond).ok_or(Errno::ENAMETOOLONG)?;
+                    room[..target.len()].copy_from_slice(target);
+                    room[target.len()..].copy_from_slice(rest);
+                }
+            }
+        }
+        Err(Errno::ELOOP)
+    }
+
+    /// A directory that is there for a mount's sake only: it can be looked at, and not be changed.
+    fn synthetic<'w>(&self, place: &Place<'w>, want: Want) -> Result<At<'w>, Errno> {
+        match want.last {
+            Last::Parent => Err(Errno::EEXIST),
+            _ => self.place(place, false),
+        }
+    }
+
+    fn place<'w>(&self, place: &Place<'w>, magic: bool) -> Result<At<'w>, Errno> {
+        let path = CStr::from_bytes_with_nul(place.location.path).map_err(|_| Errno::EINVAL)?;
+        let dir = match place.location.base {
+            Base::Sysroot => self.process.sysroot()?,
+            Base::Host => Fd::CWD,
+        };
+        Ok(At {
+            dir,
+            path: path.as_ptr().addr(),
+            magic,
+            is_magic_link: place.is_magic,
+            guest: Some(place.guest),
+            base: place.location.base,
+            host: Some(path),
+            text: None,
+        })
+    }
+
+    /// Writes the guest path of a directory that the guest has open to `into`; false: it has none.
+    ///
+    /// # Errors
+    /// EBADF, ENOTDIR.
+    pub fn directory(
+        &self,
+        dir: Fd,
+        told: &mut Text,
+        into: &mut PathBuf<AT_ROOM>,
+    ) -> Result<bool, Errno> {
+        const DELETED: &[u8] = b" (deleted)";
+        let told = if dir == Fd::CWD {
+            match getcwd(told) {
+                Ok(path) => path,
+                Err(Errno::ENOENT) => return Ok(false),
+                Err(errno) => return Err(errno),
+            }
+        } else {
+            let mut text = [0; 32];
+            let link = fd_link(dir, &mut text).ok_or(Errno::EBADF)?;
+            match readlinkat(Fd::CWD, link, told) {
+                Ok(len) => &told[..len],
+                Err(Errno::ENOENT) => return Err(Errno::EBADF),
+                Err(errno) => return Err(errno),
+            }
+        };
+        if !told.starts_with(b"/") {
+            // Of a descriptor: a pipe or the like. Of the working directory: one that cannot be reached from the host's root.
+            return if dir == Fd::CWD {
+                Ok(false)
+            } else {
+                Err(Errno::ENOTDIR)
+            };
+        }
+        // A directory may also be called so; one that was deleted has no link left.
+        if dir != Fd::CWD && told.ends_with(DELETED) && fstat(dir).is_ok_and(|dir| dir.nlink == 0) {
+            return Ok(false);
+        }
+        Ok(self.process.vfs.mounts().to_guest(told, into).is_ok())
+    }
+}
+
+/// `/proc/self/fd/N` of a descriptor.
+#[must_use]
+pub fn fd_link(fd: Fd, into: &mut [u8; 32]) -> Option<&CStr> {
+    const PREFIX: &[u8] = b"/proc/self/fd/";
+    let mut number = u32::try_from(fd.0).ok()?;
+    into[..PREFIX.len()].copy_from_slice(PREFIX);
+    let mut digits = [0_u8; 10];
+    let mut count = 0;
+    loop {
+        digits[count] = b'0' + (number % 10) as u8;
+        count += 1;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    for (to, digit) in into[PREFIX.len()..]
+        .iter_mut()
+        .zip(digits[..count].iter().rev())
+    {
+        *to = *digit;
+    }
+    let end = PREFIX.len() + count;
+    into[end] = 0;
+    CStr::from_bytes_with_nul(&into[..=end]).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fd, fd_link};
+
+    #[test]
+    fn a_descriptor_has_a_link_and_a_negative_number_has_none() {
+        let mut text = [0; 32];
+        assert_eq!(fd_link(Fd(0), &mut text), Some(c"/proc/self/fd/0"));
+        assert_eq!(
+            fd_link(Fd(i32::MAX), &mut text),
+            Some(c"/proc/self/fd/2147483647")
+        );
+        assert_eq!(fd_link(Fd(-1), &mut text), None);
+    }
+}

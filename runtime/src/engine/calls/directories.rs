@@ -1,0 +1,188 @@
+//! Working directory, listings, and the text of symlinks.
+
+use elfuse_format::names::is_reserved;
+
+use super::files::through_link;
+use crate::engine::call::{Call, FOLLOW};
+use crate::engine::hidden::Layout;
+use crate::engine::magic;
+use crate::engine::pool::Work;
+use crate::errno::Errno;
+use crate::guest::Address;
+use crate::sys::host::{Fd, getcwd, readlinkat};
+use crate::sys::nr;
+use crate::sys::raw::Raw;
+use crate::vfs::{Last, Want};
+
+/// chdir(2).
+pub fn chdir(call: &mut Call<'_>) -> Raw {
+    call.at(Fd::CWD, call.address(0), FOLLOW, |call, at| {
+        through_link(call, at, |path| call.host(nr::CHDIR, [path, 0, 0, 0, 0, 0]))
+    })
+}
+
+/// getcwd(2): the guest's path, or the host's where the guest has none.
+pub fn getcwd_(call: &mut Call<'_>) -> Raw {
+    let run = || {
+        let mut taken = call.area()?;
+        let Work { told, start, .. } = taken.work();
+        let told = getcwd(told)?;
+        let path = match call.process.vfs.mounts().to_guest(told, start) {
+            Ok(()) => start.with_nul(),
+            Err(_) => {
+                start.set(told)?;
+                start.with_nul()
+            }
+        };
+        if path.len() > call.args[1] {
+            return Err(Errno::ERANGE);
+        }
+        call.memory.write(call.address(0), path)?;
+        Ok(path.len())
+    };
+    run().into()
+}
+
+/// getdents64(2).
+pub fn getdents64(call: &mut Call<'_>) -> Raw {
+    list(call, Layout::NEW)
+}
+
+/// getdents(2).
+pub fn getdents(call: &mut Call<'_>) -> Raw {
+    list(call, Layout::OLD)
+}
+
+/// Lists into a buffer of ours, leaves out what is hidden, and hands the rest on. A batch of which nothing is left is followed by the
+/// next one: nothing at all would say that the directory has ended.
+fn list(call: &mut Call<'_>, layout: Layout) -> Raw {
+    let run = || {
+        let mut taken = call.area()?;
+        let Work {
+            told,
+            start,
+            scratch,
+            ..
+        } = taken.work();
+        let room = (call.args[2] & 0xffff_ffff).min(scratch.len());
+        loop {
+            let args = [call.args[0], scratch.as_mut_ptr().addr(), room, 0, 0, 0];
+            let len = call.host(call.nr, args).result()?;
+            let entries = &mut scratch[..len];
+            let own = Own::of(call);
+            let mut left = len;
+            if own.may_be_among(layout, entries) && call.directory(call.fd(0), told, start)? {
+                let guest = start.as_bytes();
+                let in_sysroot = call.process.vfs.mounts().over(guest).is_none();
+                let is_fd_list = guest.starts_with(b"/proc/") && guest.ends_with(b"/fd");
+                left = layout.retain(entries, |name| {
+                    in_sysroot && is_reserved(name, guest == b"/") || is_fd_list && own.is_fd(name)
+                });
+            }
+            if left == 0 && len != 0 {
+                continue;
+            }
+            call.memory.write(call.address(1), &scratch[..left])?;
+            return Ok(left);
+        }
+    };
+    run().into()
+}
+
+/// Names that a listing must not show.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    /// Number of the sysroot's descriptor.
+    fd: i32,
+}
+
+impl Own {
+    fn of(call: &Call<'_>) -> Self {
+        Self {
+            fd: call.process.cached_fd().0,
+        }
+    }
+
+    fn is_fd(self, name: &[u8]) -> bool {
+        let number = core::str::from_utf8(name)
+            .ok()
+            .and_then(|name| name.parse().ok());
+        number == Some(self.fd)
+    }
+
+    /// Whether to look closer: in most listings no name is like ours.
+    fn may_be_among(self, layout: Layout, entries: &[u8]) -> bool {
+        let mut at = 0;
+        while let Some((len, name)) = layout.entry(entries, at) {
+            if is_reserved(name, true) || self.is_fd(name) {
+                return true;
+            }
+            at += len;
+        }
+        false
+    }
+}
+
+fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room: usize) -> Raw {
+    let room = room as u32 as i32;
+    if room <= 0 {
+        return Errno::EINVAL.into();
+    }
+    let room = room.unsigned_abs() as usize;
+    let run = || {
+        let mut taken = call.area()?;
+        let Work {
+            first,
+            second,
+            told,
+            start,
+            second_start,
+            area,
+            ..
+        } = taken.work();
+        let text = call.memory.read_string(path, first)?;
+        if text.is_empty() && dir != Fd::CWD {
+            // The symlink that the descriptor stands for, opened with O_PATH | O_NOFOLLOW.
+            return call.as_given().result();
+        }
+        let at = call.locate(dir, path, text, Want::new(Last::Text), told, start, area)?;
+        if let Some(text) = at.text {
+            let len = text.len().min(room);
+            call.memory.write(into, &text[..len])?;
+            return Ok(len);
+        }
+        let (Some(host), Some(guest), true) = (at.host, at.guest, at.is_magic_link) else {
+            return call
+                .host(nr::READLINKAT, [at.dir(), at.path, into.0, room, 0, 0])
+                .result();
+        };
+        let len = readlinkat(at.dir, host, second)?;
+        let shown = magic::shown(call.process, guest, &second[..len], second_start);
+        let len = shown.len().min(room);
+        call.memory.write(into, &shown[..len])?;
+        Ok(len)
+    };
+    run().into()
+}
+
+/// readlink(2).
+pub fn readlink(call: &mut Call<'_>) -> Raw {
+    readlink_at(
+        call,
+        Fd::CWD,
+        call.address(0),
+        call.address(1),
+        call.args[2],
+    )
+}
+
+/// readlinkat(2).
+pub fn readlinkat_(call: &mut Call<'_>) -> Raw {
+    readlink_at(
+        call,
+        call.fd(0),
+        call.address(1),
+        call.address(2),
+        call.args[3],
+    )
+}

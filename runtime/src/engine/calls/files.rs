@@ -1,0 +1,285 @@
+//! Calls that open or look at what a path names.
+
+use crate::engine::call::{At, Call, FOLLOW, NO_FOLLOW};
+use crate::errno::Errno;
+use crate::guest::Address;
+use crate::sys::abi::{
+    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_CREAT, O_EXCL, O_NOFOLLOW, O_TRUNC, O_WRONLY, OpenHow,
+    RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+};
+use crate::sys::host::Fd;
+use crate::sys::nr;
+use crate::sys::raw::Raw;
+use crate::vfs::{Last, Want};
+
+/// How open(2) resolves with these flags.
+fn wanted(flags: usize) -> Want {
+    let creates = flags & O_CREAT != 0;
+    Want::new(match (creates, flags & O_NOFOLLOW != 0) {
+        (true, true) => Last::Parent,
+        (true, false) if flags & O_EXCL != 0 => Last::Parent,
+        (true, false) => Last::Create,
+        (false, true) => Last::NoFollow,
+        (false, false) => Last::Follow,
+    })
+}
+
+fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usize) -> Raw {
+    call.at(dir, path, wanted(flags), |call, at| {
+        let open = || call.host(nr::OPENAT, [at.dir(), at.path, flags, mode, 0, 0]);
+        if flags & O_CREAT != 0 {
+            call.process.mutating(open)
+        } else {
+            open()
+        }
+    })
+}
+
+/// open(2).
+pub fn open(call: &mut Call<'_>) -> Raw {
+    open_at(call, Fd::CWD, call.address(0), call.flags(1), call.args[2])
+}
+
+/// creat(2).
+pub fn creat(call: &mut Call<'_>) -> Raw {
+    open_at(
+        call,
+        Fd::CWD,
+        call.address(0),
+        O_CREAT | O_WRONLY | O_TRUNC,
+        call.args[1],
+    )
+}
+
+/// openat(2).
+pub fn openat(call: &mut Call<'_>) -> Raw {
+    open_at(
+        call,
+        call.fd(0),
+        call.address(1),
+        call.flags(2),
+        call.args[3],
+    )
+}
+
+/// openat2(2). What resolve flags ask for is asked of the one resolver; the host gets a path without symlinks and the flags that
+/// still mean something there.
+pub fn openat2(call: &mut Call<'_>) -> Raw {
+    const LEN: usize = size_of::<OpenHow>();
+    let len = call.args[3];
+    if len < LEN || len > 4096 {
+        // EINVAL, E2BIG: the kernel looks at the size before anything else.
+        return call.as_given();
+    }
+    let how = match call.memory.read_bytes::<LEN>(call.address(2)) {
+        Ok(how) => how,
+        Err(errno) => return errno.into(),
+    };
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&how[at..at + 8]);
+        u64::from_le_bytes(word)
+    };
+    let (flags, mode, resolve) = (word(0), word(8), word(16));
+    const KNOWN: u64 = RESOLVE_NO_XDEV
+        | RESOLVE_NO_MAGICLINKS
+        | RESOLVE_NO_SYMLINKS
+        | RESOLVE_BENEATH
+        | RESOLVE_IN_ROOT
+        | RESOLVE_CACHED;
+    if len > LEN || resolve & !KNOWN != 0 || flags >> 32 != 0 {
+        // A newer structure, or flags of which nothing is known here: the kernel knows which of them it refuses, and refuses before
+        // it walks. What it would accept could not be walked rightly, so it is told an empty path.
+        let refused = call.host(
+            nr::OPENAT2,
+            [usize::MAX, c"".as_ptr().addr(), call.args[2], len, 0, 0],
+        );
+        return if refused == Raw::from(Errno::ENOENT) {
+            Errno::EINVAL.into()
+        } else {
+            refused
+        };
+    }
+    let want = Want {
+        no_symlinks: resolve & RESOLVE_NO_SYMLINKS != 0,
+        no_magic_links: resolve & RESOLVE_NO_MAGICLINKS != 0,
+        no_crossing: resolve & RESOLVE_NO_XDEV != 0,
+        beneath: resolve & RESOLVE_BENEATH != 0,
+        in_root: resolve & RESOLVE_IN_ROOT != 0,
+        ..wanted(flags as usize)
+    };
+    call.at(call.fd(0), call.address(1), want, |call, at| {
+        let how = OpenHow {
+            flags,
+            mode,
+            resolve: resolve & RESOLVE_CACHED,
+        };
+        let how = core::ptr::from_ref(&how).addr();
+        let open = || call.host(nr::OPENAT2, [at.dir(), at.path, how, LEN, 0, 0]);
+        if flags as usize & O_CREAT != 0 {
+            call.process.mutating(open)
+        } else {
+            open()
+        }
+    })
+}
+
+/// Resolves for a call that takes `AT_SYMLINK_NOFOLLOW` and `AT_EMPTY_PATH`.
+fn flagged(
+    call: &mut Call<'_>,
+    flags: usize,
+    dir: Fd,
+    path: Address,
+    then: impl FnOnce(&Call<'_>, &At<'_>) -> Raw,
+) -> Raw {
+    if flags & AT_EMPTY_PATH != 0 && names_nothing(call, path) {
+        return call.as_given();
+    }
+    let want = if flags & AT_SYMLINK_NOFOLLOW == 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
+    call.at(dir, path, want, then)
+}
+
+/// Whether a path is empty or, as newer kernels take it for empty, null: with `AT_EMPTY_PATH` the descriptor itself is meant.
+#[must_use]
+pub fn names_nothing(call: &Call<'_>, path: Address) -> bool {
+    path.is_null() || call.memory.read_bytes::<1>(path) == Ok([0])
+}
+
+fn stat_at(call: &mut Call<'_>, dir: Fd, path: Address, into: usize, flags: usize) -> Raw {
+    flagged(call, flags, dir, path, |call, at| {
+        let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
+        call.host(nr::NEWFSTATAT, [at.dir(), at.path, into, flags, 0, 0])
+    })
+}
+
+/// stat(2).
+pub fn stat(call: &mut Call<'_>) -> Raw {
+    stat_at(call, Fd::CWD, call.address(0), call.args[1], 0)
+}
+
+/// lstat(2).
+pub fn lstat(call: &mut Call<'_>) -> Raw {
+    stat_at(
+        call,
+        Fd::CWD,
+        call.address(0),
+        call.args[1],
+        AT_SYMLINK_NOFOLLOW,
+    )
+}
+
+/// newfstatat(2).
+pub fn newfstatat(call: &mut Call<'_>) -> Raw {
+    stat_at(
+        call,
+        call.fd(0),
+        call.address(1),
+        call.args[2],
+        call.flags(3),
+    )
+}
+
+/// statx(2).
+pub fn statx(call: &mut Call<'_>) -> Raw {
+    let (flags, mask, into) = (call.flags(2), call.args[3], call.args[4]);
+    flagged(call, flags, call.fd(0), call.address(1), |call, at| {
+        let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
+        call.host(nr::STATX, [at.dir(), at.path, flags, mask, into, 0])
+    })
+}
+
+/// access(2).
+pub fn access(call: &mut Call<'_>) -> Raw {
+    let mode = call.args[1];
+    call.at(Fd::CWD, call.address(0), FOLLOW, |call, at| {
+        call.host(nr::FACCESSAT, [at.dir(), at.path, mode, 0, 0, 0])
+    })
+}
+
+/// faccessat(2), which has no flags.
+pub fn faccessat(call: &mut Call<'_>) -> Raw {
+    let mode = call.args[2];
+    call.at(call.fd(0), call.address(1), FOLLOW, |call, at| {
+        call.host(nr::FACCESSAT, [at.dir(), at.path, mode, 0, 0, 0])
+    })
+}
+
+/// faccessat2(2).
+pub fn faccessat2(call: &mut Call<'_>) -> Raw {
+    let (mode, flags) = (call.args[2], call.flags(3));
+    flagged(call, flags, call.fd(0), call.address(1), |call, at| {
+        let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
+        call.host(nr::FACCESSAT2, [at.dir(), at.path, mode, flags, 0, 0])
+    })
+}
+
+/// name_to_handle_at(2), which follows only when told to.
+pub fn name_to_handle_at(call: &mut Call<'_>) -> Raw {
+    const AT_SYMLINK_FOLLOW: usize = 0x400;
+    let [_, _, handle, mount, flags, _] = call.args;
+    if flags & AT_EMPTY_PATH != 0 && names_nothing(call, call.address(1)) {
+        return call.as_given();
+    }
+    let want = if flags & AT_SYMLINK_FOLLOW != 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
+    call.at(call.fd(0), call.address(1), want, |call, at| {
+        let flags = if at.magic {
+            flags
+        } else {
+            flags & !AT_SYMLINK_FOLLOW
+        };
+        call.host(
+            nr::NAME_TO_HANDLE_AT,
+            [at.dir(), at.path, handle, mount, flags, 0],
+        )
+    })
+}
+
+/// inotify_add_watch(2).
+pub fn inotify_add_watch(call: &mut Call<'_>) -> Raw {
+    const IN_DONT_FOLLOW: usize = 0x0200_0000;
+    let (watcher, mask) = (call.args[0], call.flags(2));
+    let want = if mask & IN_DONT_FOLLOW == 0 {
+        FOLLOW
+    } else {
+        NO_FOLLOW
+    };
+    call.at(Fd::CWD, call.address(1), want, |call, at| {
+        through_link(call, at, |path| {
+            call.host(nr::INOTIFY_ADD_WATCH, [watcher, path, mask, 0, 0, 0])
+        })
+    })
+}
+
+/// For calls that take a path and no directory: the same place as one path, `/proc/self/fd/N/…` where `at` has a directory. That way is
+/// as long as the path in the sysroot and stays right when the sysroot is moved.
+pub fn through_link(call: &Call<'_>, at: &At<'_>, then: impl FnOnce(usize) -> Raw) -> Raw {
+    let Some(host) = at.host else {
+        return then(at.path);
+    };
+    if at.dir == Fd::CWD {
+        return then(at.path);
+    }
+    let run = || {
+        let mut taken = call.area()?;
+        let into = &mut taken.work().scratch;
+        let mut text = [0; 32];
+        let link = crate::engine::call::fd_link(at.dir, &mut text).ok_or(Errno::EBADF)?;
+        let (link, host) = (link.to_bytes(), host.to_bytes_with_nul());
+        let len = link.len() + 1 + host.len();
+        let room = into.get_mut(..len).ok_or(Errno::ENAMETOOLONG)?;
+        room[..link.len()].copy_from_slice(link);
+        room[link.len()] = b'/';
+        room[link.len() + 1..].copy_from_slice(host);
+        Ok(then(room.as_ptr().addr()))
+    };
+    run().unwrap_or_else(|errno: Errno| errno.into())
+}

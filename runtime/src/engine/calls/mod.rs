@@ -1,0 +1,9 @@
+//! What each trapped call does, by kind. [`super::dispatch`] has the table.
+
+pub mod attributes;
+pub mod directories;
+pub mod files;
+pub mod names;
+pub mod refused;
+pub mod signals;
+pub mod sockets;

@@ -1,0 +1,223 @@
+//! The table: which system calls are trapped, what is done for each, and which test covers it.
+
+use super::call::Call;
+use super::calls::{attributes, directories, files, names, refused, signals, sockets};
+use super::exec;
+use super::process::process;
+use crate::guest::Memory;
+use crate::sys::abi::{SigInfo, UContext};
+use crate::sys::nr;
+use crate::sys::raw::{Nr, Raw};
+
+/// What is done for a call.
+pub type Serve = fn(&mut Call<'_>) -> Raw;
+
+/// A line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The call.
+    pub nr: Nr,
+    /// What is done.
+    pub serve: Serve,
+    /// The test of `tests/tests/oracle_calls.rs` that covers it.
+    pub test: &'static str,
+}
+
+macro_rules! table {
+    ($($test:literal { $($nr:ident $serve:path,)* })*) => {
+        /// Every call of Linux on x86-64 that names or reveals a path, or would block SIGSYS; sorted by test. All others go straight to
+        /// the kernel.
+        pub const TABLE: &[Row] = &[$($(Row { nr: nr::$nr, serve: $serve, test: $test },)*)*];
+    };
+}
+
+table! {
+    "open" {
+        OPEN files::open,
+        CREAT files::creat,
+        OPENAT files::openat,
+        OPENAT2 files::openat2,
+        NAME_TO_HANDLE_AT files::name_to_handle_at,
+    }
+    "stat" {
+        STAT files::stat,
+        LSTAT files::lstat,
+        NEWFSTATAT files::newfstatat,
+        STATX files::statx,
+        STATFS attributes::followed,
+    }
+    "access" {
+        ACCESS files::access,
+        FACCESSAT files::faccessat,
+        FACCESSAT2 files::faccessat2,
+    }
+    "readlink" {
+        READLINK directories::readlink,
+        READLINKAT directories::readlinkat_,
+    }
+    "directories" {
+        CHDIR directories::chdir,
+        GETCWD directories::getcwd_,
+        GETDENTS directories::getdents,
+        GETDENTS64 directories::getdents64,
+        MKDIR names::mkdir,
+        MKDIRAT names::mkdirat,
+        RMDIR names::rmdir,
+    }
+    "names" {
+        UNLINK names::unlink,
+        UNLINKAT names::unlinkat,
+        RENAME names::rename,
+        RENAMEAT names::renameat,
+        RENAMEAT2 names::renameat2,
+        LINK names::link,
+        LINKAT names::linkat,
+        SYMLINK names::symlink,
+        SYMLINKAT names::symlinkat,
+        MKNOD names::mknod,
+        MKNODAT names::mknodat,
+    }
+    "attributes" {
+        CHMOD attributes::chmod,
+        FCHMODAT attributes::fchmodat,
+        FCHMODAT2 attributes::flags_fourth,
+        CHOWN attributes::chown,
+        LCHOWN attributes::lchown,
+        FCHOWNAT attributes::flags_fifth,
+        TRUNCATE attributes::followed,
+        UTIME attributes::followed,
+        UTIMES attributes::followed,
+        FUTIMESAT attributes::futimesat,
+        UTIMENSAT attributes::flags_fourth,
+        SETXATTR attributes::followed,
+        GETXATTR attributes::followed,
+        LISTXATTR attributes::followed,
+        REMOVEXATTR attributes::followed,
+        LSETXATTR attributes::not_followed,
+        LGETXATTR attributes::not_followed,
+        LLISTXATTR attributes::not_followed,
+        LREMOVEXATTR attributes::not_followed,
+        SETXATTRAT attributes::flags_third,
+        GETXATTRAT attributes::flags_third,
+        LISTXATTRAT attributes::flags_third,
+        REMOVEXATTRAT attributes::flags_third,
+        FILE_GETATTR attributes::flags_fifth,
+        FILE_SETATTR attributes::flags_fifth,
+    }
+    "watches" {
+        INOTIFY_ADD_WATCH files::inotify_add_watch,
+        FANOTIFY_MARK attributes::fanotify_mark,
+    }
+    "sockets" {
+        BIND sockets::bind,
+        CONNECT sockets::connect,
+        SENDTO sockets::sendto,
+        SENDMSG sockets::sendmsg,
+        SENDMMSG sockets::sendmmsg,
+        GETSOCKNAME sockets::told_second,
+        GETPEERNAME sockets::told_second,
+        ACCEPT sockets::told_second,
+        ACCEPT4 sockets::told_second,
+        RECVFROM sockets::recvfrom,
+        RECVMSG sockets::recvmsg,
+        RECVMMSG sockets::recvmmsg,
+    }
+    "exec" {
+        EXECVE exec::execve,
+        EXECVEAT exec::execveat,
+    }
+    "signals" {
+        RT_SIGACTION signals::rt_sigaction,
+        RT_SIGPROCMASK signals::rt_sigprocmask,
+        RT_SIGSUSPEND signals::rt_sigsuspend,
+        PPOLL signals::ppoll,
+        PSELECT6 signals::pselect6,
+        EPOLL_PWAIT signals::epoll_pwait,
+        EPOLL_PWAIT2 signals::epoll_pwait,
+        IO_PGETEVENTS signals::pselect6,
+    }
+    "refused" {
+        CHROOT refused::not_permitted,
+        PIVOT_ROOT refused::not_permitted,
+        MOUNT refused::not_permitted,
+        UMOUNT2 refused::not_permitted,
+        OPEN_TREE refused::not_permitted,
+        OPEN_TREE_ATTR refused::not_permitted,
+        MOVE_MOUNT refused::not_permitted,
+        FSOPEN refused::not_permitted,
+        FSCONFIG refused::not_permitted,
+        FSMOUNT refused::not_permitted,
+        FSPICK refused::not_permitted,
+        MOUNT_SETATTR refused::not_permitted,
+        STATMOUNT refused::not_permitted,
+        LISTMOUNT refused::not_permitted,
+        SWAPON refused::not_permitted,
+        SWAPOFF refused::not_permitted,
+        ACCT refused::not_permitted,
+        QUOTACTL refused::not_permitted,
+        USELIB refused::not_there,
+        IO_URING_SETUP refused::not_there,
+    }
+}
+
+const NUMBERS: usize = super::filter::NUMBERS as usize;
+
+/// The table by number.
+static BY_NUMBER: [Option<Serve>; NUMBERS] = {
+    let mut by_number = [None; NUMBERS];
+    let mut line = 0;
+    while line < TABLE.len() {
+        let nr = TABLE[line].nr.0 as usize;
+        assert!(by_number[nr].is_none(), "a call has one line");
+        by_number[nr] = Some(TABLE[line].serve);
+        line += 1;
+    }
+    by_number
+};
+
+/// What is done for a number; `None`: it is not trapped.
+#[must_use]
+pub fn serve(nr: Nr) -> Option<Serve> {
+    BY_NUMBER.get(nr.0 as usize).copied().flatten()
+}
+
+/// Serves a trapped call and leaves its result in the context. False: the call is none of ours; another filter trapped it.
+pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
+    let nr = Nr(info.syscall.cast_unsigned());
+    let Some(serve) = serve(nr) else {
+        return false;
+    };
+    let registers = &mut context.context;
+    let args = [
+        registers.rdi,
+        registers.rsi,
+        registers.rdx,
+        registers.r10,
+        registers.r8,
+        registers.r9,
+    ];
+    let memory = Memory::under(context.mask);
+    let mut call = Call {
+        nr,
+        args,
+        mask: &mut context.mask,
+        memory,
+        process: process(),
+    };
+    registers.rax = serve(&mut call).0.cast_unsigned();
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TABLE, serve};
+    use crate::engine::filter::Program;
+    use crate::sys::nr;
+
+    #[test]
+    fn the_filter_of_the_table_fits_and_is_short() {
+        let program = Program::new(0x6f00, |nr| serve(nr).is_some()).unwrap();
+        assert!(program.code().len() < 120, "{}", program.code().len());
+        assert_eq!(TABLE.iter().filter(|row| row.nr == nr::OPENAT).count(), 1);
+    }
+}

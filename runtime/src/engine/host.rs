@@ -1,0 +1,64 @@
+//! The host as the resolver sees it, by system calls.
+
+use core::ffi::CStr;
+
+use elfuse_format::keys::Time;
+
+use super::process::Process;
+use crate::errno::Errno;
+use crate::sys::abi::TimeSpec;
+use crate::sys::host::{Fd, exit, lstatat, monotonic_ns, readlinkat, wall_clock, write};
+use crate::vfs::shadow::Mismatch;
+use crate::vfs::{Base, Host, HostStat, Location, Nanos};
+
+fn time(of: TimeSpec) -> Time {
+    Time {
+        secs: of.secs,
+        nanos: of.nanos as u32,
+    }
+}
+
+impl Process {
+    fn place<'p>(&self, at: Location<'p>) -> Result<(Fd, &'p CStr), Errno> {
+        let path = CStr::from_bytes_with_nul(at.path).map_err(|_| Errno::EINVAL)?;
+        let dir = match at.base {
+            Base::Sysroot => self.sysroot()?,
+            Base::Host => Fd::CWD,
+        };
+        Ok((dir, path))
+    }
+}
+
+impl Host for Process {
+    fn readlink(&self, at: Location<'_>, into: &mut [u8]) -> Result<usize, Errno> {
+        let (dir, path) = self.place(at)?;
+        readlinkat(dir, path, into)
+    }
+
+    fn stat(&self, at: Location<'_>) -> Result<HostStat, Errno> {
+        let (dir, path) = self.place(at)?;
+        let found = lstatat(dir, path)?;
+        Ok(HostStat {
+            dev: found.dev,
+            ino: found.ino,
+            mode: found.mode,
+            mtime: time(found.mtime),
+            ctime: time(found.ctime),
+        })
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(monotonic_ns())
+    }
+
+    fn file_time(&self) -> Time {
+        time(wall_clock())
+    }
+
+    fn mismatch(&self, mismatch: &Mismatch<'_>) {
+        let mut message = super::say::Line::new();
+        message.put(format_args!("elfuse: shadow: {mismatch:?}\n"));
+        let _ = write(Fd(2), message.bytes());
+        exit(125);
+    }
+}

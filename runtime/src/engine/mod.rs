@@ -1,0 +1,17 @@
+//! The engine on Linux x86-64: interception of the guest's system calls, and how a program is started under it.
+
+pub mod arena;
+pub mod call;
+pub mod calls;
+pub mod command;
+pub mod dispatch;
+pub mod exec;
+pub mod filter;
+pub mod hidden;
+pub mod host;
+pub mod magic;
+pub mod pool;
+pub mod process;
+pub mod say;
+pub mod signals;
+pub mod start;

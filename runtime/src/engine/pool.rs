@@ -1,0 +1,236 @@
+//! Work areas for path calls: taken by compare-and-swap, given back when the call is done.
+//!
+//! A handler may be interrupted by a handler, may be left by siglongjmp(3) and then never gives its area back, and may run in a
+//! child of vfork(2) that shares this memory. Therefore the owner of an area is written down: an area whose owner is gone is taken
+//! over. When all [`AREAS`] are taken an area is mapped for one call and unmapped after it; what is lost then is time.
+//!
+//! # Safety
+//! An area belongs to whoever changed its owner word from 0 to their thread's number, until they change it back; no other reference
+//! to it exists meanwhile. The owner words lie on a page that fork(2) clears in the child (MADV_WIPEONFORK), where no other thread
+//! lives on that could hold one.
+#![allow(unsafe_code)]
+
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use crate::errno::Errno;
+use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
+use crate::sys::host::{getpid, gettid, tgkill};
+use crate::sys::memory::{Place, advise, anonymous, map, unmap};
+use crate::sys::nr;
+use crate::sys::raw::call;
+use crate::vfs::path::{AT_ROOM, Area, PathBuf};
+
+/// How many areas a process has before it maps more.
+pub const AREAS: usize = 32;
+
+/// Bytes of a path or text of the guest's.
+pub type Text = [u8; PATH_MAX];
+
+/// What one path call works in. None of it is cleared before it is used.
+#[derive(Debug)]
+pub struct Work {
+    /// The first path as the guest gave it.
+    pub first: Text,
+    /// The second one of calls that take two.
+    pub second: Text,
+    /// A path that the host told: of a working directory, of a descriptor.
+    pub told: Text,
+    /// Where the first path starts: the guest path of the working directory or of a dirfd.
+    pub start: PathBuf<AT_ROOM>,
+    /// The same of the second path.
+    pub second_start: PathBuf<AT_ROOM>,
+    /// Whatever else a call needs: results, lists, names.
+    pub scratch: [u8; 16384],
+    /// What is passed on over exec.
+    pub state: [u8; 16384],
+    /// An argument vector that is made for exec.
+    pub vector: [usize; 2048],
+    /// Resolution of the first path.
+    pub area: Area,
+    /// Resolution of the second path.
+    pub second_area: Area,
+}
+
+/// What fork(2) clears in the child.
+#[derive(Debug)]
+#[repr(C)]
+pub struct ForkPage {
+    /// Process that this memory belongs to; 0: not known yet, a fork has just happened. A child of vfork(2) sees its parent's.
+    process: AtomicU32,
+    owners: [AtomicU32; AREAS],
+    /// Stack address of the handler that took each area.
+    frames: [AtomicUsize; AREAS],
+}
+
+const _: () = assert!(size_of::<ForkPage>() <= PAGE);
+
+/// The areas of a process.
+#[derive(Debug)]
+pub struct Pool {
+    page: &'static ForkPage,
+    areas: *mut Work,
+}
+
+// SAFETY: the pointer is to memory that is never unmapped, and shared by the rule at the top.
+unsafe impl Sync for Pool {}
+// SAFETY: as above.
+unsafe impl Send for Pool {}
+
+/// An area in use.
+#[derive(Debug)]
+pub struct Taken<'p> {
+    work: *mut Work,
+    owner: &'p AtomicU32,
+    /// It was mapped for this call alone.
+    is_extra: bool,
+}
+
+/// Owner word of areas that are mapped for one call.
+static EXTRA: AtomicU32 = AtomicU32::new(0);
+
+impl Pool {
+    /// Makes the areas; their pages cost nothing until they are touched.
+    ///
+    /// # Errors
+    /// ENOMEM; others where the kernel lacks MADV_WIPEONFORK (before 4.14).
+    pub fn new() -> Result<Self, Errno> {
+        let page = anonymous(PAGE)?;
+        advise(page.as_ptr().addr(), PAGE, MADV_WIPEONFORK)?;
+        let areas = anonymous(AREAS * size_of::<Work>())?;
+        // SAFETY: a zeroed page is a `ForkPage`: atomics of 0; page-aligned, never unmapped.
+        let page = unsafe { &*page.as_ptr().cast::<ForkPage>() };
+        Ok(Self {
+            page,
+            areas: areas.as_mut_ptr().cast(),
+        })
+    }
+
+    /// Whether this is a child of vfork(2) or the like: a process that runs in another one's memory.
+    #[must_use]
+    pub fn is_guest_in_memory(&self) -> bool {
+        let own = getpid();
+        match self
+            .page
+            .process
+            .compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            Ok(_) => false,
+            Err(process) => process != own,
+        }
+    }
+
+    /// The process that this memory belongs to, as far as is known.
+    fn process(&self) -> u32 {
+        match self.page.process.load(Ordering::Relaxed) {
+            0 => getpid(),
+            process => process,
+        }
+    }
+
+    /// Takes an area.
+    ///
+    /// # Errors
+    /// ENOMEM: all are taken and no more can be mapped.
+    pub fn take(&self) -> Result<Taken<'_>, Errno> {
+        let thread = gettid();
+        let here = 0_u8;
+        let frame = (&raw const here).addr();
+        if let Some(taken) = self.take_free(thread, frame) {
+            return Ok(taken);
+        }
+        self.reclaim(thread, frame);
+        if let Some(taken) = self.take_free(thread, frame) {
+            return Ok(taken);
+        }
+        // SAFETY: the kernel chooses a free range.
+        let at = unsafe {
+            map(
+                Place::Anywhere,
+                size_of::<Work>(),
+                PROT_READ | PROT_WRITE,
+                None,
+            )
+        }?;
+        let work = core::ptr::with_exposed_provenance_mut(at);
+        Ok(Taken {
+            work,
+            owner: &EXTRA,
+            is_extra: true,
+        })
+    }
+
+    fn take_free(&self, thread: u32, frame: usize) -> Option<Taken<'_>> {
+        for (number, owner) in self.page.owners.iter().enumerate() {
+            if owner
+                .compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+            {
+                self.page.frames[number].store(frame, Ordering::Relaxed);
+                // SAFETY: one of the `AREAS` areas.
+                let work = unsafe { self.areas.add(number) };
+                return Some(Taken {
+                    work,
+                    owner,
+                    is_extra: false,
+                });
+            }
+        }
+        None
+    }
+
+    /// Frees areas whose owners are gone: threads that ended, children of vfork that were killed, and handlers of this very thread that
+    /// siglongjmp(3) left, whose frames would have to lie deeper in the stack than the one that asks.
+    fn reclaim(&self, asking: u32, frame: usize) {
+        const SAME_STACK: usize = 1 << 20;
+        let process = self.process();
+        let is_gone = |of, thread| tgkill(of, thread, 0) == Err(Errno::ESRCH);
+        for (owner, taken_at) in self.page.owners.iter().zip(&self.page.frames) {
+            let thread = owner.load(Ordering::Relaxed);
+            let depth = frame.wrapping_sub(taken_at.load(Ordering::Relaxed));
+            let left = thread == asking && (1..SAME_STACK).contains(&depth);
+            // A child of vfork is a process of its own.
+            let gone = thread != 0 && is_gone(process, thread) && is_gone(thread, thread);
+            if left || gone {
+                let _ = owner.compare_exchange(thread, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Taken<'_> {
+    /// The area.
+    pub fn work(&mut self) -> &mut Work {
+        // SAFETY: owned, see the top; anonymous memory, of which every byte pattern is a `Work`.
+        unsafe { &mut *self.work }
+    }
+
+    /// The word that holds the owner's number.
+    #[must_use]
+    pub fn owner(&self) -> &AtomicU32 {
+        self.owner
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.is_extra {
+            // SAFETY: mapped by `take` for this value alone.
+            unsafe { unmap(self.work.addr(), size_of::<Work>()) };
+        } else {
+            self.owner.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// For a child of vfork(2) that is about to execute another program: has the kernel clear the area's owner word when this process
+/// leaves the memory that it shares, as it does with a thread's number (set_tid_address(2)).
+pub fn leave_with_image(owner: *const AtomicU32) {
+    // SAFETY: the address of a word that lasts as long as the memory; the kernel writes 0 to it.
+    let _ = unsafe { call(nr::SET_TID_ADDRESS, [owner.addr(), 0, 0, 0, 0, 0]) };
+}
+
+/// Takes [`leave_with_image`] back: the exec failed.
+pub fn stay_with_image() {
+    // SAFETY: no address.
+    let _ = unsafe { call(nr::SET_TID_ADDRESS, [0; 6]) };
+}

@@ -1,0 +1,131 @@
+//! What this process knows of its run. Made once, before the guest's first instruction; read from signal handlers ever after.
+//!
+//! # Safety
+//! [`set`] is called once, by the only thread there is, before any handler is installed. After that the value is only read, through
+//! shared references; what changes in it is atomic.
+#![allow(unsafe_code)]
+
+use core::cell::UnsafeCell;
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use super::pool::Pool;
+use crate::errno::Errno;
+use crate::options::Inherited;
+use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE};
+use crate::sys::host::{Fd, close, dup_from, fstat, openat, soft_limit};
+use crate::sys::raw::Raw;
+use crate::vfs::Vfs;
+
+/// The run as this process has it.
+#[derive(Debug)]
+pub struct Process {
+    /// What is handed on over exec.
+    pub run: Inherited<'static>,
+    /// What `/proc/self/exe` is on the host: the runtime's own file.
+    pub runtime_path: &'static [u8],
+    /// Whether the filter is installed.
+    pub armed: AtomicBool,
+    /// The sysroot's host path with a NUL.
+    pub sysroot_path: &'static CStr,
+    /// The cached descriptor of the sysroot; the guest may close or replace it, so it is compared before each use.
+    pub sysroot_fd: AtomicI32,
+    /// Work areas.
+    pub pool: Pool,
+    /// Lookup.
+    pub vfs: Vfs<'static>,
+}
+
+struct Global(UnsafeCell<MaybeUninit<Process>>);
+
+// SAFETY: written once before there is a second thread or a handler, see the top.
+unsafe impl Sync for Global {}
+
+static PROCESS: Global = Global(UnsafeCell::new(MaybeUninit::uninit()));
+
+/// Sets the process's state.
+///
+/// # Safety
+/// Called once, while there is one thread and no handler.
+pub unsafe fn set(process: Process) -> &'static Process {
+    // SAFETY: nobody else refers to it, says the caller.
+    unsafe { (*PROCESS.0.get()).write(process) }
+}
+
+/// The process's state.
+#[must_use]
+pub fn process() -> &'static Process {
+    // SAFETY: handlers, which call this, are installed after `set`.
+    unsafe { (*PROCESS.0.get()).assume_init_ref() }
+}
+
+/// Opens the directory that a cached descriptor stands for, numbered as high as the limit allows: guests count on low numbers.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
+    let low = openat(Fd::CWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0)?;
+    let limit = soft_limit(RLIMIT_NOFILE).unwrap_or(1024).min(1 << 20) as i32;
+    for least in [limit - 24, limit / 2] {
+        if let Ok(high) = dup_from(low, least.max(3)) {
+            close(low);
+            return Ok(high);
+        }
+    }
+    Ok(low)
+}
+
+impl Process {
+    /// The sysroot's descriptor, made sure to be it.
+    ///
+    /// # Errors
+    /// Those of open(2), where it has to be opened again; ENOENT: something else lies at its path now.
+    pub fn sysroot(&self) -> Result<Fd, Errno> {
+        let cached = Fd(self.sysroot_fd.load(Ordering::Relaxed));
+        if self.is_sysroot(cached) {
+            return Ok(cached);
+        }
+        let opened = open_high(self.sysroot_path)?;
+        if !self.is_sysroot(opened) {
+            close(opened);
+            return Err(Errno::ENOENT);
+        }
+        // In a child of vfork this number is of another table than the parent's: the parent will compare and open its own.
+        let (old, new) = (cached.0, opened.0);
+        match self
+            .sysroot_fd
+            .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            Ok(_) => Ok(opened),
+            Err(other) if self.is_sysroot(Fd(other)) => {
+                close(opened);
+                Ok(Fd(other))
+            }
+            Err(_) => Ok(opened),
+        }
+    }
+
+    /// The cached descriptor's number, whatever it is now.
+    #[must_use]
+    pub fn cached_fd(&self) -> Fd {
+        Fd(self.sysroot_fd.load(Ordering::Relaxed))
+    }
+
+    /// Whether the filter is installed: it stays over exec and is not stacked.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
+    }
+
+    /// Makes a call that may change what names there are.
+    pub fn mutating(&self, change: impl FnOnce() -> Raw) -> Raw {
+        change()
+    }
+
+    fn is_sysroot(&self, fd: Fd) -> bool {
+        fstat(fd).is_ok_and(|found| {
+            found.dev == self.run.sysroot_dev && found.ino == self.run.sysroot_ino
+        })
+    }
+}

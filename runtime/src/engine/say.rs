@@ -1,0 +1,60 @@
+//! Messages without an allocator.
+
+use core::fmt::{self, Write as _};
+
+use crate::sys::host::{Fd, write};
+
+/// A message of bounded length; what is beyond is cut.
+#[derive(Debug)]
+pub struct Line {
+    text: [u8; 1024],
+    len: usize,
+}
+
+impl Line {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            text: [0; 1024],
+            len: 0,
+        }
+    }
+
+    /// Adds formatted text.
+    pub fn put(&mut self, text: fmt::Arguments<'_>) {
+        let _ = self.write_fmt(text);
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.text[self.len..];
+        let len = text.len().min(room.len());
+        room[..len].copy_from_slice(&text.as_bytes()[..len]);
+        self.len += len;
+        Ok(())
+    }
+}
+
+/// A message on standard error, with the program's name in front and an end of line behind.
+pub fn say(text: fmt::Arguments<'_>) {
+    let mut line = Line::new();
+    line.put(format_args!("elfuse: {text}"));
+    // Kept within its bound, whatever was cut.
+    line.len = line.len.min(line.text.len() - 1);
+    line.put(format_args!("\n"));
+    let _ = write(Fd(2), line.bytes());
+}

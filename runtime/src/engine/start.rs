@@ -1,0 +1,508 @@
+//! From the runtime's entry to the guest's first instruction.
+//!
+//! # Safety
+//! [`begin`] runs once, on the initial stack the kernel made, while there is one thread. The vector on that stack is the process's own;
+//! it is rewritten in place before the guest owns it. The last step jumps to addresses of mappings made for the guest and never
+//! returns.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use super::arena::Arena;
+use super::call::Call;
+use super::command;
+use super::filter::Program as Filter;
+use super::pool::Pool;
+use super::process::{self, Process};
+use super::say::say;
+use super::{dispatch, exec, signals};
+use crate::errno::Errno;
+use crate::guest::Memory;
+use crate::loader::elf::{Header, ProgramHeaders};
+use crate::loader::map::{self, Base, Bias};
+use crate::loader::plan::Plan;
+use crate::loader::stack::{Auxiliary, words_down};
+use crate::options::Inherited;
+use crate::sys::abi::{
+    O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
+    PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SignalSet, SockFprog,
+};
+use crate::sys::host::{
+    Fd, close, exit, openat, personality, prctl, pread, random, readlinkat, set_name, signal_mask,
+};
+use crate::sys::raw::call;
+use crate::sys::{memory, nr};
+use crate::vfs::{Mount, Mounts, Vfs};
+
+/// Exit status of the runtime's own failure.
+pub const FAILED: u8 = 125;
+/// Exit status: the program was found and cannot be executed.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// Exit status: the program was not found.
+pub const NOT_FOUND: u8 = 127;
+
+/// Upper half of the addresses that the runtime's image lies at: where system calls are let through from.
+pub const IMAGE_HIGH: u32 = 0x6f00;
+
+/// The vector that the kernel made: argc, arguments, environment, auxiliary vector, word by word.
+#[derive(Debug)]
+pub struct Vector {
+    words: &'static mut [usize],
+    arguments: usize,
+    environment: usize,
+}
+
+impl Vector {
+    /// # Safety
+    /// `stack` is the stack pointer at the process's entry, and nothing of the vector is referred to by anything else.
+    unsafe fn at(stack: *mut usize) -> Self {
+        // SAFETY: argc, and behind it three lists each ended by a null word, the last one of pairs (System V ABI, 3.4.1).
+        unsafe {
+            let arguments = *stack;
+            let mut environment = 0;
+            while *stack.add(2 + arguments + environment) != 0 {
+                environment += 1;
+            }
+            let auxiliary = 3 + arguments + environment;
+            let mut pairs = 0;
+            while *stack.add(auxiliary + 2 * pairs) != 0 {
+                pairs += 1;
+            }
+            let len = auxiliary + 2 * pairs + 2;
+            Self {
+                words: core::slice::from_raw_parts_mut(stack, len),
+                arguments,
+                environment,
+            }
+        }
+    }
+
+    fn auxiliary_at(&self) -> usize {
+        3 + self.arguments + self.environment
+    }
+
+    /// Addresses of the arguments.
+    #[must_use]
+    pub fn argument_words(&self) -> &[usize] {
+        &self.words[1..=self.arguments]
+    }
+
+    /// Addresses of the environment's strings.
+    #[must_use]
+    pub fn environment_words(&self) -> &[usize] {
+        &self.words[2 + self.arguments..][..self.environment]
+    }
+
+    /// The arguments.
+    pub fn arguments(&self) -> impl Iterator<Item = &'static [u8]> + Clone + '_ {
+        self.argument_words().iter().map(|word| string(*word))
+    }
+
+    /// The environment.
+    pub fn environment(&self) -> impl Iterator<Item = &'static [u8]> + Clone + '_ {
+        self.environment_words().iter().map(|word| string(*word))
+    }
+
+    /// Address of the first argument that `skip` others come before: an `argv`.
+    #[must_use]
+    pub fn arguments_from(&self, skip: usize) -> usize {
+        (&raw const self.words[1 + skip]).addr()
+    }
+
+    /// Address of the environment: an `envp`.
+    #[must_use]
+    pub fn environment_address(&self) -> usize {
+        (&raw const self.words[2 + self.arguments]).addr()
+    }
+}
+
+/// A string of the initial stack.
+fn string(at: usize) -> &'static [u8] {
+    // SAFETY: a word of the kernel's vector: a C string that lasts as long as the process's stack does.
+    unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(at)) }.to_bytes()
+}
+
+/// Ends the process because the runtime failed.
+pub fn fail(what: core::fmt::Arguments<'_>) -> ! {
+    say(what);
+    exit(FAILED)
+}
+
+/// The runtime's first function.
+///
+/// # Safety
+/// Called by the entry point alone, with the stack pointer that the kernel set.
+pub unsafe fn begin(stack: *mut usize) -> ! {
+    // SAFETY: as the caller says.
+    let vector = unsafe { Vector::at(stack) };
+    let first = vector.arguments().nth(1);
+    match first {
+        Some(first) if Inherited::is_claimed_by(first) => match Inherited::decode(first) {
+            Ok(run) => resume(vector, run),
+            Err(error) => fail(format_args!("started with a malformed argument: {error}")),
+        },
+        _ => command::command(vector),
+    }
+}
+
+/// Goes on with a program that a guest executed.
+fn resume(vector: Vector, run: Inherited<'static>) -> ! {
+    let mut arena =
+        Arena::new().unwrap_or_else(|errno| fail(format_args!("no memory: {}", errno.text())));
+    let mut mounts = Mounts::new(run.sysroot)
+        .unwrap_or_else(|_| fail(format_args!("the sysroot's path is not canonical")));
+    for mount in run.mounts.iter() {
+        let row = Mount {
+            guest: mount.guest,
+            host: mount.host,
+            procfs: false,
+        };
+        if mounts.add(row).is_err() {
+            fail(format_args!("a mount's path is not canonical"));
+        }
+    }
+    let process = set_up(&mut arena, run, mounts);
+    let file = Fd(run.program_fd);
+    let mask = SignalSet(run.signal_mask);
+    launch(&mut arena, process, vector, 2, file, mask)
+}
+
+/// Makes the process's state.
+pub fn set_up(
+    arena: &mut Arena,
+    run: Inherited<'static>,
+    mounts: Mounts<'static>,
+) -> &'static Process {
+    let no_memory = |errno: Errno| -> ! { fail(format_args!("no memory: {}", errno.text())) };
+    let sysroot_path = arena
+        .string(run.sysroot)
+        .unwrap_or_else(|errno| no_memory(errno));
+    let mut text = [0; PATH_MAX];
+    let len = readlinkat(Fd::CWD, c"/proc/self/exe", &mut text).unwrap_or_else(|errno| {
+        fail(format_args!(
+            "cannot read /proc/self/exe: {}; is /proc mounted?",
+            errno.text()
+        ))
+    });
+    let runtime_path = arena
+        .string(&text[..len])
+        .unwrap_or_else(|errno| no_memory(errno));
+    let mounts: &'static Mounts<'static> =
+        arena.place(mounts).unwrap_or_else(|errno| no_memory(errno));
+    let state = Process {
+        run,
+        runtime_path: runtime_path.to_bytes(),
+        armed: AtomicBool::new(run.filter_armed),
+        sysroot_path,
+        sysroot_fd: AtomicI32::new(-1),
+        pool: Pool::new().unwrap_or_else(|errno| no_memory(errno)),
+        vfs: Vfs::new(mounts),
+    };
+    // SAFETY: once in a process, before any handler.
+    unsafe { process::set(state) }
+}
+
+struct Image {
+    bias: Bias,
+    entry: usize,
+    /// Address and number of the program headers.
+    phdr: usize,
+    phnum: usize,
+}
+
+/// Loads the program and goes to it. `skip`: how many arguments are not the guest's.
+pub fn launch(
+    arena: &mut Arena,
+    process: &'static Process,
+    vector: Vector,
+    skip: usize,
+    file: Fd,
+    mask: SignalSet,
+) -> ! {
+    let run = &process.run;
+    let broken = |what: &str, errno: Errno| -> ! {
+        say(format_args!(
+            "cannot load {}: {what}: {}",
+            crate::text::Shown(run.exe),
+            errno.text()
+        ));
+        exit(NOT_EXECUTABLE)
+    };
+    const HEAD: usize = PAGE;
+    let room = arena
+        .bytes(HEAD + 3 * PATH_MAX)
+        .unwrap_or_else(|errno| broken("memory", errno));
+    let (head, rest) = room.split_at_mut(HEAD);
+    let len = pread(file, head, 0).unwrap_or_else(|errno| broken("reading it", errno));
+    let head = &head[..len];
+    let interpreter =
+        exec::interpreter(file, head, rest).unwrap_or_else(|errno| broken("its headers", errno));
+    let interpreter = interpreter.map(|path| {
+        let path = &*path;
+        open_guest(process, path).unwrap_or_else(|errno| broken("its interpreter", errno))
+    });
+    let no_randomize = personality() & 0x0004_0000 != 0;
+    let random = if no_randomize { 0 } else { random() };
+    let program = load(arena, file, Base::Program { random })
+        .unwrap_or_else(|errno| broken("mapping it", errno));
+    let (image, brk, extent, executable_stack) = program;
+    let loader = interpreter.map(|file| {
+        let loaded = load(arena, file, Base::Interpreter);
+        let (image, ..) = loaded.unwrap_or_else(|errno| broken("mapping its interpreter", errno));
+        close(file);
+        image
+    });
+    close(file);
+    let auxiliary = Auxiliary {
+        phdr: image.phdr,
+        phnum: image.phnum,
+        base: loader.as_ref().map_or(0, |loader| loader.bias.apply(0)),
+        entry: image.entry,
+        execfn: arena
+            .string(run.execfn)
+            .map_or(0, |execfn| execfn.as_ptr().addr()),
+        signal_stack_extra: SIGNAL_STACK_EXTRA,
+    };
+    let strings = Strings::of(&vector, skip);
+    let stack = rewrite(vector, skip, &auxiliary);
+    let start_brk = brk
+        + if no_randomize {
+            0
+        } else {
+            (random >> 32) as usize % (0x0200_0000 / PAGE) * PAGE
+        };
+    show(&extent, start_brk, &stack, &strings);
+    name(run.execfn);
+    if executable_stack {
+        const PROT_GROWSDOWN: usize = 0x0100_0000;
+        let page = stack.pointer & !(PAGE - 1);
+        // SAFETY: more may be done to the stack than before, nothing less.
+        let _ = unsafe {
+            memory::protect(
+                page,
+                PAGE,
+                PROT_READ | PROT_WRITE | PROT_EXEC | PROT_GROWSDOWN,
+            )
+        };
+    }
+    if let Err(errno) = signals::install() {
+        fail(format_args!("cannot take SIGSYS: {}", errno.text()));
+    }
+    if !process.is_armed() {
+        arm(process);
+    }
+    signal_mask(SIG_SETMASK, mask);
+    let entry = loader.map_or(image.entry, |loader| loader.entry);
+    enter(entry, stack.pointer)
+}
+
+/// What is added to AT_MINSIGSTKSZ: the frame of a SIGSYS and what its handler uses.
+const SIGNAL_STACK_EXTRA: usize = 8192;
+
+/// Opens a guest path of the runtime's own: an interpreter.
+fn open_guest(process: &'static Process, path: &[u8]) -> Result<Fd, Errno> {
+    let mut mask = SignalSet::default();
+    let call = Call {
+        nr: nr::OPEN,
+        args: [0; 6],
+        mask: &mut mask,
+        memory: Memory::Direct,
+        process,
+    };
+    exec::open_guest(&call, path)
+}
+
+type Loaded = (Image, usize, crate::loader::plan::Extent, bool);
+
+fn load(arena: &mut Arena, file: Fd, base: Base) -> Result<Loaded, Errno> {
+    let head = arena.bytes(PAGE)?;
+    let len = pread(file, head, 0)?;
+    let head = &head[..len];
+    let header = Header::parse(head).map_err(|_| Errno::ENOEXEC)?;
+    let len = header.phdrs_len();
+    let start = usize::try_from(header.phdr_offset).map_err(|_| Errno::ENOEXEC)?;
+    let phdrs = match start.checked_add(len).and_then(|end| head.get(start..end)) {
+        Some(phdrs) => phdrs,
+        None => {
+            let phdrs = arena.bytes(len)?;
+            if pread(file, phdrs, header.phdr_offset)? != len {
+                return Err(Errno::ENOEXEC);
+            }
+            phdrs
+        }
+    };
+    let plan = Plan::new(header, ProgramHeaders::new(phdrs)).map_err(|_| Errno::ENOEXEC)?;
+    let bias = map::image(&plan, file, base)?;
+    let mut extent = plan.extent();
+    for at in [
+        &mut extent.code.0,
+        &mut extent.code.1,
+        &mut extent.data.0,
+        &mut extent.data.1,
+        &mut extent.end,
+    ] {
+        *at = at.wrapping_add(bias.0);
+    }
+    let brk = (extent.end as usize + PAGE - 1) & !(PAGE - 1);
+    let image = Image {
+        bias,
+        entry: bias.apply(header.entry),
+        phdr: plan.phdr_vaddr().map_or(0, |vaddr| bias.apply(vaddr)),
+        phnum: usize::from(header.phdr_count),
+    };
+    Ok((image, brk, extent, plan.phdrs.executable_stack()))
+}
+
+/// Where the guest's arguments and environment stand as text, for `/proc/self/cmdline` and `environ`.
+struct Strings {
+    arguments: (usize, usize),
+    environment: (usize, usize),
+}
+
+impl Strings {
+    fn of(vector: &Vector, skip: usize) -> Self {
+        let end = |words: &[usize]| words.last().map(|last| last + string(*last).len() + 1);
+        let arguments = &vector.argument_words()[skip..];
+        let start = arguments.first().copied().unwrap_or(0);
+        let arguments = (start, end(arguments).unwrap_or(start));
+        let words = vector.environment_words();
+        let start = words.first().copied().unwrap_or(arguments.1);
+        Self {
+            arguments,
+            environment: (start, end(words).unwrap_or(start)),
+        }
+    }
+}
+
+/// The guest's vector on the stack.
+struct Stack {
+    pointer: usize,
+    auxiliary: usize,
+    auxiliary_len: usize,
+}
+
+/// Makes the vector the guest's: without the first `skip` arguments, with its auxiliary words.
+fn rewrite(vector: Vector, skip: usize, auxiliary: &Auxiliary) -> Stack {
+    let at = vector.auxiliary_at();
+    let Vector {
+        words, arguments, ..
+    } = vector;
+    auxiliary.apply(&mut words[at..]);
+    // The word before the first argument that stays becomes argc.
+    let down = words_down((&raw const words[skip]).addr());
+    let first = skip - down;
+    words.copy_within(skip.., first);
+    words[first] = arguments - skip;
+    let len = words.len() - at;
+    Stack {
+        pointer: (&raw const words[first]).addr(),
+        auxiliary: (&raw const words[at - down]).addr(),
+        auxiliary_len: len * size_of::<usize>(),
+    }
+}
+
+/// Tells the kernel what `/proc` is to show of the process. Where it cannot be told (a kernel without CONFIG_CHECKPOINT_RESTORE) the heap
+/// starts behind the runtime's image and `cmdline` shows the runtime's arguments.
+fn show(extent: &crate::loader::plan::Extent, start_brk: usize, stack: &Stack, strings: &Strings) {
+    let map = PrctlMmMap {
+        start_code: extent.code.0,
+        end_code: extent.code.1,
+        start_data: extent.data.0,
+        end_data: extent.data.1,
+        start_brk: start_brk as u64,
+        brk: start_brk as u64,
+        start_stack: stack.pointer as u64,
+        arg_start: strings.arguments.0 as u64,
+        arg_end: strings.arguments.1 as u64,
+        env_start: strings.environment.0 as u64,
+        env_end: strings.environment.1 as u64,
+        auxv: stack.auxiliary as u64,
+        auxv_size: stack.auxiliary_len as u32,
+        exe_fd: u32::MAX,
+    };
+    let at = core::ptr::from_ref(&map).addr();
+    // SAFETY: a live structure of the size given, which the kernel copies.
+    let _ = unsafe {
+        call(
+            nr::PRCTL,
+            [PR_SET_MM, PR_SET_MM_MAP, at, size_of::<PrctlMmMap>(), 0, 0],
+        )
+    };
+}
+
+/// Sets `comm` as exec does: the last component of the path that was executed.
+fn name(execfn: &[u8]) {
+    let last = execfn.rsplit(|byte| *byte == b'/').next().unwrap_or(execfn);
+    let mut name = [0; 16];
+    let len = last.len().min(15);
+    name[..len].copy_from_slice(&last[..len]);
+    if let Ok(name) = CStr::from_bytes_until_nul(&name) {
+        set_name(name);
+    }
+}
+
+/// Installs the filter.
+fn arm(process: &Process) {
+    let filter = match Filter::new(IMAGE_HIGH, |nr| dispatch::serve(nr).is_some()) {
+        Ok(filter) => filter,
+        Err(_) => fail(format_args!("the filter of system calls does not fit")),
+    };
+    let program = SockFprog {
+        len: filter.code().len() as u16,
+        filter: filter.code().as_ptr(),
+    };
+    let at = core::ptr::from_ref(&program).addr();
+    let armed = prctl(PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).and_then(|_| {
+        // SAFETY: a live program that the kernel copies; it lets the runtime's own calls through.
+        unsafe { call(nr::SECCOMP, [SECCOMP_SET_MODE_FILTER, 0, at, 0, 0, 0]) }.result()
+    });
+    match armed {
+        Ok(_) => process.armed.store(true, Ordering::Relaxed),
+        Err(errno) => fail(format_args!(
+            "cannot install a seccomp filter: {}; `elfuse doctor` says what this host allows",
+            errno.text()
+        )),
+    }
+}
+
+/// Goes to the guest's entry point with the registers as the kernel leaves them.
+fn enter(entry: usize, stack: usize) -> ! {
+    // SAFETY: both are of mappings made for the guest; nothing of the runtime's is on the stack above the pointer.
+    unsafe {
+        asm!(
+            "mov rsp, {stack}",
+            "xor ebx, ebx",
+            "xor ecx, ecx",
+            "xor edx, edx",
+            "xor esi, esi",
+            "xor edi, edi",
+            "xor ebp, ebp",
+            "xor r8d, r8d",
+            "xor r9d, r9d",
+            "xor r10d, r10d",
+            "xor r12d, r12d",
+            "xor r13d, r13d",
+            "xor r14d, r14d",
+            "xor r15d, r15d",
+            "push r11",
+            "xor r11d, r11d",
+            "ret",
+            stack = in(reg) stack,
+            in("r11") entry,
+            options(noreturn),
+        )
+    }
+}
+
+/// The flags an own descriptor is opened with.
+pub const OWN: usize = O_RDONLY | O_CLOEXEC;
+
+/// Opens a host path of the runtime's own.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_own(path: &CStr) -> Result<Fd, Errno> {
+    openat(Fd::CWD, path, OWN, 0)
+}

@@ -1,0 +1,167 @@
+//! Copies between the guest's memory and ours.
+//!
+//! # Safety
+//! A guest address may be anything. It is touched in two places only: by the two loops in the assembly below, whose faults
+//! [`fix_up`] turns into a return, and by the kernel. Both write into, or read from, Rust buffers of the length that is passed. A guest that passes an address inside the runtime's own
+//! image can read and write the runtime: it shares the address space and the runtime is no security boundary.
+#![allow(unsafe_code)]
+
+use core::arch::global_asm;
+
+use super::Address;
+use crate::errno::Errno;
+use crate::sys::abi::PAGE;
+use crate::sys::host::getpid;
+use crate::sys::nr;
+use crate::sys::raw::{Nr, call};
+
+// elfuse_copy(to: rdi, from: rsi, len: rdx) -> bytes NOT copied.
+// elfuse_copy_string(to: rdi, from: rsi, len: rdx) -> bytes copied, the NUL included; 0: no NUL within len; -1: a fault.
+// The direction flag is clear: the C ABI promises it, and the kernel clears it on entry to a signal handler.
+global_asm!(
+    ".globl elfuse_copy, elfuse_copy_string, elfuse_copy_faults, elfuse_copy_fixed",
+    ".globl elfuse_string_faults, elfuse_string_faults_end, elfuse_string_fixed",
+    "elfuse_copy:",
+    "mov rcx, rdx",
+    "elfuse_copy_faults:",
+    "rep movsb",
+    "elfuse_copy_fixed:",
+    "mov rax, rcx",
+    "ret",
+    "elfuse_copy_string:",
+    "xor ecx, ecx",
+    "2:",
+    "cmp rcx, rdx",
+    "je 4f",
+    "elfuse_string_faults:",
+    "movzx eax, byte ptr [rsi + rcx]",
+    "elfuse_string_faults_end:",
+    "mov byte ptr [rdi + rcx], al",
+    "inc rcx",
+    "test al, al",
+    "jnz 2b",
+    "mov rax, rcx",
+    "ret",
+    "4:",
+    "xor eax, eax",
+    "ret",
+    "elfuse_string_fixed:",
+    "mov rax, -1",
+    "ret",
+);
+
+unsafe extern "C" {
+    fn elfuse_copy(to: *mut u8, from: *const u8, len: usize) -> usize;
+    fn elfuse_copy_string(to: *mut u8, from: *const u8, len: usize) -> isize;
+    static elfuse_copy_faults: u8;
+    static elfuse_copy_fixed: u8;
+    static elfuse_string_faults: u8;
+    static elfuse_string_fixed: u8;
+}
+
+/// Where execution goes on after a fault at `rip`, if that is one of the copies here: for the handler of SIGSEGV and SIGBUS.
+#[must_use]
+pub fn fix_up(rip: usize) -> Option<usize> {
+    // Addresses of labels; nothing is read through them.
+    let copy = (&raw const elfuse_copy_faults).addr();
+    let string = (&raw const elfuse_string_faults).addr();
+    if rip == copy {
+        Some((&raw const elfuse_copy_fixed).addr())
+    } else if rip == string {
+        Some((&raw const elfuse_string_fixed).addr())
+    } else {
+        None
+    }
+}
+
+fn pointer(address: Address) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut(address.0)
+}
+
+pub(super) fn in_direct(from: Address, into: &mut [u8]) -> Result<(), Errno> {
+    // SAFETY: writes `into.len()` bytes at most into `into`; a fault on the guest's side is fixed up.
+    let left = unsafe { elfuse_copy(into.as_mut_ptr(), pointer(from), into.len()) };
+    if left == 0 {
+        Ok(())
+    } else {
+        Err(Errno::EFAULT)
+    }
+}
+
+pub(super) fn out_direct(to: Address, bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: reads the live `bytes`; what is written is the guest's, or faults and is fixed up.
+    let left = unsafe { elfuse_copy(pointer(to), bytes.as_ptr(), bytes.len()) };
+    if left == 0 {
+        Ok(())
+    } else {
+        Err(Errno::EFAULT)
+    }
+}
+
+pub(super) fn string_direct(from: Address, into: &mut [u8]) -> Result<&mut [u8], Errno> {
+    // SAFETY: writes `into.len()` bytes at most into `into`; a fault on the guest's side is fixed up.
+    let copied = unsafe { elfuse_copy_string(into.as_mut_ptr(), pointer(from), into.len()) };
+    match copied {
+        -1 => Err(Errno::EFAULT),
+        0 => Err(Errno::ENAMETOOLONG),
+        // The NUL is counted.
+        copied => Ok(&mut into[..copied.cast_unsigned() - 1]),
+    }
+}
+
+/// process_vm_readv(2) or process_vm_writev(2) on this very process: bytes moved.
+fn by_kernel(nr: Nr, ours: usize, guests: Address, len: usize) -> Result<usize, Errno> {
+    let local = [ours, len];
+    let remote = [guests.0, len];
+    let args = [
+        getpid() as usize,
+        local.as_ptr().addr(),
+        1,
+        remote.as_ptr().addr(),
+        1,
+        0,
+    ];
+    // SAFETY: `ours` and `len` describe a live buffer of the caller's; the other side is the guest's and may fault.
+    unsafe { call(nr, args) }.result()
+}
+
+pub(super) fn in_by_kernel(from: Address, into: &mut [u8]) -> Result<(), Errno> {
+    if into.is_empty() {
+        return Ok(());
+    }
+    let ours = into.as_mut_ptr().addr();
+    match by_kernel(nr::PROCESS_VM_READV, ours, from, into.len()) {
+        Ok(len) if len == into.len() => Ok(()),
+        _ => Err(Errno::EFAULT),
+    }
+}
+
+pub(super) fn out_by_kernel(to: Address, bytes: &[u8]) -> Result<(), Errno> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    match by_kernel(
+        nr::PROCESS_VM_WRITEV,
+        bytes.as_ptr().addr(),
+        to,
+        bytes.len(),
+    ) {
+        Ok(len) if len == bytes.len() => Ok(()),
+        _ => Err(Errno::EFAULT),
+    }
+}
+
+pub(super) fn string_by_kernel(from: Address, into: &mut [u8]) -> Result<&mut [u8], Errno> {
+    let mut done = 0;
+    while done < into.len() {
+        // Never across a page: the string may end on the last page that is mapped.
+        let at = from.plus(done);
+        let len = (PAGE - at.0 % PAGE).min(into.len() - done);
+        in_by_kernel(at, &mut into[done..done + len])?;
+        if let Some(end) = into[done..done + len].iter().position(|byte| *byte == 0) {
+            return Ok(&mut into[..done + end]);
+        }
+        done += len;
+    }
+    Err(Errno::ENAMETOOLONG)
+}

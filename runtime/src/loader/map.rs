@@ -1,0 +1,132 @@
+//! Carries out a [`Plan`]: maps an image, clears what BSS and padding need, chooses the base as the kernel does.
+//!
+//! # Safety
+//! Mappings go to ranges that were free a moment ago (`MAP_FIXED_NOREPLACE` reserves the whole span first, then the segments replace
+//! the reservation), so nothing of Rust's can lie there. Bytes are cleared only inside a segment just mapped writable and private.
+#![allow(unsafe_code)]
+
+use super::plan::{Piece, Plan};
+use crate::errno::Errno;
+use crate::sys::abi::{PAGE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE};
+use crate::sys::host::Fd;
+use crate::sys::memory::{Place, map, unmap};
+
+/// What is added to the addresses in an image's headers to get those in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bias(pub u64);
+
+impl Bias {
+    /// An address of the headers in memory.
+    #[must_use]
+    pub const fn apply(self, vaddr: u64) -> usize {
+        vaddr.wrapping_add(self.0) as usize
+    }
+}
+
+/// Where an image that may lie anywhere is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// Where the kernel puts a program: two thirds up the address space, `random` pages further.
+    Program {
+        /// Random bits; 0 where the personality asks for no randomisation.
+        random: u64,
+    },
+    /// Where the kernel puts a library: among the other mappings.
+    Interpreter,
+}
+
+/// Bottom of where position-independent programs lie: ELF_ET_DYN_BASE of `arch/x86/include/asm/elf.h`.
+const PROGRAM_BASE: u64 = 0x5555_5555_4000;
+/// How many bits of page number are random there: mmap_rnd_bits as Linux sets it by default.
+const RANDOM_BITS: u32 = 28;
+
+fn protection(piece: &Piece) -> usize {
+    let flags = piece.flags;
+    let bit = |on: bool, bit: usize| if on { bit } else { 0 };
+    bit(flags.readable(), PROT_READ)
+        | bit(flags.writable(), PROT_WRITE)
+        | bit(flags.executable(), PROT_EXEC)
+}
+
+fn reserve(place: Place, len: usize) -> Result<usize, Errno> {
+    // SAFETY: never `Place::Replace`: what is in use stays.
+    unsafe { map(place, len, PROT_NONE, None) }
+}
+
+/// Reserves room for the plan's span: the address of its first page.
+fn room(plan: &Plan<'_>, base: Base) -> Result<usize, Errno> {
+    let len = plan.len as usize;
+    if !plan.is_relative() {
+        return reserve(Place::Free(plan.start as usize), len);
+    }
+    let align = plan.align as usize;
+    if let Base::Program { random } = base {
+        // Random in the way the kernel is; when something lies there, one bit less at a time and at last anywhere.
+        for bits in [RANDOM_BITS, RANDOM_BITS - 1, RANDOM_BITS - 2] {
+            let pages = random & ((1 << bits) - 1);
+            let at = (PROGRAM_BASE + pages * PAGE as u64) as usize & !(align - 1);
+            match reserve(Place::Free(at), len) {
+                Err(Errno::EEXIST) => {}
+                other => return other,
+            }
+        }
+    }
+    if align <= PAGE {
+        return reserve(Place::Anywhere, len);
+    }
+    let slack = len.checked_add(align).ok_or(Errno::ENOMEM)?;
+    let found = reserve(Place::Anywhere, slack)?;
+    let at = (found + align - 1) & !(align - 1);
+    // SAFETY: parts of the reservation made above, known to nobody else.
+    unsafe {
+        unmap(found, at - found);
+        unmap(at + len, found + slack - (at + len));
+    }
+    Ok(at)
+}
+
+/// Maps the image in `file` as planned.
+///
+/// # Errors
+/// Those of mmap(2). What was mapped until then stays: the caller is about to give up the process.
+pub fn image(plan: &Plan<'_>, file: Fd, base: Base) -> Result<Bias, Errno> {
+    let at = room(plan, base)?;
+    let bias = Bias((at as u64).wrapping_sub(plan.start));
+    let mut mapped_end = at;
+    for piece in plan.pieces() {
+        let start = bias.apply(piece.start);
+        let file_len = piece.file_len as usize;
+        if file_len != 0 {
+            let from = Some((file, piece.file_offset));
+            // SAFETY: inside the reservation of `room`.
+            unsafe { map(Place::Replace(start), file_len, protection(&piece), from) }?;
+        }
+        let (clear, clear_end) = (bias.apply(piece.clear.0), bias.apply(piece.clear.1));
+        if clear_end > clear {
+            let to = core::ptr::with_exposed_provenance_mut::<u8>(clear);
+            // SAFETY: the tail of the last page of a private, writable mapping made above.
+            unsafe { core::ptr::write_bytes(to, 0, clear_end - clear) };
+        }
+        if piece.zero_len != 0 {
+            // The kernel's vm_brk: read and write whatever the segment says, executable if it does.
+            let executable = protection(&piece) & PROT_EXEC;
+            let zeros = PROT_READ | PROT_WRITE | executable;
+            // SAFETY: inside the reservation of `room`.
+            unsafe {
+                map(
+                    Place::Replace(start + file_len),
+                    piece.zero_len as usize,
+                    zeros,
+                    None,
+                )
+            }?;
+        }
+        if start > mapped_end {
+            // The kernel leaves the holes between segments free.
+            // SAFETY: a part of the reservation that no segment covers.
+            unsafe { unmap(mapped_end, start - mapped_end) };
+        }
+        mapped_end = mapped_end.max(start + piece.len() as usize);
+    }
+    Ok(bias)
+}

@@ -1,0 +1,466 @@
+//! The command line of `elfuse run`, and what a run hands on when a guest executes another program.
+//!
+//! Parsing does no work: it looks at no file, and nothing is copied. The help of these options is written where there is
+//! an allocator to lay it out, in `elfuse-tools`; a test there compares the two lists of names.
+
+mod error;
+pub mod inherited;
+mod list;
+
+use core::fmt;
+
+pub use error::UsageError;
+use error::nearest;
+pub use inherited::Inherited;
+pub use list::{Full, List};
+
+use crate::trace::TraceBits;
+
+/// How often `--bind` may be given.
+pub const MAX_BINDS: usize = 64;
+/// How often `--env` may be given.
+pub const MAX_ENV_EDITS: usize = 256;
+
+/// The environment variable that stands for `--sysroot`.
+pub const SYSROOT_VARIABLE: &str = "ELFUSE_SYSROOT";
+/// The environment variable that switches the index off, or has each of its answers checked.
+pub const INDEX_VARIABLE: &str = "ELFUSE_INDEX";
+/// The environment variable that asks for a trace of the start.
+pub const TRACE_VARIABLE: &str = "ELFUSE_STARTUP_TRACE";
+
+/// What a command line asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one of it, and no allocator to box it"
+)]
+pub enum Command<'a> {
+    /// `run`, without `--help`.
+    Run(RunOptions<'a>),
+    /// Whatever the std sibling answers: another verb, help, no verb at all.
+    Other,
+}
+
+/// When an answer of the index may be given without asking the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Coherence {
+    /// A directory is validated on first touch, and again when a lease of 2 ms has run out.
+    #[default]
+    Lease = 0,
+    /// The tree does not change.
+    Frozen = 1,
+    /// Each definite answer is checked with the host.
+    Strict = 2,
+    /// No index is used.
+    Off = 3,
+}
+
+impl Coherence {
+    const ALL: [Coherence; 4] = [
+        Coherence::Lease,
+        Coherence::Frozen,
+        Coherence::Strict,
+        Coherence::Off,
+    ];
+    /// Values of `--coherence`, in the order of the variants.
+    pub const NAMES: &'static [&'static str] = &["lease", "frozen", "strict", "off"];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// The mode with this number.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        let number = usize::try_from(number).ok()?;
+        Self::ALL.get(number).copied()
+    }
+
+    fn from_name(name: &[u8]) -> Option<Self> {
+        let at = Self::NAMES.iter().position(|one| one.as_bytes() == name)?;
+        Some(Self::ALL[at])
+    }
+}
+
+impl fmt::Display for Coherence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Whether counters are printed when the run ends, and in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Stats {
+    /// Not printed.
+    #[default]
+    Off = 0,
+    /// `--stats` or `--stats=text`: a table for people.
+    Text = 1,
+    /// `--stats=json`: one JSON document on one line.
+    Json = 2,
+}
+
+impl Stats {
+    /// Values of `--stats`.
+    pub const NAMES: &'static [&'static str] = &["text", "json"];
+
+    /// The form with this number.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        match number {
+            0 => Some(Stats::Off),
+            1 => Some(Stats::Text),
+            2 => Some(Stats::Json),
+            _ => None,
+        }
+    }
+}
+
+/// `--bind HOST[:GUEST]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// A path of the host, as typed: relative to the caller's working directory if it does not begin with `/`.
+    pub host: &'a [u8],
+    /// Where the guest sees it, absolute; `None`: at the host's own path.
+    pub guest: Option<&'a [u8]>,
+}
+
+impl<'a> Bind<'a> {
+    /// Splits at the last `:` that a `/` follows, since a guest path begins with one: a host path may hold colons, as
+    /// those of `/dev/disk/by-path` do.
+    fn parse(value: &'a [u8]) -> Option<Self> {
+        let colon = value.windows(2).rposition(|pair| pair == b":/");
+        let (host, guest) = match colon {
+            Some(colon) => (&value[..colon], Some(&value[colon + 1..])),
+            None => (value, None),
+        };
+        (!host.is_empty()).then_some(Self { host, guest })
+    }
+}
+
+/// What `elfuse run` was asked to do. All slices are those of the arguments and the environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunOptions<'a> {
+    /// `--sysroot`, else `ELFUSE_SYSROOT`: the root of the guest, a path of the host.
+    pub sysroot: &'a [u8],
+    /// `--index-dir`: where the store is, if not in the sysroot or at its place in the user's cache.
+    pub index_dir: Option<&'a [u8]>,
+    /// `--coherence`; [`Coherence::Off`] also by `ELFUSE_INDEX=off`.
+    pub coherence: Coherence,
+    /// `ELFUSE_INDEX=shadow`: each answer of the index is compared with the live walker's. Never together with
+    /// [`Coherence::Off`].
+    pub shadow: bool,
+    /// `--bind`, in order.
+    pub binds: List<Bind<'a>, MAX_BINDS>,
+    /// Whether there are `/proc`, `/sys`, `/dev`, `/tmp`, home and working directory: not with `--no-default-binds`.
+    pub default_binds: bool,
+    /// `--host-fallback`: what the sysroot does not have is looked for on the host.
+    pub host_fallback: bool,
+    /// `--workdir`: the guest's working directory, absolute.
+    pub workdir: Option<&'a [u8]>,
+    /// `--env`, in order; each holds a `=` that is not its first byte.
+    pub env_edits: List<&'a [u8], MAX_ENV_EDITS>,
+    /// `--clear-env`: the guest gets nothing of the caller's environment.
+    pub clear_env: bool,
+    /// `--stats`.
+    pub stats: Stats,
+    /// `ELFUSE_STARTUP_TRACE`.
+    pub trace: TraceBits,
+    /// The first word of `ELFUSE_STARTUP_TRACE` that means nothing. A warning, not an error: a trace decides nothing.
+    pub unknown_trace_word: Option<&'a [u8]>,
+    /// The program: a guest path if there is a `/` in it, else looked for in the guest's PATH.
+    pub program: &'a [u8],
+    /// Which of the arguments given to [`parse`] the program is; what follows it are the guest's own.
+    pub program_at: usize,
+}
+
+impl<'a> RunOptions<'a> {
+    fn new() -> Self {
+        Self {
+            sysroot: b"",
+            index_dir: None,
+            coherence: Coherence::default(),
+            shadow: false,
+            binds: List::new(Bind {
+                host: b"",
+                guest: None,
+            }),
+            default_binds: true,
+            host_fallback: false,
+            workdir: None,
+            env_edits: List::new(b""),
+            clear_env: false,
+            stats: Stats::default(),
+            trace: TraceBits::NONE,
+            unknown_trace_word: None,
+            program: b"",
+            program_at: 0,
+        }
+    }
+
+    /// The guest's environment: the caller's `env` without what is edited (nothing of it with `--clear-env`), then the
+    /// edits; of several for one name the last.
+    pub fn guest_environment<'s>(
+        &'s self,
+        env: impl Iterator<Item = &'a [u8]> + Clone + 's,
+    ) -> impl Iterator<Item = &'a [u8]> + Clone + 's
+    where
+        'a: 's,
+    {
+        let edits: &'s [&'a [u8]] = &self.env_edits;
+        let edited = move |variable: &[u8], by: &[&[u8]]| {
+            by.iter()
+                .any(|edit| variable_name(edit) == variable_name(variable))
+        };
+        let kept = env.filter(move |variable| !self.clear_env && !edited(variable, edits));
+        let last = edits.iter().enumerate().filter_map(move |(at, edit)| {
+            let later = edits.get(at + 1..).unwrap_or_default();
+            (!edited(edit, later)).then_some(*edit)
+        });
+        kept.chain(last)
+    }
+}
+
+/// The name of a `NAME=VALUE`; glibc takes a `=` in front as part of the name, and so does this.
+fn variable_name(variable: &[u8]) -> &[u8] {
+    let end = variable.iter().skip(1).position(|&byte| byte == b'=');
+    end.map_or(variable, |end| &variable[..=end])
+}
+
+/// The value of a variable, as getenv(3) has it.
+fn variable<'a>(mut env: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
+    env.find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// The options of `run`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opt {
+    Sysroot,
+    IndexDir,
+    Coherence,
+    Bind,
+    NoDefaultBinds,
+    HostFallback,
+    Workdir,
+    Env,
+    ClearEnv,
+    Stats,
+    Help,
+}
+
+/// Whether an option takes a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// It takes none.
+    Nothing,
+    /// It takes one, behind `=` or as the next argument; the name of it in the help.
+    Value(&'static str),
+    /// It may be given one, behind `=` only.
+    ValueBehindEquals,
+}
+
+/// One line of the table of options.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    /// With its dashes.
+    pub name: &'static str,
+    /// Whether it takes a value.
+    pub takes: Takes,
+    opt: Opt,
+}
+
+/// Every option of `run`.
+pub const OPTIONS: &[OptionSpec] = &[
+    spec("--sysroot", Takes::Value("DIR"), Opt::Sysroot),
+    spec("--index-dir", Takes::Value("DIR"), Opt::IndexDir),
+    spec("--coherence", Takes::Value("MODE"), Opt::Coherence),
+    spec("--bind", Takes::Value("HOST[:GUEST]"), Opt::Bind),
+    spec("--no-default-binds", Takes::Nothing, Opt::NoDefaultBinds),
+    spec("--host-fallback", Takes::Nothing, Opt::HostFallback),
+    spec("--workdir", Takes::Value("DIR"), Opt::Workdir),
+    spec("--env", Takes::Value("NAME=VALUE"), Opt::Env),
+    spec("--clear-env", Takes::Nothing, Opt::ClearEnv),
+    spec("--stats", Takes::ValueBehindEquals, Opt::Stats),
+    spec("--help", Takes::Nothing, Opt::Help),
+    spec("-h", Takes::Nothing, Opt::Help),
+];
+
+const fn spec(name: &'static str, takes: Takes, opt: Opt) -> OptionSpec {
+    OptionSpec { name, takes, opt }
+}
+
+/// Reads a command line: `args` are those behind the program's own name, `env` the environment as `NAME=VALUE`.
+///
+/// Options end at the first argument that does not begin with `-`, or behind `--`. Of an option that is not meant to be
+/// repeated the last one counts.
+///
+/// # Errors
+/// [`UsageError`].
+pub fn parse<'a>(
+    mut args: impl Iterator<Item = &'a [u8]> + Clone,
+    env: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<Command<'a>, UsageError<'a>> {
+    if args.next() != Some(b"run") {
+        return Ok(Command::Other);
+    }
+    let mut options = RunOptions::new();
+    // Where the argument that is read next stands.
+    let mut at = 1;
+    let mut given_sysroot = None;
+    let program = loop {
+        let Some(arg) = args.next() else {
+            break None;
+        };
+        at += 1;
+        if arg == b"--" {
+            break args.next().inspect(|_| at += 1);
+        }
+        if !arg.starts_with(b"-") || arg == b"-" {
+            break Some(arg);
+        }
+        let (spec, inline) = find(arg)?;
+        let value = match (spec.takes, inline) {
+            (Takes::Nothing, Some(_)) => {
+                return Err(UsageError::UnexpectedValue { option: spec.name });
+            }
+            (Takes::Nothing | Takes::ValueBehindEquals, inline) => inline.unwrap_or_default(),
+            (Takes::Value(value), inline) => {
+                let given = match inline {
+                    Some(inline) => inline,
+                    None => {
+                        at += 1;
+                        let next = args.next();
+                        // An option that was forgotten its value would otherwise swallow the next one.
+                        next.filter(|next| !next.starts_with(b"--")).ok_or(
+                            UsageError::MissingValue {
+                                option: spec.name,
+                                value,
+                                next,
+                            },
+                        )?
+                    }
+                };
+                if given.is_empty() {
+                    return Err(UsageError::EmptyValue {
+                        option: spec.name,
+                        value,
+                    });
+                }
+                given
+            }
+        };
+        let too_many = |Full, most| UsageError::TooMany {
+            option: spec.name,
+            most,
+        };
+        match spec.opt {
+            Opt::Help => return Ok(Command::Other),
+            Opt::Sysroot => given_sysroot = Some(value),
+            Opt::IndexDir => options.index_dir = Some(value),
+            Opt::Coherence => {
+                options.coherence = Coherence::from_name(value).ok_or(unknown(
+                    spec.name,
+                    value,
+                    Coherence::NAMES,
+                ))?;
+            }
+            Opt::Bind => {
+                let bind = Bind::parse(value).ok_or(UsageError::EmptyValue {
+                    option: spec.name,
+                    value: "HOST[:GUEST], with a path of the host in front of the colon",
+                })?;
+                options
+                    .binds
+                    .push(bind)
+                    .map_err(|full| too_many(full, MAX_BINDS))?;
+            }
+            Opt::NoDefaultBinds => options.default_binds = false,
+            Opt::HostFallback => options.host_fallback = true,
+            Opt::Workdir => {
+                if !value.starts_with(b"/") {
+                    return Err(UsageError::NotAbsolute {
+                        option: spec.name,
+                        given: value,
+                    });
+                }
+                options.workdir = Some(value);
+            }
+            Opt::Env => {
+                if variable_name(value) == value || value.starts_with(b"=") {
+                    return Err(UsageError::NotAnAssignment { given: value });
+                }
+                options
+                    .env_edits
+                    .push(value)
+                    .map_err(|full| too_many(full, MAX_ENV_EDITS))?;
+            }
+            Opt::ClearEnv => options.clear_env = true,
+            Opt::Stats => {
+                options.stats = match (inline, value) {
+                    (None, _) | (Some(_), b"text") => Stats::Text,
+                    (Some(_), b"json") => Stats::Json,
+                    (Some(_), other) => return Err(unknown(spec.name, other, Stats::NAMES)),
+                }
+            }
+        }
+    };
+    let Some(program) = program else {
+        return Err(UsageError::NoProgram);
+    };
+    options.program = program;
+    options.program_at = at - 1;
+
+    let set = |name| variable(env.clone(), name).filter(|value: &&[u8]| !value.is_empty());
+    options.sysroot = match given_sysroot.or_else(|| set(SYSROOT_VARIABLE)) {
+        Some(sysroot) => sysroot,
+        None => {
+            let misplaced = |arg: &[u8]| arg == b"--sysroot" || arg.starts_with(b"--sysroot=");
+            return Err(UsageError::NoSysroot {
+                behind: args.any(misplaced).then_some(program),
+            });
+        }
+    };
+    match set(INDEX_VARIABLE) {
+        None | Some(b"on") => {}
+        Some(b"off") => options.coherence = Coherence::Off,
+        // Without an index there is nothing to compare.
+        Some(b"shadow") => options.shadow = options.coherence != Coherence::Off,
+        Some(other) => return Err(unknown(INDEX_VARIABLE, other, &["on", "off", "shadow"])),
+    }
+    if let Some(words) = set(TRACE_VARIABLE) {
+        (options.trace, options.unknown_trace_word) = TraceBits::parse(words);
+    }
+    Ok(Command::Run(options))
+}
+
+/// The option that `arg` is, and the value it carries behind `=`.
+fn find<'a>(arg: &'a [u8]) -> Result<(&'static OptionSpec, Option<&'a [u8]>), UsageError<'a>> {
+    let equals = arg.iter().position(|&byte| byte == b'=');
+    let (given, inline) = match equals {
+        Some(equals) => (&arg[..equals], Some(&arg[equals + 1..])),
+        None => (arg, None),
+    };
+    let found = OPTIONS.iter().find(|spec| spec.name.as_bytes() == given);
+    let spec = found.ok_or_else(|| UsageError::UnknownOption {
+        given,
+        nearest: nearest(given, OPTIONS.iter().map(|spec| spec.name)),
+    })?;
+    Ok((spec, inline))
+}
+
+fn unknown<'a>(
+    of: &'static str,
+    given: &'a [u8],
+    expected: &'static [&'static str],
+) -> UsageError<'a> {
+    UsageError::UnknownValue {
+        of,
+        given,
+        expected,
+        nearest: nearest(given, expected.iter().copied()),
+    }
+}

@@ -1,0 +1,311 @@
+//! What a run hands on when its guest executes another program: the runtime executes itself again, and finds all that the
+//! command line once said, and what has been settled since, in one argument.
+//!
+//! ```text
+//! elfuse-inherited/1 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 …
+//! magic and version   then a letter a field, in a fixed order; numbers in hexadecimal, lengths of strings in decimal
+//! ```
+//!
+//! Strings carry their length, so that nothing is escaped and [`Inherited::decode`] borrows them from the argument. There is
+//! exactly one spelling of a value, and only that is read: whatever decodes, encodes to the same bytes.
+//!
+//! Anybody can start the runtime with such an argument, as they can with options: it grants nothing that they have not got. It
+//! is still read as hostile bytes. Whether a descriptor or an inode is what it is said to be is for the host to tell.
+
+mod wire;
+
+use core::fmt;
+
+use super::{Coherence, List, Stats};
+use crate::trace::TraceBits;
+use wire::{Reader, Writer};
+
+/// The most mounts that are handed on: every `--bind`, and the default ones.
+pub const MAX_MOUNTS: usize = super::MAX_BINDS + 8;
+/// The most arguments that `#!` lines put in: Linux follows five of them, each with a path and one argument.
+pub const MAX_SCRIPT_ARGUMENTS: usize = 12;
+
+/// What the argument begins with; a change of the format changes the number.
+const MAGIC: &[u8] = b"elfuse-inherited/1";
+
+/// A path of the guest that is another one on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mount<'a> {
+    /// Where the guest sees it, absolute.
+    pub guest: &'a [u8],
+    /// Where it is on the host, absolute.
+    pub host: &'a [u8],
+}
+
+/// Everything that a runtime started by a guest's execve has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inherited<'a> {
+    /// The sysroot, an absolute path of the host.
+    pub sysroot: &'a [u8],
+    /// `st_dev` of the sysroot.
+    pub sysroot_dev: u64,
+    /// `st_ino` of the sysroot.
+    pub sysroot_ino: u64,
+    /// `--index-dir`, made absolute.
+    pub index_dir: Option<&'a [u8]>,
+    /// When the index is believed.
+    pub coherence: Coherence,
+    /// Whether each answer of the index is compared with the walker's.
+    pub shadow: bool,
+    /// All mounts, in the order in which they were made.
+    pub mounts: List<Mount<'a>, MAX_MOUNTS>,
+    /// Whether what the sysroot does not have is looked for on the host.
+    pub host_fallback: bool,
+    /// Whether counters are printed at the end, and how.
+    pub stats: Stats,
+    /// Where they go: a descriptor that was standard error when the run began; `None`: standard error as it is then.
+    pub stats_fd: Option<i32>,
+    /// What is traced.
+    pub trace: TraceBits,
+    /// Whether the filter of system calls is installed already; it stays over exec and is not stacked.
+    pub filter_armed: bool,
+    /// The descriptor of the executable, opened already.
+    pub program_fd: i32,
+    /// What `/proc/self/exe` shows: the guest's path of the executable, symlinks resolved.
+    pub exe: &'a [u8],
+    /// `AT_EXECFN`: the path as the guest gave it to execve, of any form.
+    pub execfn: &'a [u8],
+    /// What `#!` lines put behind the first argument.
+    pub script_arguments: List<&'a [u8], MAX_SCRIPT_ARGUMENTS>,
+    /// The process that the run began with: the one that prints at the end. Above 0.
+    pub top_level_pid: i32,
+    /// The signals blocked before the filter's needs were taken out; signal N is bit N - 1.
+    pub signal_mask: u64,
+}
+
+/// An [`Inherited`] cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncodeError {
+    /// The buffer is too small; so many bytes are needed.
+    NoRoom {
+        /// Bytes.
+        needed: usize,
+    },
+    /// A value breaks a rule that its field documents, such as a path that has to be absolute; or it holds a NUL byte.
+    Field(&'static str),
+}
+
+/// An argument is not what [`Inherited::encode`] writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeError {
+    /// It begins with something else.
+    Magic,
+    /// This field is malformed, or missing.
+    Field(&'static str),
+    /// More follows the last field.
+    TrailingBytes,
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EncodeError::NoRoom { needed } => {
+                write!(
+                    f,
+                    "what a child inherits takes {needed} bytes, more than there is room for"
+                )
+            }
+            EncodeError::Field(field) => {
+                write!(f, "what a child inherits cannot hold this {field}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DecodeError::Magic => write!(
+                f,
+                "an inherited argument begins with {}; this one is of another version of elfuse, or none",
+                crate::text::Shown(MAGIC)
+            ),
+            DecodeError::Field(field) => write!(f, "inherited argument: malformed {field}"),
+            DecodeError::TrailingBytes => {
+                write!(f, "inherited argument: something follows the last field")
+            }
+        }
+    }
+}
+
+impl core::error::Error for EncodeError {}
+impl core::error::Error for DecodeError {}
+
+impl<'a> Inherited<'a> {
+    /// Whether an argument claims to be one of these, of any version. [`Inherited::decode`] says whether it is.
+    #[must_use]
+    pub fn is_claimed_by(argument: &[u8]) -> bool {
+        argument.starts_with(b"elfuse-inherited/")
+    }
+
+    /// Empty lists, for a value that is filled in field by field.
+    #[must_use]
+    pub fn no_mounts() -> List<Mount<'a>, MAX_MOUNTS> {
+        List::new(Mount {
+            guest: b"",
+            host: b"",
+        })
+    }
+
+    /// As [`Inherited::no_mounts`].
+    #[must_use]
+    pub fn no_script_arguments() -> List<&'a [u8], MAX_SCRIPT_ARGUMENTS> {
+        List::new(b"")
+    }
+
+    /// Writes it to the beginning of `into`, without a NUL byte and without one behind, and says how long it is.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; `into` then holds nothing of use.
+    pub fn encode(&self, into: &mut [u8]) -> Result<usize, EncodeError> {
+        self.check().map_err(EncodeError::Field)?;
+        let mut out = Writer::new(into);
+        out.bytes(MAGIC);
+        out.letter(b's').string(self.sysroot);
+        out.letter(b'd').hex(self.sysroot_dev);
+        out.letter(b'i').hex(self.sysroot_ino);
+        out.letter(b'x');
+        match self.index_dir {
+            Some(dir) => out.string(dir),
+            None => out.bytes(b"-"),
+        };
+        out.letter(b'c').hex(self.coherence as u64);
+        out.letter(b'w').flag(self.shadow);
+        out.letter(b'm').hex(self.mounts.len() as u64);
+        for mount in self.mounts.iter() {
+            out.bytes(b" ").string(mount.guest);
+            if mount.host == mount.guest {
+                out.bytes(b"=");
+            } else {
+                out.string(mount.host);
+            }
+        }
+        out.letter(b'h').flag(self.host_fallback);
+        out.letter(b't').hex(self.stats as u64);
+        out.letter(b'o');
+        match self.stats_fd {
+            Some(fd) => out.hex(fd.unsigned_abs().into()),
+            None => out.bytes(b"-"),
+        };
+        out.letter(b'b').hex(self.trace.number().into());
+        out.letter(b'f').flag(self.filter_armed);
+        out.letter(b'p').hex(self.program_fd.unsigned_abs().into());
+        out.letter(b'e').string(self.exe);
+        out.letter(b'n').string(self.execfn);
+        out.letter(b'a').hex(self.script_arguments.len() as u64);
+        for argument in self.script_arguments.iter() {
+            out.bytes(b" ").string(argument);
+        }
+        out.letter(b'l')
+            .hex(self.top_level_pid.unsigned_abs().into());
+        out.letter(b'k').hex(self.signal_mask);
+        out.finish()
+            .map_err(|needed| EncodeError::NoRoom { needed })
+    }
+
+    /// Reads it back; strings are slices of `argument`.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(argument: &'a [u8]) -> Result<Self, DecodeError> {
+        let rest = argument.strip_prefix(MAGIC).ok_or(DecodeError::Magic)?;
+        let mut from = Reader::new(rest);
+        let inherited = Self {
+            sysroot: from.field(b's', "sysroot", Reader::string)?,
+            sysroot_dev: from.field(b'd', "sysroot device", Reader::hex)?,
+            sysroot_ino: from.field(b'i', "sysroot inode", Reader::hex)?,
+            index_dir: from.field(b'x', "index directory", |from| {
+                from.unless_dash(Reader::string)
+            })?,
+            coherence: from.field(b'c', "coherence", |from| {
+                Coherence::from_number(from.hex()?)
+            })?,
+            shadow: from.field(b'w', "shadow flag", Reader::flag)?,
+            mounts: from.field(b'm', "mounts", mounts)?,
+            host_fallback: from.field(b'h', "host fallback flag", Reader::flag)?,
+            stats: from.field(b't', "stats", |from| Stats::from_number(from.hex()?))?,
+            stats_fd: from.field(b'o', "stats descriptor", |from| {
+                from.unless_dash(Reader::positive)
+            })?,
+            trace: from.field(b'b', "trace bits", |from| {
+                TraceBits::from_number(from.hex()?)
+            })?,
+            filter_armed: from.field(b'f', "filter flag", Reader::flag)?,
+            program_fd: from.field(b'p', "program descriptor", Reader::positive)?,
+            exe: from.field(b'e', "path of the executable", Reader::string)?,
+            execfn: from.field(b'n', "execfn", Reader::string)?,
+            script_arguments: from.field(b'a', "script arguments", script_arguments)?,
+            top_level_pid: from.field(b'l', "top-level process", Reader::positive)?,
+            signal_mask: from.field(b'k', "signal mask", Reader::hex)?,
+        };
+        if !from.is_at_end() {
+            return Err(DecodeError::TrailingBytes);
+        }
+        inherited.check().map_err(DecodeError::Field)?;
+        Ok(inherited)
+    }
+
+    /// The rules that the types do not state; names the field that breaks one.
+    fn check(&self) -> Result<(), &'static str> {
+        let absolute = |path: &[u8]| path.starts_with(b"/") && !path.contains(&0);
+        let rules = [
+            (absolute(self.sysroot), "sysroot"),
+            (self.index_dir.is_none_or(absolute), "index directory"),
+            (
+                !(self.shadow && self.coherence == Coherence::Off),
+                "shadow flag",
+            ),
+            (
+                self.mounts
+                    .iter()
+                    .all(|mount| absolute(mount.guest) && absolute(mount.host)),
+                "mounts",
+            ),
+            (self.stats_fd.is_none_or(|fd| fd >= 0), "stats descriptor"),
+            (self.program_fd >= 0, "program descriptor"),
+            (absolute(self.exe), "path of the executable"),
+            (!self.execfn.contains(&0), "execfn"),
+            (
+                self.script_arguments
+                    .iter()
+                    .all(|argument| !argument.contains(&0)),
+                "script arguments",
+            ),
+            (self.top_level_pid > 0, "top-level process"),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, field)) => Err(field),
+            None => Ok(()),
+        }
+    }
+}
+
+fn mounts<'a>(from: &mut Reader<'a>) -> Option<List<Mount<'a>, MAX_MOUNTS>> {
+    let mut mounts = Inherited::no_mounts();
+    for _ in 0..from.hex()? {
+        from.exactly(b" ")?;
+        let guest = from.string()?;
+        let host = if from.exactly(b"=").is_some() {
+            guest
+        } else {
+            // The same path written out would be a second spelling.
+            from.string().filter(|host| *host != guest)?
+        };
+        mounts.push(Mount { guest, host }).ok()?;
+    }
+    Some(mounts)
+}
+
+fn script_arguments<'a>(from: &mut Reader<'a>) -> Option<List<&'a [u8], MAX_SCRIPT_ARGUMENTS>> {
+    let mut arguments = Inherited::no_script_arguments();
+    for _ in 0..from.hex()? {
+        from.exactly(b" ")?;
+        arguments.push(from.string()?).ok()?;
+    }
+    Some(arguments)
+}

@@ -1,0 +1,325 @@
+//! Typed calls that cannot hurt memory: descriptors, paths, buffers that Rust owns.
+//!
+//! # Safety
+//! Every pointer handed to the kernel here comes from a live Rust reference of the right size, and the kernel keeps none of them
+//! past the call. Calls that map, unmap or jump are in [`super::memory`] and in the engine, not here.
+#![allow(unsafe_code)]
+
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+
+use super::abi::{
+    AT_FDCWD, AT_SYMLINK_NOFOLLOW, CLOCK_MONOTONIC, CLOCK_REALTIME_COARSE, F_DUPFD_CLOEXEC,
+    OpenHow, SIGSET_LEN, SigAction, SignalSet, Stat, TimeSpec,
+};
+use super::nr;
+use super::raw::{Nr, call};
+use crate::errno::Errno;
+
+/// A file descriptor, borrowed: nothing is closed when it is dropped. [`Fd::CWD`] stands for the working directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fd(pub i32);
+
+impl Fd {
+    /// `AT_FDCWD`.
+    pub const CWD: Fd = Fd(AT_FDCWD);
+
+    fn arg(self) -> usize {
+        self.0 as isize as usize
+    }
+}
+
+fn address<T: ?Sized>(of: &T) -> usize {
+    core::ptr::from_ref(of).cast::<u8>().addr()
+}
+
+fn address_mut<T: ?Sized>(of: &mut T) -> usize {
+    core::ptr::from_mut(of).cast::<u8>().addr()
+}
+
+/// openat(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn openat(dir: Fd, path: &CStr, flags: usize, mode: usize) -> Result<Fd, Errno> {
+    // SAFETY: the path is a live C string.
+    unsafe {
+        call(
+            nr::OPENAT,
+            [dir.arg(), path.as_ptr().addr(), flags, mode, 0, 0],
+        )
+    }
+    .result()
+    .map(|fd| Fd(fd as i32))
+}
+
+/// openat2(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn openat2(dir: Fd, path: &CStr, how: &OpenHow) -> Result<Fd, Errno> {
+    let len = size_of::<OpenHow>();
+    // SAFETY: the path is a live C string, `how` a live structure of the length given.
+    unsafe {
+        call(
+            nr::OPENAT2,
+            [dir.arg(), path.as_ptr().addr(), address(how), len, 0, 0],
+        )
+    }
+    .result()
+    .map(|fd| Fd(fd as i32))
+}
+
+/// close(2); an error says that there was nothing to close.
+pub fn close(fd: Fd) {
+    // SAFETY: closing touches no memory. Whose descriptor it is, is the caller's business.
+    let _ = unsafe { call(nr::CLOSE, [fd.arg(), 0, 0, 0, 0, 0]) };
+}
+
+/// fstat(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn fstat(fd: Fd) -> Result<Stat, Errno> {
+    let mut stat = MaybeUninit::<Stat>::uninit();
+    let at = address_mut(&mut stat);
+    // SAFETY: the buffer is a whole `struct stat`, which the kernel fills when it returns 0.
+    unsafe {
+        call(nr::FSTAT, [fd.arg(), at, 0, 0, 0, 0]).result()?;
+        Ok(stat.assume_init())
+    }
+}
+
+/// newfstatat(2) with AT_SYMLINK_NOFOLLOW.
+///
+/// # Errors
+/// Those of the call.
+pub fn lstatat(dir: Fd, path: &CStr) -> Result<Stat, Errno> {
+    let mut stat = MaybeUninit::<Stat>::uninit();
+    let at = address_mut(&mut stat);
+    let args = [
+        dir.arg(),
+        path.as_ptr().addr(),
+        at,
+        AT_SYMLINK_NOFOLLOW,
+        0,
+        0,
+    ];
+    // SAFETY: the path is a live C string, the buffer a whole `struct stat`, which the kernel fills when it returns 0.
+    unsafe {
+        call(nr::NEWFSTATAT, args).result()?;
+        Ok(stat.assume_init())
+    }
+}
+
+/// readlinkat(2): how many bytes of `into` it filled.
+///
+/// # Errors
+/// Those of the call.
+pub fn readlinkat(dir: Fd, path: &CStr, into: &mut [u8]) -> Result<usize, Errno> {
+    let args = [
+        dir.arg(),
+        path.as_ptr().addr(),
+        address_mut(into),
+        into.len(),
+        0,
+        0,
+    ];
+    // SAFETY: the path is a live C string, the buffer has the length given.
+    unsafe { call(nr::READLINKAT, args) }.result()
+}
+
+/// getcwd(2): the path without its NUL.
+///
+/// # Errors
+/// Those of the call.
+pub fn getcwd(into: &mut [u8]) -> Result<&[u8], Errno> {
+    // SAFETY: the buffer has the length given.
+    let len = unsafe { call(nr::GETCWD, [address_mut(into), into.len(), 0, 0, 0, 0]) }.result()?;
+    Ok(&into[..len.saturating_sub(1)])
+}
+
+/// faccessat2(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn faccessat2(dir: Fd, path: &CStr, mode: usize, flags: usize) -> Result<(), Errno> {
+    // SAFETY: the path is a live C string.
+    unsafe {
+        call(
+            nr::FACCESSAT2,
+            [dir.arg(), path.as_ptr().addr(), mode, flags, 0, 0],
+        )
+    }
+    .result()
+    .map(drop)
+}
+
+/// pread64(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn pread(fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let args = [
+        fd.arg(),
+        address_mut(into),
+        into.len(),
+        offset as usize,
+        0,
+        0,
+    ];
+    // SAFETY: the buffer has the length given.
+    unsafe { call(nr::PREAD64, args) }.result()
+}
+
+/// write(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn write(fd: Fd, bytes: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: the bytes are live.
+    unsafe { call(nr::WRITE, [fd.arg(), address(bytes), bytes.len(), 0, 0, 0]) }.result()
+}
+
+/// fcntl(2) with F_DUPFD_CLOEXEC: a copy numbered `least` or more.
+///
+/// # Errors
+/// Those of the call.
+pub fn dup_from(fd: Fd, least: i32) -> Result<Fd, Errno> {
+    fcntl(fd, F_DUPFD_CLOEXEC, least as usize).map(|fd| Fd(fd as i32))
+}
+
+/// fcntl(2) of a command that takes a number.
+///
+/// # Errors
+/// Those of the call.
+pub fn fcntl(fd: Fd, command: usize, arg: usize) -> Result<usize, Errno> {
+    // SAFETY: the commands used with it take numbers.
+    unsafe { call(nr::FCNTL, [fd.arg(), command, arg, 0, 0, 0]) }.result()
+}
+
+fn plain(nr: Nr) -> usize {
+    // SAFETY: calls without arguments that return a number and cannot fail.
+    unsafe { call(nr, [0; 6]) }.0.cast_unsigned()
+}
+
+/// getpid(2).
+#[must_use]
+pub fn getpid() -> u32 {
+    plain(nr::GETPID) as u32
+}
+
+/// gettid(2).
+#[must_use]
+pub fn gettid() -> u32 {
+    plain(nr::GETTID) as u32
+}
+
+/// tgkill(2); signal 0 asks whether the thread is there.
+///
+/// # Errors
+/// Those of the call.
+pub fn tgkill(process: u32, thread: u32, signal: u32) -> Result<(), Errno> {
+    let args = [process as usize, thread as usize, signal as usize, 0, 0, 0];
+    // SAFETY: no memory is named.
+    unsafe { call(nr::TGKILL, args) }.result().map(drop)
+}
+
+/// exit_group(2).
+pub fn exit(status: u8) -> ! {
+    loop {
+        // SAFETY: it does not return.
+        unsafe { call(nr::EXIT_GROUP, [usize::from(status), 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// prctl(2) of an option that takes numbers.
+///
+/// # Errors
+/// Those of the call.
+pub fn prctl(option: usize, args: [usize; 4]) -> Result<usize, Errno> {
+    // SAFETY: the options used with it take numbers.
+    unsafe { call(nr::PRCTL, [option, args[0], args[1], args[2], args[3], 0]) }.result()
+}
+
+/// prctl(2) with PR_SET_NAME: what `comm` shows, cut to 15 bytes by the kernel.
+pub fn set_name(name: &CStr) {
+    // SAFETY: a live C string; the kernel reads 16 bytes of it at most and stops at the NUL.
+    let _ = unsafe {
+        call(
+            nr::PRCTL,
+            [super::abi::PR_SET_NAME, name.as_ptr().addr(), 0, 0, 0, 0],
+        )
+    };
+}
+
+/// personality(2), asked and not set.
+#[must_use]
+pub fn personality() -> usize {
+    // SAFETY: no memory is named.
+    unsafe { call(nr::PERSONALITY, [0xffff_ffff, 0, 0, 0, 0, 0]) }
+        .0
+        .cast_unsigned()
+}
+
+/// Soft limit of a resource, prlimit64(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn soft_limit(resource: usize) -> Result<u64, Errno> {
+    let mut limit = [0_u64; 2];
+    let args = [0, resource, 0, address_mut(&mut limit), 0, 0];
+    // SAFETY: the buffer is a `struct rlimit64`.
+    unsafe { call(nr::PRLIMIT64, args) }.result()?;
+    Ok(limit[0])
+}
+
+/// Random bytes, getrandom(2); without the call, none.
+#[must_use]
+pub fn random() -> u64 {
+    let mut bytes = 0_u64;
+    // SAFETY: the buffer has the length given.
+    let _ = unsafe { call(nr::GETRANDOM, [address_mut(&mut bytes), 8, 0, 0, 0, 0]) };
+    bytes
+}
+
+fn clock(id: usize) -> TimeSpec {
+    let mut time = TimeSpec::default();
+    // SAFETY: the buffer is a `struct timespec`.
+    let _ = unsafe { call(nr::CLOCK_GETTIME, [id, address_mut(&mut time), 0, 0, 0, 0]) };
+    time
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let time = clock(CLOCK_MONOTONIC);
+    time.secs as u64 * 1_000_000_000 + time.nanos as u64
+}
+
+/// CLOCK_REALTIME_COARSE: the clock that stamps files.
+#[must_use]
+pub fn wall_clock() -> TimeSpec {
+    clock(CLOCK_REALTIME_COARSE)
+}
+
+/// rt_sigaction(2), asked and not set.
+///
+/// # Errors
+/// Those of the call.
+pub fn signal_action(signal: u32) -> Result<SigAction, Errno> {
+    let mut old = SigAction::default();
+    let args = [signal as usize, 0, address_mut(&mut old), SIGSET_LEN, 0, 0];
+    // SAFETY: the buffer is a kernel `struct sigaction`.
+    unsafe { call(nr::RT_SIGACTION, args) }.result()?;
+    Ok(old)
+}
+
+/// rt_sigprocmask(2): the mask before.
+pub fn signal_mask(how: usize, set: SignalSet) -> SignalSet {
+    let mut old = SignalSet::default();
+    let args = [how, address(&set), address_mut(&mut old), SIGSET_LEN, 0, 0];
+    // SAFETY: both are signal sets of the length given. A mask changes who runs when, not memory.
+    let _ = unsafe { call(nr::RT_SIGPROCMASK, args) };
+    old
+}

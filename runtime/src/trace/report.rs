@@ -1,0 +1,77 @@
+//! `--stats`: everything that was counted, as text or as one JSON document.
+
+use core::fmt;
+
+use super::calls::{CallName, HostCalls};
+use super::table::{Column, Table};
+use super::{Histogram, Steps};
+use crate::text::Json;
+
+/// Value of the JSON document's member `schema`. It grows when a member changes its meaning or goes, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// What is printed at the end of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    /// How lookups were answered: name of the verdict, and how often.
+    pub verdicts: &'a [(&'static str, u64)],
+    /// The system calls that the runtime made.
+    pub host_calls: &'a HostCalls,
+    /// How long the start took, if it was traced.
+    pub steps: Option<&'a Steps>,
+    /// The guest's system calls, if they were traced.
+    pub histogram: Option<&'a Histogram>,
+    /// Names of system calls.
+    pub call_name: CallName,
+}
+
+impl Report<'_> {
+    /// Prints tables for people: verdicts that were given, and host calls.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn text(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        if let Some(steps) = self.steps {
+            steps.text(out)?;
+        }
+        if let Some(histogram) = self.histogram {
+            histogram.text(out, self.call_name)?;
+        }
+        let mut table = Table::new([Column::left("lookups answered by"), Column::right("times")]);
+        table.print(out, |row| {
+            for (name, count) in self.verdicts.iter().filter(|(_, count)| *count != 0) {
+                row(&[name, count])?;
+            }
+            Ok(())
+        })?;
+        self.host_calls.text(out, self.call_name)?;
+        let (total, failing) = self.host_calls.totals();
+        writeln!(
+            out,
+            "  {total} host calls, {failing} of them lookups that failed"
+        )
+    }
+
+    /// Prints one JSON document on one line.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        write!(out, "{{\"schema\":{SCHEMA},\"verdicts\":{{")?;
+        for (at, (name, count)) in self.verdicts.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(out, "{comma}{}:{count}", Json(name))?;
+        }
+        out.write_str("},\"host_calls\":")?;
+        self.host_calls.json(out, self.call_name)?;
+        if let Some(steps) = self.steps {
+            out.write_str(",\"steps\":")?;
+            steps.json(out)?;
+        }
+        if let Some(histogram) = self.histogram {
+            out.write_str(",\"system_calls\":")?;
+            histogram.json(out, self.call_name)?;
+        }
+        out.write_str("}\n")
+    }
+}

@@ -1,0 +1,182 @@
+//! Where a guest path leads: one resolver, which asks the mount table, then the index, then the host, component by component.
+//!
+//! Nothing here makes a system call, allocates or locks; the host is behind [`Host`] and memory comes from the caller. So it may
+//! run in a signal handler that interrupted itself, in a vfork child, and in a test over a host that is made up.
+//!
+//! | module | |
+//! |---|---|
+//! | [`path`] | buffers for paths, and the [`Area`] of one resolution |
+//! | [`mounts`] | which parts of the guest's tree are the host's |
+//! | [`host`] | what is asked of the host |
+//! | `resolve` | the walk |
+//! | `procfs` | which links of procfs are magic |
+//! | [`shadow`] | what is reported when index and walker disagree |
+
+pub mod host;
+pub mod mounts;
+pub mod path;
+mod procfs;
+mod resolve;
+pub mod shadow;
+
+pub use elfuse_format::sidecar::Kind;
+pub use host::{Base, Host, HostStat, Location, Nanos};
+pub use mounts::{Mount, Mounts};
+pub use path::{Area, PathBuf};
+
+use crate::errno::Errno;
+
+/// How many symlinks one path may lead through (`MAXSYMLINKS`, `include/linux/namei.h`).
+pub const MAX_SYMLINKS: u32 = 40;
+
+/// Resolves the paths of one guest. Shared by all its threads.
+#[derive(Debug, Clone, Copy)]
+pub struct Vfs<'a> {
+    mounts: &'a Mounts<'a>,
+}
+
+/// Where a relative path starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start<'p> {
+    /// At a canonical absolute guest path: of the working directory, or of what a descriptor stands for. It need not be a directory.
+    Guest(&'p [u8]),
+}
+
+/// What happens to the last component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// A symlink there is followed: stat, open, chdir, access.
+    Follow,
+    /// A symlink there is not followed, unless a slash is behind it: lstat, and `O_NOFOLLOW` without `O_CREAT`.
+    NoFollow,
+    /// As [`Last::NoFollow`], and what the call wants is the symlink's text: readlink.
+    Text,
+    /// A symlink there is followed, and where it leads nothing need be: open with `O_CREAT` and neither `O_EXCL` nor `O_NOFOLLOW`.
+    Create,
+    /// It is not looked at at all: mkdir, mknod, symlink, unlink, rmdir, both paths of rename, the new path of link, bind, and open
+    /// with `O_CREAT` and `O_EXCL` or `O_NOFOLLOW`. The location has it as it was written, `.`, `..` and a slash at its end included,
+    /// so that the host refuses what it refuses.
+    Parent,
+}
+
+/// How to resolve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Want {
+    /// What happens to the last component.
+    pub last: Last,
+    /// `RESOLVE_NO_SYMLINKS` of openat2(2).
+    pub no_symlinks: bool,
+    /// `RESOLVE_NO_MAGICLINKS`.
+    pub no_magic_links: bool,
+    /// `RESOLVE_NO_XDEV`, as far as the mounts of [`Mounts`] go: those of the host are not known here.
+    pub no_crossing: bool,
+    /// `RESOLVE_BENEATH`.
+    pub beneath: bool,
+    /// `RESOLVE_IN_ROOT`.
+    pub in_root: bool,
+}
+
+impl Want {
+    /// With no `RESOLVE_` flags.
+    #[must_use]
+    pub const fn new(last: Last) -> Self {
+        Self {
+            last,
+            no_symlinks: false,
+            no_magic_links: false,
+            no_crossing: false,
+            beneath: false,
+            in_root: false,
+        }
+    }
+}
+
+/// What the last component of a path was, once all symlinks were followed that are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastComponent {
+    /// A name.
+    Normal,
+    /// `.`
+    Dot,
+    /// `..`
+    DotDot,
+    /// There was none: the path has slashes only.
+    Root,
+}
+
+/// A place that a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'w> {
+    /// Where it is on the host. A path that ended in a slash or `.` still does.
+    pub location: Location<'w>,
+    /// Its canonical guest path. With [`Last::Parent`] and a last component `.` or `..`, of the directory that is in.
+    pub guest: &'w [u8],
+    /// What it is, if the index says so.
+    pub kind: Option<Kind>,
+    /// The path ended in a slash, so it must be a directory.
+    pub must_be_directory: bool,
+    /// What the last component was.
+    pub last: LastComponent,
+    /// A mount is exactly here: to remove or rename it is `EBUSY`.
+    pub is_mount_point: bool,
+    /// It is a magic link of procfs, which was not to be followed; its text is the host's.
+    pub is_magic: bool,
+}
+
+/// Where a path leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found<'w> {
+    /// To a place on the host: make the call there. Whether something is there is not said.
+    Host(Place<'w>),
+    /// Nowhere: the call fails like this.
+    Definite(Errno),
+    /// To a symlink with this text, says the index. Only for [`Last::Text`].
+    Text(&'w [u8]),
+    /// To a directory that exists only because a mount lies below it. The location stands in for it: the host's directory of the same
+    /// path if the mount shows the host's at the same path too, else one that is always empty. Everything in it but the way to the
+    /// mounts is absent, and nothing can be made or removed in it (`EROFS`).
+    Synthetic(Place<'w>),
+    /// To a reserved name of the index, and the call would make, remove or rename it. It is not there, and may not be.
+    Reserved {
+        /// Its canonical guest path.
+        guest: &'w [u8],
+    },
+    /// To a magic link of procfs that is to be followed. Where it leads is the engine's to say; from there `rest` is to be resolved.
+    Magic {
+        /// The link itself.
+        place: Place<'w>,
+        /// Its text.
+        text: &'w [u8],
+        /// What comes behind it: empty, or starting with a slash.
+        rest: &'w [u8],
+    },
+}
+
+impl<'a> Vfs<'a> {
+    /// Without an index: everything is asked of the host.
+    #[must_use]
+    pub fn new(mounts: &'a Mounts<'a>) -> Self {
+        Self { mounts }
+    }
+
+    /// The mount table.
+    #[must_use]
+    pub fn mounts(&self) -> &'a Mounts<'a> {
+        self.mounts
+    }
+
+    /// Resolves `path`, which has no NUL, as path_resolution(7) has it. What it finds stands in `area`.
+    ///
+    /// Limits: a path whose symlinks have together more than 12 KiB of text that is still to be walked, or which leads more than
+    /// 8 KiB deep, is [`Errno::ENAMETOOLONG`]. The rule of `fs.protected_symlinks` is not applied.
+    pub fn resolve<'w, H: Host>(
+        &self,
+        host: &H,
+        area: &'w mut Area,
+        start: Start<'_>,
+        path: &[u8],
+        want: Want,
+    ) -> Found<'w> {
+        resolve::resolve(self, host, area, start, path, want)
+    }
+}
