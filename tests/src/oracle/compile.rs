@@ -26,7 +26,7 @@ pub struct Programs {
     pub directory: PathBuf,
     /// `cases/enter.c`.
     pub enter: PathBuf,
-    /// `elfuse`, with `elfuse-tools` beside it.
+    /// `elfuse`; for `run` it needs nothing beside it.
     pub elfuse: PathBuf,
     /// `elfuse-index`.
     pub index: PathBuf,
@@ -121,7 +121,7 @@ fn elfuse(target: &Path, profile: &Path) -> PathBuf {
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo
-        .args(["build", "--quiet", "-p", "elfuse-launcher", "-p", "elfuse-tools"])
+        .args(["build", "--quiet", "-p", "elfuse-launcher"])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));

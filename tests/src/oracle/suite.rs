@@ -147,13 +147,9 @@ impl Place {
         if rustix::process::geteuid().is_root() {
             let copied = |path: &Path| {
                 let copy = directory.path().join(path.file_name().expect("a program"));
-                if path.exists() {
-                    fs::copy(path, &copy).expect("copying a program");
-                }
+                fs::copy(path, &copy).expect("copying a program");
                 copy
             };
-            let tools = programs.elfuse.with_file_name("elfuse-tools");
-            copied(&tools);
             programs.elfuse = copied(&programs.elfuse);
             programs.index = copied(&programs.index);
         }

@@ -255,7 +255,14 @@ fn describe_below(root: &Path, path: &Path, found: &mut BTreeMap<PathBuf, String
         found.insert(path.to_owned(), "deep down".to_owned());
         return;
     }
-    let state = fs::symlink_metadata(&at).expect("a tree at rest");
+    // A root that a case could remove or rename is a difference like another.
+    let state = match fs::symlink_metadata(&at) {
+        Ok(state) => state,
+        Err(error) => {
+            found.insert(path.to_owned(), format!("not there: {error}"));
+            return;
+        }
+    };
     let kind = state.file_type();
     let owner = format!("{:04o} {}:{}", state.mode() & 0o7777, state.uid(), state.gid());
     let readable = || {
