@@ -8,12 +8,13 @@ use super::calls::directories;
 use super::exec::{self, Vectors};
 use super::process::Process;
 use super::say::say;
+use super::tell::{self, Step};
 use super::start::{FAILED, NOT_EXECUTABLE, NOT_FOUND, Vector, fail, launch, set_up};
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::loader::elf::{Header, NotLoadable};
 use crate::options::inherited::Mount as Row;
-use crate::options::{Bind, Command, Inherited, RunOptions, parse};
+use crate::options::{Bind, Command, Inherited, RunOptions, Stats, parse};
 use crate::sys::abi::{
     O_CLOEXEC, O_DIRECTORY, O_PATH, PATH_MAX, S_IFDIR, S_IFMT, SIG_SETMASK, SignalSet,
 };
@@ -131,6 +132,7 @@ fn run(vector: Vector, options: &RunOptions<'static>) -> ! {
             Shown(word)
         ));
     }
+    tell::done(Step::Options, options.trace);
     let mut setting =
         Setting::new().unwrap_or_else(|errno| fail(format_args!("no memory: {}", errno.text())));
     let (sysroot, is_directory) = setting.real(options.sysroot).unwrap_or_else(|errno| {
@@ -148,6 +150,7 @@ fn run(vector: Vector, options: &RunOptions<'static>) -> ! {
     }
     let process = settle(&mut setting, &vector, options, sysroot);
     enter_workdir(&mut setting, process, options);
+    tell::done(Step::Settled, options.trace);
     find_and_start(setting, process, vector, options)
 }
 
@@ -183,6 +186,13 @@ fn settle(
         Ok((_, false)) => fail(format_args!("--index-dir {}: not a directory", Shown(dir))),
         Err(errno) => fail(format_args!("--index-dir {}: {}", Shown(dir), errno.text())),
     });
+    let (counters_fd, stats_fd) = match options.stats {
+        Stats::Off => (None, None),
+        _ => match tell::create() {
+            Ok((counters, error)) => (Some(counters), error),
+            Err(errno) => fail(format_args!("--stats: no memory file: {}", errno.text())),
+        },
+    };
     let run = Inherited {
         sysroot,
         sysroot_dev,
@@ -193,7 +203,8 @@ fn settle(
         mounts: Inherited::no_mounts(),
         host_fallback: options.host_fallback,
         stats: options.stats,
-        stats_fd: None,
+        stats_fd,
+        counters_fd,
         trace: options.trace,
         filter_armed: false,
         program_fd: 0,
@@ -203,6 +214,7 @@ fn settle(
         top_level_pid: getpid().cast_signed(),
         signal_mask: 0,
     };
+    tell::open(&run);
     let mut mounts = Mounts::new(sysroot)
         .unwrap_or_else(|_| fail(format_args!("{}: not a canonical path", Shown(sysroot))));
     if options.default_binds {
@@ -429,6 +441,7 @@ fn find_and_start(
         };
         refuse(process, path.to_bytes(), errno);
     }
+    tell::done(Step::Found, options.trace);
     let (exe, execfn) = exec::identity(&call, &mut setting.arena, path.to_bytes())
         .unwrap_or_else(|errno| refuse(process, path.to_bytes(), errno));
     let run = Inherited {

@@ -15,3 +15,4 @@ pub mod process;
 pub mod say;
 pub mod signals;
 pub mod start;
+pub mod tell;

@@ -17,6 +17,7 @@ use super::filter::Program as Filter;
 use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
+use super::tell::{self, Step};
 use super::{dispatch, exec, signals};
 use crate::errno::Errno;
 use crate::guest::Memory;
@@ -24,7 +25,7 @@ use crate::loader::elf::{Header, ProgramHeaders};
 use crate::loader::map::{self, Base, Bias};
 use crate::loader::plan::Plan;
 use crate::loader::stack::{Auxiliary, words_down};
-use crate::options::Inherited;
+use crate::options::{Inherited, Stats};
 use crate::sys::abi::{
     O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
     PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SignalSet, SockFprog,
@@ -34,6 +35,7 @@ use crate::sys::host::{
 };
 use crate::sys::raw::call;
 use crate::sys::{memory, nr};
+use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
 /// Exit status of the runtime's own failure.
@@ -135,6 +137,7 @@ pub fn fail(what: core::fmt::Arguments<'_>) -> ! {
 /// # Safety
 /// Called by the entry point alone, with the stack pointer that the kernel set.
 pub unsafe fn begin(stack: *mut usize) -> ! {
+    tell::begin();
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
     let first = vector.arguments().nth(1);
@@ -163,7 +166,9 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
             fail(format_args!("a mount's path is not canonical"));
         }
     }
+    tell::open(&run);
     let process = set_up(&mut arena, run, mounts);
+    tell::done(Step::Settled, run.trace);
     let file = Fd(run.program_fd);
     let mask = SignalSet(run.signal_mask);
     launch(&mut arena, process, vector, 2, file, mask)
@@ -243,11 +248,13 @@ pub fn launch(
         let path = &*path;
         open_guest(process, path).unwrap_or_else(|errno| broken("its interpreter", errno))
     });
+    tell::done(Step::Inspected, run.trace);
     let no_randomize = personality() & 0x0004_0000 != 0;
     let random = if no_randomize { 0 } else { random() };
     let program = load(arena, file, Base::Program { random })
         .unwrap_or_else(|errno| broken("mapping it", errno));
     let (image, brk, extent, executable_stack) = program;
+    tell::done(Step::Mapped, run.trace);
     let loader = interpreter.map(|file| {
         let loaded = load(arena, file, Base::Interpreter);
         let (image, ..) = loaded.unwrap_or_else(|errno| broken("mapping its interpreter", errno));
@@ -255,6 +262,7 @@ pub fn launch(
         image
     });
     close(file);
+    tell::done(Step::Interpreter, run.trace);
     let auxiliary = Auxiliary {
         phdr: image.phdr,
         phnum: image.phnum,
@@ -287,12 +295,15 @@ pub fn launch(
             )
         };
     }
+    tell::done(Step::Stack, run.trace);
     if let Err(errno) = signals::install() {
         fail(format_args!("cannot take SIGSYS: {}", errno.text()));
     }
     if !process.is_armed() {
         arm(process);
     }
+    tell::done(Step::Armed, run.trace);
+    tell::entered(run);
     signal_mask(SIG_SETMASK, mask);
     let entry = loader.map_or(image.entry, |loader| loader.entry);
     enter(entry, stack.pointer)
@@ -445,7 +456,9 @@ fn name(execfn: &[u8]) {
 
 /// Installs the filter.
 fn arm(process: &Process) {
-    let filter = match Filter::new(IMAGE_HIGH, |nr| dispatch::serve(nr).is_some()) {
+    let counts = process.run.stats != Stats::Off;
+    let traces = process.run.trace.has(TraceBits::SYSCALLS);
+    let filter = match Filter::new(IMAGE_HIGH, |nr| dispatch::traps(nr, counts, traces)) {
         Ok(filter) => filter,
         Err(_) => fail(format_args!("the filter of system calls does not fit")),
     };

@@ -189,6 +189,27 @@ pub fn dup_from(fd: Fd, least: i32) -> Result<Fd, Errno> {
     fcntl(fd, F_DUPFD_CLOEXEC, least as usize).map(|fd| Fd(fd as i32))
 }
 
+/// memfd_create(2), closed on exec.
+///
+/// # Errors
+/// Those of the call.
+pub fn memory_file(name: &CStr) -> Result<Fd, Errno> {
+    const MFD_CLOEXEC: usize = 1;
+    // SAFETY: a live C string.
+    unsafe { call(nr::MEMFD_CREATE, [name.as_ptr().addr(), MFD_CLOEXEC, 0, 0, 0, 0]) }
+        .result()
+        .map(|fd| Fd(fd as i32))
+}
+
+/// ftruncate(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn truncate(fd: Fd, len: u64) -> Result<(), Errno> {
+    // SAFETY: no memory is named; whose file it is, is the caller's business.
+    unsafe { call(nr::FTRUNCATE, [fd.arg(), len as usize, 0, 0, 0, 0]) }.result().map(drop)
+}
+
 /// fcntl(2) of a command that takes a number.
 ///
 /// # Errors
