@@ -4,7 +4,9 @@
 mod vfs_support;
 
 use elfuse_runtime::vfs::coherence::LEASE;
-use elfuse_runtime::vfs::{Arena, Catalogue, Coherence, Generation, Mode, Verdict, Verdicts, Vfs};
+use elfuse_runtime::vfs::{
+    Absences, Arena, Catalogue, Coherence, Generation, Mode, Verdict, Verdicts, Vfs,
+};
 use proptest::prelude::*;
 use rustix::fs::ResolveFlags;
 use vfs_support::index::{Store, build};
@@ -63,8 +65,10 @@ fn with_index(
     let coherence = Coherence::new(mode, shadow, &generation);
     let catalogue = Catalogue::open(store, &arena).unwrap();
     let verdicts = Verdicts::new();
+    let absences = Absences::new(&arena).unwrap();
     let vfs = Vfs::new(&mounts)
         .with_index(&catalogue, &coherence)
+        .with_absences(&absences, &coherence)
         .with_verdicts(&verdicts);
     let host = RealHost::new(&tree.sysroot());
     test(&vfs, &host, &coherence, &verdicts)

@@ -7,10 +7,11 @@
 //! A place that the host was asked for is known to be a directory only once something in it was looked up: the host says `ENOTDIR`
 //! then. `.` and `..` look nothing up, so before `..` it is asked for.
 
+use elfuse_format::keys::State;
 use elfuse_format::names::is_reserved;
 
 use super::guide::Guide;
-use super::host::Host;
+use super::host::{Host, HostStat};
 use super::mounts::{MountId, Mounts};
 use super::path::{Area, PATH_MAX, PathBuf, below};
 use super::place::{At, End, Suffix, What, locate};
@@ -303,6 +304,8 @@ impl<H: Host> Walk<'_, '_, H> {
             self.must_be_directory()?;
         }
         let is_believed = !is_unseen && self.consult();
+        let is_asked = !is_unseen && !is_believed && self.follows(component);
+        let is_recalled = is_asked && !self.asks_all && self.recall(component);
         self.enter_name(component)?;
         let end = |walk: &Self, what| {
             Ok(Some(walk.end(
@@ -352,7 +355,15 @@ impl<H: Host> Walk<'_, '_, H> {
             let end = self.end(What::Host, component.suffix(), LastComponent::Normal);
             return Ok(Some(End { is_magic, ..end }));
         }
-        let taken = self.take(component, is_believed)?;
+        let taken = if is_recalled {
+            Taken {
+                step: Step::Absent,
+                by_index: false,
+                child: None,
+            }
+        } else {
+            self.take(component, is_believed)?
+        };
         let answer = self.go_on(component, taken, is_above_a_mount);
         if taken.by_index
             && !matches!(
@@ -450,11 +461,61 @@ impl<H: Host> Walk<'_, '_, H> {
         let Some(ticket) = self.guide.ticket(self.host) else {
             return false;
         };
-        let Ok(at) = locate(self.area, self.mounts, self.mount, b"") else {
+        let found = self.stat_here();
+        self.guide.judge(ticket, found)
+    }
+
+    /// What the host says of where the walk is.
+    fn stat_here(&mut self) -> Result<HostStat, Errno> {
+        let at = locate(self.area, self.mounts, self.mount, b"")?;
+        self.host.stat(at.location(&self.area.at, &self.area.host))
+    }
+
+    /// Whether the component is remembered to be absent in the directory that the walk is in.
+    fn recall(&mut self, component: Component) -> bool {
+        if self.mount.is_some() || self.is_synthetic {
+            return false;
+        }
+        let (path, name) = (self.area.at.as_bytes(), self.name(component));
+        let Some((state, is_held)) = self.guide.absent_in(self.host, path, name) else {
             return false;
         };
-        let found = self.host.stat(at.location(&self.area.at, &self.area.host));
-        self.guide.judge(ticket, found)
+        let is_absent = is_held || self.is_in_state(state);
+        if is_absent {
+            self.guide.count(Verdict::AbsenceHit);
+        }
+        is_absent
+    }
+
+    /// Whether the directory that the walk is in is in this state, and everybody may search it.
+    fn is_in_state(&mut self, state: State) -> bool {
+        let ticket = self.guide.ticket(self.host);
+        let (Some(ticket), Ok(found)) = (ticket, self.stat_here()) else {
+            return false;
+        };
+        self.guide.learn(self.area.at.as_bytes(), &found, ticket);
+        found.state() == state && found.is_searchable_by_all()
+    }
+
+    /// Remembers that the name that was added last is absent.
+    fn remember(&mut self, component: Component) -> Result<(), Errno> {
+        let whole = self.area.at.as_bytes();
+        let (path, name) = whole.split_at(whole.len() - component.len);
+        let path = path.strip_suffix(b"/").filter(|path| !path.is_empty());
+        let path = path.unwrap_or(b"/");
+        if self.mount.is_some() || !self.guide.remember(self.host, path, name) {
+            return Ok(());
+        }
+        let Area { at, text, .. } = &mut *self.area;
+        text.set(last_name(at, component))?;
+        at.pop();
+        if let Some(ticket) = self.guide.ticket(self.host)
+            && let Ok(found) = self.stat_here()
+        {
+            self.guide.learn(self.area.at.as_bytes(), &found, ticket);
+        }
+        let Area { at, text, .. } = &mut *self.area;
+        at.push(text.as_bytes())
     }
 
     /// Finds out what the walk, having added a name, stands on.
@@ -471,6 +532,9 @@ impl<H: Host> Walk<'_, '_, H> {
             }
         }
         let step = self.look_at_host()?;
+        if step == Step::Absent {
+            self.remember(component)?;
+        }
         let name = last_name(&self.area.at, component);
         // A symlink may have taken its place, so that following it, it is another directory.
         let child = (step != Step::Symlink)

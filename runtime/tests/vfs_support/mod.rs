@@ -162,11 +162,16 @@ impl Tree {
         if self.plan.mounts.iter().any(is_kept) {
             return;
         }
-        for place in [self.whole().join(path), self.host_path(path)] {
+        let places = [self.whole().join(path), self.host_path(path)];
+        let has_parent = |place: &PathBuf| {
             let parent = fs::symlink_metadata(place.parent().unwrap());
-            if !parent.is_ok_and(|parent| parent.is_dir()) {
-                continue;
-            }
+            parent.is_ok_and(|parent| parent.is_dir())
+        };
+        // A directory above a mount need not be in the sysroot.
+        if !places.iter().all(has_parent) {
+            return;
+        }
+        for place in places {
             match fs::symlink_metadata(&place) {
                 Ok(found) if found.is_dir() => fs::remove_dir_all(&place).unwrap(),
                 Ok(_) => fs::remove_file(&place).unwrap(),
@@ -361,7 +366,12 @@ pub(crate) fn kernel_at(
     } else {
         flags | OFlags::NOFOLLOW
     };
-    let found = rustix::fs::openat2(&start, path, flags, Mode::empty(), resolve).map_err(errno)?;
+    let open = || rustix::fs::openat2(&start, path, flags, Mode::empty(), resolve);
+    // Whatever is renamed anywhere meanwhile makes the kernel give up on `..`.
+    let found = std::iter::repeat_with(open)
+        .find(|found| !matches!(found, Err(rustix::io::Errno::AGAIN)))
+        .unwrap()
+        .map_err(errno)?;
     use std::os::fd::AsRawFd;
     let real = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).unwrap();
     let root = fs::canonicalize(root).unwrap();
