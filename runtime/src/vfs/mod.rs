@@ -168,7 +168,7 @@ pub enum Found<'w> {
     Magic {
         /// The link itself.
         place: Place<'w>,
-        /// Its text.
+        /// Its text; empty if that is longer than the host can say.
         text: &'w [u8],
         /// What comes behind it: empty, or starting with a slash.
         rest: &'w [u8],

@@ -260,6 +260,13 @@ pub(crate) struct RealHost {
     pub(crate) stats: Cell<u64>,
     /// How far the clock is ahead, in nanoseconds.
     pub(crate) ahead: Cell<u64>,
+    /// Whether index and walker may disagree, and how often they did.
+    pub(crate) expects_mismatch: Cell<bool>,
+    pub(crate) mismatches: Cell<u64>,
+    /// What the clock says instead, in nanoseconds.
+    pub(crate) frozen_at: Cell<Option<u64>>,
+    /// How far the file system's clock is, in seconds.
+    pub(crate) file_time_ahead: Cell<i64>,
 }
 
 impl RealHost {
@@ -270,6 +277,10 @@ impl RealHost {
             readlinks: Cell::new(0),
             stats: Cell::new(0),
             ahead: Cell::new(0),
+            expects_mismatch: Cell::new(false),
+            mismatches: Cell::new(0),
+            frozen_at: Cell::new(None),
+            file_time_ahead: Cell::new(0),
         }
     }
 
@@ -327,19 +338,20 @@ impl Host for RealHost {
     fn now(&self) -> Nanos {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now = u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap();
-        Nanos(now + self.ahead.get())
+        Nanos(self.frozen_at.get().unwrap_or(now + self.ahead.get()))
     }
 
     fn file_time(&self) -> Time {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         Time {
-            secs: now.tv_sec,
+            secs: now.tv_sec + self.file_time_ahead.get(),
             nanos: u32::try_from(now.tv_nsec).unwrap(),
         }
     }
 
     fn mismatch(&self, mismatch: &Mismatch<'_>) {
-        panic!("{mismatch:?}");
+        assert!(self.expects_mismatch.get(), "{mismatch:?}");
+        self.mismatches.set(self.mismatches.get() + 1);
     }
 }
 
@@ -432,4 +444,17 @@ pub(crate) fn directories(tree: &Tree) -> Vec<String> {
         at += 1;
     }
     all.iter().map(|path| format!("/{path}")).collect()
+}
+
+/// A tree of these nodes: `a` is a file, `a/` a directory, `a -> b` a symlink; and these mounts.
+pub(crate) fn tree(nodes: &[&str], mounts: &[&str]) -> Tree {
+    let node = |text: &&str| match (text.split_once(" -> "), text.strip_suffix('/')) {
+        (Some((path, target)), _) => (path.to_owned(), Node::Symlink(target.to_owned())),
+        (None, Some(path)) => (path.to_owned(), Node::Directory),
+        (None, None) => ((*text).to_owned(), Node::File),
+    };
+    Tree::new(Plan {
+        nodes: nodes.iter().map(node).collect(),
+        mounts: mounts.iter().map(|&path| path.to_owned()).collect(),
+    })
 }
