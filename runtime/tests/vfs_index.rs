@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use rustix::fs::ResolveFlags;
 use vfs_support::index::{Store, build};
 use vfs_support::{
-    Node, RealHost, Strings, Tree, by_kernel, by_vfs, directories, follow, node, paths, place, plan,
+    Node, RealHost, Strings, Tree, by_kernel, by_vfs, directories, follow, let_the_clock_tick,
+    node, paths, place, plan,
 };
 
 const ARENA: usize = 4 << 20;
@@ -43,11 +44,6 @@ fn compare(
         }
     }
     Ok(())
-}
-
-/// Time stamps are those of the clock's tick: until it has ticked, a change may leave no trace.
-fn let_the_clock_tick() {
-    std::thread::sleep(std::time::Duration::from_millis(15));
 }
 
 fn with_index(

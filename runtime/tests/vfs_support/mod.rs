@@ -458,3 +458,8 @@ pub(crate) fn tree(nodes: &[&str], mounts: &[&str]) -> Tree {
         mounts: mounts.iter().map(|&path| path.to_owned()).collect(),
     })
 }
+
+/// Time stamps are those of the clock's tick: until it has ticked, a change may leave no trace.
+pub(crate) fn let_the_clock_tick() {
+    std::thread::sleep(std::time::Duration::from_millis(15));
+}
