@@ -110,6 +110,7 @@ impl<'m> Guide<'m> {
     }
 
     /// Looks into the directory here.
+    #[inline]
     fn look(&mut self) -> Option<Directory<'m>> {
         let (index, _) = self.index?;
         let here = self.here.as_mut()?;
@@ -168,6 +169,7 @@ impl<'m> Guide<'m> {
     }
 
     /// What `name` is in the directory here, whose names may be believed; `None`: the index lies.
+    #[inline(always)]
     pub(super) fn step(&mut self, name: &[u8]) -> Option<Step<'m>> {
         match self.look()?.step(name) {
             Ok(Step::NotCovered) => None,

@@ -172,7 +172,7 @@ impl<H: Host> Walk<'_, '_, H> {
         } else {
             rest
         };
-        let len = source.iter().take_while(|&&byte| byte != b'/').count();
+        let len = before_slash(source);
         if len == 0 {
             return None;
         }
@@ -498,5 +498,48 @@ impl<H: Host> Walk<'_, '_, H> {
         let Some(id) = self.mount else { return false };
         let row = self.mounts.row(id);
         below(self.area.at.as_bytes(), row.guest).is_some_and(|rest| procfs::is_magic(row, rest))
+    }
+}
+
+/// How many bytes stand before the first slash.
+fn before_slash(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let mut before = 0;
+    for eight in bytes.chunks_exact(8) {
+        let mut word = [0; 8];
+        word.copy_from_slice(eight);
+        // A byte that is a slash becomes zero, and borrows from its top bit; a byte above one may do so too.
+        let found = u64::from_le_bytes(word) ^ ONES * u64::from(b'/');
+        let found = found.wrapping_sub(ONES) & !found & TOPS;
+        if found != 0 {
+            return before + found.trailing_zeros() as usize / 8;
+        }
+        before += 8;
+    }
+    let rest = &bytes[before..];
+    before
+        + rest
+            .iter()
+            .position(|&byte| byte == b'/')
+            .unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::before_slash;
+
+    #[test]
+    fn the_first_slash_is_found_wherever_it_is_and_nothing_like_it() {
+        let mut bytes = [b'.'; 40];
+        for at in 0..40 {
+            for other in [b'.', b'0', 0, 0x80, 0xaf, 0xff] {
+                bytes.fill(other);
+                assert_eq!(before_slash(&bytes[..at]), at);
+                bytes[at] = b'/';
+                bytes[(at + 1).min(39)] = b'/';
+                assert_eq!(before_slash(&bytes), at, "{other:#x}");
+            }
+        }
     }
 }

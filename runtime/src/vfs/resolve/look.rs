@@ -133,6 +133,7 @@ impl<H: Host> Walk<'_, '_, H> {
         })
     }
 
+    #[inline(always)]
     fn ask_index(&mut self, component: Component) -> Option<Taken> {
         let Area { at, text, .. } = &mut *self.area;
         let name = last_name(at, component);
