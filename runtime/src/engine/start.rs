@@ -43,9 +43,6 @@ pub const NOT_EXECUTABLE: u8 = 126;
 /// Exit status: the program was not found.
 pub const NOT_FOUND: u8 = 127;
 
-/// Upper half of the addresses that the runtime's image lies at: where system calls are let through from.
-pub const IMAGE_HIGH: u32 = 0x6f00;
-
 /// The vector that the kernel made: argc, arguments, environment, auxiliary vector, word by word.
 #[derive(Debug)]
 pub struct Vector {
@@ -445,7 +442,7 @@ fn name(execfn: &[u8]) {
 
 /// Installs the filter.
 fn arm(process: &Process) {
-    let filter = match Filter::new(IMAGE_HIGH, |nr| dispatch::serve(nr).is_some()) {
+    let filter = match Filter::new(memory::OWN_HIGH, |nr| dispatch::serve(nr).is_some()) {
         Ok(filter) => filter,
         Err(_) => fail(format_args!("the filter of system calls does not fit")),
     };

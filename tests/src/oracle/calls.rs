@@ -72,7 +72,9 @@ pub fn processes(programs: &Programs) -> Vec<Case> {
 }
 
 fn read(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("cases")
+        .join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -96,7 +98,11 @@ fn case(name: &str) -> Case {
 #[must_use]
 pub fn usual_binds() -> Vec<(String, String)> {
     let pair = |source: &str, target: &str| (source.to_owned(), target.to_owned());
-    vec![pair("/proc", "/proc"), pair("/dev", "/dev"), pair("tmp", "/tmp")]
+    vec![
+        pair("/proc", "/proc"),
+        pair("/dev", "/dev"),
+        pair("tmp", "/tmp"),
+    ]
 }
 
 fn option(case: &mut Case, line: &str) {
@@ -109,7 +115,9 @@ fn option(case: &mut Case, line: &str) {
         }
         "env" => {
             let (name, value) = rest.split_once('=').expect("@ env NAME=VALUE");
-            case.job.environment.push((name.to_owned(), value.to_owned()));
+            case.job
+                .environment
+                .push((name.to_owned(), value.to_owned()));
         }
         "tree" => case.tree = Tree::parse(&read(&format!("trees/{rest}"))),
         "without" => {

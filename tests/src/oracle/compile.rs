@@ -42,7 +42,9 @@ impl Programs {
     /// Something cannot be compiled.
     #[must_use]
     pub fn new(scratch: &str, index: &str) -> Self {
-        let _alone = COMPILING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _alone = COMPILING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let index = PathBuf::from(index);
         let target = Path::new(scratch).parent().expect("the target directory");
         let profile = index.parent().expect("the profile's directory");
@@ -88,9 +90,19 @@ impl Programs {
         if fs::read_to_string(&stamp).is_ok_and(|stamped| stamped == made_of) {
             return;
         }
-        let unfinished = self.directory.join(format!("{name}.{}", std::process::id()));
+        let unfinished = self
+            .directory
+            .join(format!("{name}.{}", std::process::id()));
         let status = Command::new(need::tool("cc", "gcc libc6-dev"))
-            .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-pthread", "-o"])
+            .args([
+                "-std=gnu11",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-O1",
+                "-pthread",
+                "-o",
+            ])
             .arg(&unfinished)
             .args(&code)
             .args(flags)

@@ -59,7 +59,10 @@ pub fn run_to_end(mut command: Command, input: &str, limit_secs: u64) -> Outcome
             trees: BTreeMap::new(),
         }
     });
-    let cannot = outcome.errors.iter().find(|line| line.starts_with("enter: "));
+    let cannot = outcome
+        .errors
+        .iter()
+        .find(|line| line.starts_with("enter: "));
     assert!(
         cannot.is_none(),
         "this test needs the real kernel's answers, and cannot ask for them here: {cannot:?}. It needs root, or user namespaces"

@@ -105,9 +105,17 @@ mod tests {
 
     #[test]
     fn an_exception_has_its_reason_its_case_and_both_lines() {
-        let all = parse("Two\nlines.\n  open: a case\n    a = 1\n    => a = 2\n\nOther.\n  x: y\n    b\n    => c\n");
+        let all = parse(
+            "Two\nlines.\n  open: a case\n    a = 1\n    => a = 2\n\nOther.\n  x: y\n    b\n    => c\n",
+        );
         assert_eq!(all[0].reason, "Two lines.");
-        assert_eq!((all[0].kernel.as_str(), all[0].elfuse.as_str()), ("a = 1", "a = 2"));
-        assert_eq!((all[1].case.as_str(), all[1].reason.as_str()), ("x: y", "Other."));
+        assert_eq!(
+            (all[0].kernel.as_str(), all[0].elfuse.as_str()),
+            ("a = 1", "a = 2")
+        );
+        assert_eq!(
+            (all[1].case.as_str(), all[1].reason.as_str()),
+            ("x: y", "Other.")
+        );
     }
 }

@@ -45,7 +45,9 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.end)?;
         let lines = self.output.iter().chain(&self.errors);
-        lines.into_iter().try_for_each(|line| writeln!(f, "    {line}"))
+        lines
+            .into_iter()
+            .try_for_each(|line| writeln!(f, "    {line}"))
     }
 }
 

@@ -74,7 +74,11 @@ impl Room {
             Way::Stale => tree.make_decoys(&root, &programs.directory, owner),
             _ => tree.make(&root, &programs.directory, owner),
         }
-        Self { way, directory, root }
+        Self {
+            way,
+            directory,
+            root,
+        }
     }
 
     /// The index of the tree, as far as it can be made now: what is too young is not sealed.
@@ -87,7 +91,9 @@ impl Room {
             command.arg("--user").arg(user.to_string());
         }
         command.arg("--").arg(&programs.index);
-        command.args(["build", "--quiet", "--no-wait"]).arg(&self.root);
+        command
+            .args(["build", "--quiet", "--no-wait"])
+            .arg(&self.root);
         match self.way.index_at() {
             IndexAt::Nowhere => return,
             IndexAt::Inside => {}
@@ -161,7 +167,9 @@ impl Room {
             if !source.starts_with('/') {
                 let below = Path::new("bound").join(target.trim_start_matches('/'));
                 let found = describe(&self.source(source));
-                let found = found.into_iter().map(|(path, state)| (below.join(path), state));
+                let found = found
+                    .into_iter()
+                    .map(|(path, state)| (below.join(path), state));
                 outcome.trees.extend(found);
             }
         }

@@ -76,7 +76,11 @@ pub fn check(theme: &str, cases: &[Case], programs: &Programs) {
             let _ = write!(report, "  {theme}: {}\n{found}", case.name);
         }
     }
-    println!("{theme}: {} cases, {runs} runs, {} differ", all.len(), failed.len());
+    println!(
+        "{theme}: {} cases, {runs} runs, {} differ",
+        all.len(),
+        failed.len()
+    );
     assert!(
         failed.is_empty(),
         "{} of {} cases of {theme} differ (- expected, + found):\n{report}",
@@ -88,7 +92,11 @@ pub fn check(theme: &str, cases: &[Case], programs: &Programs) {
 /// An exception for a case that there is not is one that nobody will ever miss.
 fn check_names(theme: &str, cases: &[Case], exceptions: &[Exception]) {
     for exception in exceptions {
-        if let Some((_, name)) = exception.case.split_once(": ").filter(|(at, _)| *at == theme) {
+        if let Some((_, name)) = exception
+            .case
+            .split_once(": ")
+            .filter(|(at, _)| *at == theme)
+        {
             assert!(
                 cases.iter().any(|case| case.name == name),
                 "an exception is listed for a case that there is not: {}",
@@ -153,7 +161,10 @@ impl Place {
             programs.elfuse = copied(&programs.elfuse);
             programs.index = copied(&programs.index);
         }
-        Self { directory, programs }
+        Self {
+            directory,
+            programs,
+        }
     }
 }
 
@@ -164,7 +175,9 @@ fn furnish(cases: &[Case], ways: &[Way], place: &Place) -> Vec<Vec<Room>> {
         .par_iter()
         .enumerate()
         .map(|(number, case)| {
-            let ways = ways.iter().filter(|way| !case.without.iter().any(|name| name == way.name()));
+            let ways = ways
+                .iter()
+                .filter(|way| !case.without.iter().any(|name| name == way.name()));
             let room = |way: &Way| {
                 let name = format!("{number}-{}", way.name());
                 let at = place.directory.path().join(name);

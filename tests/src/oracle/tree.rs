@@ -80,8 +80,7 @@ impl Tree {
             }
             return;
         }
-        let mode =
-            |text: &str, usual: u32| u32::from_str_radix(text.trim(), 8).unwrap_or(usual);
+        let mode = |text: &str, usual: u32| u32::from_str_radix(text.trim(), 8).unwrap_or(usual);
         let what = if path.ends_with('/') {
             What::Directory(mode(rest, 0o755))
         } else if let Some(target) = rest.strip_prefix("-> ") {
@@ -101,7 +100,11 @@ impl Tree {
             nonsense()
         };
         let path = Path::new(path.trim_end_matches('/'));
-        for above in path.ancestors().skip(1).filter(|above| *above != Path::new("")) {
+        for above in path
+            .ancestors()
+            .skip(1)
+            .filter(|above| *above != Path::new(""))
+        {
             self.0
                 .entry(above.to_owned())
                 .or_insert(What::Directory(0o755));
@@ -264,7 +267,12 @@ fn describe_below(root: &Path, path: &Path, found: &mut BTreeMap<PathBuf, String
         }
     };
     let kind = state.file_type();
-    let owner = format!("{:04o} {}:{}", state.mode() & 0o7777, state.uid(), state.gid());
+    let owner = format!(
+        "{:04o} {}:{}",
+        state.mode() & 0o7777,
+        state.uid(),
+        state.gid()
+    );
     let readable = || {
         if !rustix::process::geteuid().is_root() {
             let mode = state.mode() & 0o7777 | 0o700;
