@@ -172,6 +172,48 @@ pub fn pread(fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
     unsafe { call(nr::PREAD64, args) }.result()
 }
 
+/// read(2): how many bytes of `into` it filled.
+///
+/// # Errors
+/// Those of the call.
+pub fn read(fd: Fd, into: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the buffer has the length given.
+    unsafe { call(nr::READ, [fd.arg(), address_mut(into), into.len(), 0, 0, 0]) }.result()
+}
+
+/// lseek(2) to the start.
+///
+/// # Errors
+/// Those of the call.
+pub fn rewind(fd: Fd) -> Result<(), Errno> {
+    // SAFETY: no memory is named.
+    unsafe { call(nr::LSEEK, [fd.arg(), 0, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
+/// memfd_create(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn memory_file(name: &CStr, flags: usize) -> Result<Fd, Errno> {
+    // SAFETY: the name is a live C string.
+    unsafe { call(nr::MEMFD_CREATE, [name.as_ptr().addr(), flags, 0, 0, 0, 0]) }
+        .result()
+        .map(|fd| Fd(fd as i32))
+}
+
+/// dup3(2): `to` becomes a copy of `fd`, whatever it was before.
+///
+/// # Errors
+/// Those of the call.
+pub fn dup_to(fd: Fd, to: Fd, flags: usize) -> Result<(), Errno> {
+    // SAFETY: no memory is named. Whose descriptor is replaced, is the caller's business.
+    unsafe { call(nr::DUP3, [fd.arg(), to.arg(), flags, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
 /// write(2).
 ///
 /// # Errors
