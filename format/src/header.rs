@@ -269,13 +269,18 @@ pub struct PartRow {
     pub checksum: u64,
 }
 
-impl<'a> File<'a> {
-    /// Checks that `bytes` are a whole file of `kind`.
+/// A part table apart from the rest of its file, for who copies a part at a time out of a file that may change meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct PartTable<'a> {
+    rows: &'a [u8],
+}
+
+impl<'a> PartTable<'a> {
+    /// Length in bytes of the table that `header` announces, for a file of `kind` with `file_len` bytes.
     ///
     /// # Errors
-    /// Every variant of [`FormatError`] but [`FormatError::Malformed`] and [`FormatError::TooLarge`].
-    pub fn parse(bytes: &'a [u8], kind: Kind) -> Result<Self, FormatError> {
-        let header = Header::parse(bytes)?;
+    /// [`FormatError::Kind`]; [`FormatError::Length`] where header, table and file do not agree.
+    pub fn byte_len(header: &Header, kind: Kind, file_len: u64) -> Result<usize, FormatError> {
         if header.kind != kind as u16 {
             return Err(FormatError::Kind {
                 expected: kind as u16,
@@ -291,12 +296,76 @@ impl<'a> File<'a> {
             });
         }
         let expected = expected.saturating_add(header.payload_len);
-        if expected != bytes.len() as u64 {
+        if expected != file_len {
             return Err(FormatError::Length {
                 expected,
-                found: bytes.len() as u64,
+                found: file_len,
             });
         }
+        Ok(table_len)
+    }
+
+    /// The table in `rows`, which stood behind `header`.
+    ///
+    /// # Errors
+    /// [`FormatError::Checksum`].
+    pub fn parse(header: &Header, rows: &'a [u8]) -> Result<Self, FormatError> {
+        let found = checksum(rows);
+        if found != header.payload_checksum {
+            return Err(FormatError::Checksum {
+                of: "part table",
+                expected: header.payload_checksum,
+                found,
+            });
+        }
+        Ok(Self { rows })
+    }
+
+    fn row(&self, number: usize) -> Option<PartRow> {
+        let start = number.checked_mul(PART_ROW_LEN)?;
+        let row = self.rows.get(start..start.checked_add(PART_ROW_LEN)?)?;
+        Some(PartRow {
+            kind: u16_at(row, 0),
+            index: u32_at(row, 4),
+            offset: u64_at(row, 8),
+            len: u64_at(row, 16),
+            checksum: u64_at(row, 24),
+        })
+    }
+
+    /// The rows, sorted by (kind, index).
+    pub fn rows(&self) -> impl Iterator<Item = PartRow> + use<'a> {
+        let table = *self;
+        (0..self.rows.len() / PART_ROW_LEN).filter_map(move |number| table.row(number))
+    }
+
+    /// The row of a part.
+    ///
+    /// # Errors
+    /// [`FormatError::MissingPart`].
+    pub fn find(&self, kind: PartKind, index: u32) -> Result<PartRow, FormatError> {
+        let wanted = (kind as u16, index);
+        let (mut low, mut high) = (0, self.rows.len() / PART_ROW_LEN);
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.row(middle) {
+                Some(row) if (row.kind, row.index) == wanted => return Ok(row),
+                Some(row) if (row.kind, row.index) < wanted => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Err(FormatError::MissingPart { part: kind as u16 })
+    }
+}
+
+impl<'a> File<'a> {
+    /// Checks that `bytes` are a whole file of `kind`.
+    ///
+    /// # Errors
+    /// Every variant of [`FormatError`] but [`FormatError::Malformed`] and [`FormatError::TooLarge`].
+    pub fn parse(bytes: &'a [u8], kind: Kind) -> Result<Self, FormatError> {
+        let header = Header::parse(bytes)?;
+        let table_len = PartTable::byte_len(&header, kind, bytes.len() as u64)?;
         let (of, covered) = if header.part_count == 0 {
             ("payload", &bytes[HEADER_LEN..])
         } else {
@@ -327,40 +396,20 @@ impl<'a> File<'a> {
             .unwrap_or_default()
     }
 
-    fn part_row(&self, number: usize) -> Option<PartRow> {
-        let start = HEADER_LEN + number * PART_ROW_LEN;
-        let inside = number < usize::from(self.header.part_count);
-        let row = self
-            .bytes
-            .get(start..start + PART_ROW_LEN)
-            .filter(|_| inside)?;
-        Some(PartRow {
-            kind: u16_at(row, 0),
-            index: u32_at(row, 4),
-            offset: u64_at(row, 8),
-            len: u64_at(row, 16),
-            checksum: u64_at(row, 24),
-        })
+    fn table(&self) -> PartTable<'a> {
+        let rows = self.bytes.get(HEADER_LEN..self.header.header_len as usize);
+        PartTable {
+            rows: rows.unwrap_or_default(),
+        }
     }
 
     /// The rows of the part table, sorted by (kind, index).
     pub fn parts(&self) -> impl Iterator<Item = PartRow> + use<'a> {
-        let file = *self;
-        (0..usize::from(self.header.part_count)).filter_map(move |i| file.part_row(i))
+        self.table().rows()
     }
 
     fn row_of(&self, kind: PartKind, index: u32) -> Result<PartRow, FormatError> {
-        let wanted = (kind as u16, index);
-        let (mut low, mut high) = (0, usize::from(self.header.part_count));
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.part_row(middle) {
-                Some(row) if (row.kind, row.index) == wanted => return Ok(row),
-                Some(row) if (row.kind, row.index) < wanted => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        Err(FormatError::MissingPart { part: kind as u16 })
+        self.table().find(kind, index)
     }
 
     fn bytes_of(&self, row: PartRow) -> Result<&'a [u8], FormatError> {

@@ -22,6 +22,10 @@ impl DirId {
     pub const fn get(self) -> u32 {
         self.0
     }
+
+    pub(crate) const fn new(number: u32) -> Self {
+        Self(number)
+    }
 }
 
 /// What the index knows of one name in one directory.
@@ -57,6 +61,58 @@ pub enum IndexError {
     Keys(FormatError),
     /// The keys were made for another loader cache: one of the two was just being published.
     Unbound,
+    /// A file is shorter than it was when it was mapped, or cannot be read.
+    Fault,
+    /// There is too little memory for the tables.
+    NoRoom,
+}
+
+/// The directories that names in one directory lead to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Children {
+    dir: u32,
+    first: u32,
+    count: u32,
+}
+
+impl Children {
+    pub(crate) fn of(dir: DirId, row: &ArchivedDirRow) -> Self {
+        Self {
+            dir: dir.0,
+            first: row.first_child.to_native(),
+            count: row.child_count.to_native(),
+        }
+    }
+
+    fn child(&self, rank: u32) -> Option<DirId> {
+        let child = self.first.checked_add(rank)?;
+        // A child before its parent would let a walk go round in circles.
+        (rank < self.count && child > self.dir).then_some(DirId(child))
+    }
+}
+
+/// What `name` is in the directory whose names `block` are.
+pub(crate) fn step<'a>(
+    block: Block<'a>,
+    name: &[u8],
+    children: impl FnOnce() -> Result<Children, FormatError>,
+) -> Result<Step<'a>, FormatError> {
+    const MALFORMED: FormatError = FormatError::Malformed {
+        what: "directory block",
+    };
+    let Some(entry) = block.find(name)? else {
+        return Ok(Step::Absent);
+    };
+    match entry.kind().ok_or(MALFORMED)? {
+        Kind::File => Ok(Step::File),
+        Kind::Other => Ok(Step::Other),
+        Kind::Symlink => entry.target().map(Step::Symlink).ok_or(MALFORMED),
+        Kind::Directory => {
+            let rank = entry.rank().ok_or(MALFORMED)?;
+            let child = children()?.child(rank).ok_or(MALFORMED)?;
+            Ok(Step::Directory(child))
+        }
+    }
 }
 
 impl<'a> Index<'a> {
@@ -106,28 +162,7 @@ impl<'a> Index<'a> {
         block: Block<'a>,
         name: &[u8],
     ) -> Result<Step<'a>, FormatError> {
-        const MALFORMED: FormatError = FormatError::Malformed {
-            what: "directory block",
-        };
-        let Some(entry) = block.find(name)? else {
-            return Ok(Step::Absent);
-        };
-        match entry.kind().ok_or(MALFORMED)? {
-            Kind::File => Ok(Step::File),
-            Kind::Other => Ok(Step::Other),
-            Kind::Symlink => entry.target().map(Step::Symlink).ok_or(MALFORMED),
-            Kind::Directory => {
-                let row = self.row(dir)?;
-                let rank = entry.rank().ok_or(MALFORMED)?;
-                let child = row.first_child.to_native().checked_add(rank);
-                let inside = rank < row.child_count.to_native();
-                // A child before its parent would let a walk go round in circles.
-                let child = child.filter(|child| inside && *child > dir.0);
-                child
-                    .map(|child| Step::Directory(DirId(child)))
-                    .ok_or(MALFORMED)
-            }
-        }
+        step(block, name, || Ok(Children::of(dir, self.row(dir)?)))
     }
 
     /// What must be so on the host for the names of `dir` to be believed; `None`: they may not be, whatever the host says.

@@ -5,7 +5,8 @@
  *
  *     enter [--root DIR] [--bind SOURCE TARGET]... [--user ID] [--cwd DIR] -- PROGRAM [ARGUMENT]...
  *
- * Ends with 125 and a line that starts with "enter: " where that cannot be had.
+ * Ends with 125 and a line that starts with "enter: " where that cannot be had; with 126 or 127, as env(1) does, where the program
+ * cannot be executed or is not found.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,8 +22,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-extern char **environ;
 
 static void fail(const char *what, const char *where) {
     fprintf(stderr, "enter: %s %s: %s\n", what, where, strerror(errno));
@@ -131,6 +130,8 @@ int main(int count, char **arguments) {
     without_namespaces_rights();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         fail("prctl", "no_new_privs");
-    execve(program[0], program, environ);
-    fail("executing", program[0]);
+    execvp(program[0], program);
+    int status = errno == ENOENT ? 127 : 126;
+    fprintf(stderr, "%s: %s\n", program[0], strerror(errno));
+    return status;
 }

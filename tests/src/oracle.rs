@@ -12,6 +12,7 @@ pub mod compile;
 pub mod entered;
 pub mod exceptions;
 pub mod outcome;
+pub mod programs;
 pub mod room;
 pub mod suite;
 pub mod tree;

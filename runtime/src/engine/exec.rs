@@ -13,7 +13,7 @@ use super::arena::Arena;
 use super::call::{At, Call, FOLLOW, NO_FOLLOW, fd_link};
 use super::calls::files::names_nothing;
 use super::pool::{Text, Work};
-use super::signals;
+use super::{signals, tell};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::loader::elf::{HEADER_LEN, Header, NotLoadable, PHDR_LEN, ProgramHeaders};
@@ -637,6 +637,9 @@ fn go(
     let mask = signal_mask(SIG_BLOCK, SignalSet::of(SIGTRAP));
     if shared {
         super::pool::leave_with_image(owner);
+    }
+    if !shared {
+        tell::freeze();
     }
     let path = c"/proc/self/exe".as_ptr().addr();
     // SAFETY: see the top.

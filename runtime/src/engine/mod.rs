@@ -17,3 +17,5 @@ pub mod process;
 pub mod say;
 pub mod signals;
 pub mod start;
+pub mod store;
+pub mod tell;

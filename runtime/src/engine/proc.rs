@@ -12,8 +12,8 @@ use super::process::Process;
 use crate::errno::Errno;
 use crate::loader::stack::auxiliary;
 use crate::sys::abi::{
-    F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, MFD_ALLOW_SEALING,
-    MFD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_PATH, O_RDONLY, at,
+    F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, O_ACCMODE, O_CLOEXEC,
+    O_DIRECTORY, O_NOFOLLOW, O_PATH, O_RDONLY, at,
 };
 use crate::sys::host::{Fd, close, dup_to, fcntl, memory_file, openat, read, rewind, write};
 use crate::sys::raw::Raw;
@@ -59,7 +59,7 @@ pub fn opened(call: &Call<'_>, at: &At<'_>, flags: usize, opened: Raw) -> Raw {
 /// Puts a file with what the guest is to see in the place of the descriptor of a listing.
 fn show(call: &Call<'_>, listed: Fd, listing: Listing, flags: usize) -> Result<(), Errno> {
     const SEALS: usize = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
-    let file = memory_file(c"maps", MFD_CLOEXEC | MFD_ALLOW_SEALING)?;
+    let file = memory_file(c"maps")?;
     let filled = || {
         let mut taken = call.area()?;
         fill(

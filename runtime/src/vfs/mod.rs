@@ -8,23 +8,39 @@
 //! | [`path`] | buffers for paths, and the [`Area`] of one resolution |
 //! | [`mounts`] | which parts of the guest's tree are the host's |
 //! | [`host`] | what is asked of the host |
-//! | `resolve` | the walk |
+//! | `resolve`, `place` | the walk, and where it ended |
+//! | [`catalogue`] | the index: private copies of what was touched |
+//! | `guide` | the index along a walk |
+//! | [`coherence`] | how long an answer may be given without asking again |
+//! | [`verdict`] | counters |
+//! | [`arena`] | memory that is handed out once |
 //! | `procfs` | which links of procfs are magic |
-//! | [`shadow`] | what is reported when index and walker disagree |
+//! | [`shadow`] | comparing what index and walker say |
 
+pub mod arena;
+pub mod catalogue;
+pub mod coherence;
+mod guide;
 pub mod host;
 pub mod mounts;
 pub mod path;
+mod place;
 mod procfs;
 mod resolve;
 pub mod shadow;
+pub mod verdict;
 
+pub use arena::Arena;
+pub use catalogue::{Catalogue, Fault, IndexFile, Source};
+pub use coherence::{Coherence, Generation, Mode};
 pub use elfuse_format::sidecar::Kind;
 pub use host::{Base, Host, HostStat, Location, Nanos};
 pub use mounts::{Mount, Mounts};
 pub use path::{Area, PathBuf};
+pub use verdict::{Verdict, Verdicts};
 
 use crate::errno::Errno;
+use resolve::{Ask, walk};
 
 /// How many symlinks one path may lead through (`MAXSYMLINKS`, `include/linux/namei.h`).
 pub const MAX_SYMLINKS: u32 = 40;
@@ -33,6 +49,9 @@ pub const MAX_SYMLINKS: u32 = 40;
 #[derive(Debug, Clone, Copy)]
 pub struct Vfs<'a> {
     mounts: &'a Mounts<'a>,
+    coherence: Option<&'a Coherence<'a>>,
+    index: Option<&'a Catalogue<'a>>,
+    verdicts: Option<&'a Verdicts>,
 }
 
 /// Where a relative path starts.
@@ -155,8 +174,33 @@ pub enum Found<'w> {
 impl<'a> Vfs<'a> {
     /// Without an index: everything is asked of the host.
     #[must_use]
-    pub fn new(mounts: &'a Mounts<'a>) -> Self {
-        Self { mounts }
+    pub const fn new(mounts: &'a Mounts<'a>) -> Self {
+        Self {
+            mounts,
+            coherence: None,
+            index: None,
+            verdicts: None,
+        }
+    }
+
+    /// With an index. It is used under the rule of `coherence`; not at all if that is [`Mode::Off`], or if the index is good for frozen
+    /// trees only ([`Catalogue::is_for_frozen_trees`]) and this one is not.
+    #[must_use]
+    pub const fn with_index(self, index: &'a Catalogue<'a>, coherence: &'a Coherence<'a>) -> Self {
+        Self {
+            coherence: Some(coherence),
+            index: Some(index),
+            ..self
+        }
+    }
+
+    /// With counters.
+    #[must_use]
+    pub const fn with_verdicts(self, verdicts: &'a Verdicts) -> Self {
+        Self {
+            verdicts: Some(verdicts),
+            ..self
+        }
     }
 
     /// The mount table.
@@ -177,6 +221,11 @@ impl<'a> Vfs<'a> {
         path: &[u8],
         want: Want,
     ) -> Found<'w> {
-        resolve::resolve(self, host, area, start, path, want)
+        if self.coherence.is_some_and(|coherence| coherence.shadow) {
+            return shadow::resolve(self, host, area, start, path, want);
+        }
+        let (end, rest) = walk(self, host, area, (start, path), want, Ask::Both);
+        let shown = end.and_then(|end| place::show(area, self.mounts, end, rest));
+        shown.unwrap_or_else(Found::Definite)
     }
 }

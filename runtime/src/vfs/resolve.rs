@@ -1,65 +1,23 @@
 //! The walk from component to component, as `fs/namei.c` of Linux does it.
 //!
 //! [`Area::at`] is the canonical guest path of where the walk stands. Along with it goes what is known of that place: the mount it is
-//! in, whether it exists only for a mount's sake. What is still to be walked is, in this order, [`Area::rest`] and what is left of
-//! the path; each ends where a component does.
+//! in, whether it exists only for a mount's sake, and where it is in the index. What is still to be walked is, in this order,
+//! [`Area::rest`] and what is left of the path; each ends where a component does.
 //!
-//! A place is known to be a directory only once something in it was looked up: the host says `ENOTDIR` then. `.` and `..` look nothing
-//! up, so before `..` it is asked for.
+//! A place that the host was asked for is known to be a directory only once something in it was looked up: the host says `ENOTDIR`
+//! then. `.` and `..` look nothing up, so before `..` it is asked for.
 
 use elfuse_format::names::is_reserved;
 
-use super::host::{Base, Host, Location};
+use super::guide::Guide;
+use super::host::Host;
 use super::mounts::{MountId, Mounts};
-use super::path::{AT_ROOM, Area, HOST_ROOM, PATH_MAX, PathBuf, below};
-use super::{Found, Kind, Last, LastComponent, MAX_SYMLINKS, Place, Start, Vfs, Want, procfs};
+use super::path::{Area, PATH_MAX, PathBuf, below};
+use super::place::{At, End, Suffix, What, locate};
+use super::verdict::Verdict;
+use super::{Kind, Last, LastComponent, MAX_SYMLINKS, Start, Vfs, Want, procfs};
 use crate::errno::Errno;
-
-/// Stands in for a directory that exists only because a mount lies below it, and that the host has not: it is always empty
-/// (`proc_tty_init` of the kernel makes it, and nothing in it).
-const EMPTY_DIRECTORY: &[u8] = b"/proc/tty/ldisc";
-
-/// What stands behind [`Area::at`] in a location.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Suffix {
-    None,
-    Slash,
-    Dot,
-    DotDot,
-}
-
-impl Suffix {
-    const fn bytes(self) -> &'static [u8] {
-        match self {
-            Suffix::None => b"",
-            Suffix::Slash => b"/",
-            Suffix::Dot => b"/.",
-            Suffix::DotDot => b"/..",
-        }
-    }
-}
-
-/// Where the walk ended, in terms of the area.
-#[derive(Debug, Clone, Copy)]
-struct End {
-    what: What,
-    mount: Option<MountId>,
-    suffix: Suffix,
-    kind: Option<Kind>,
-    last: LastComponent,
-    is_mount_point: bool,
-    is_magic: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Host,
-    /// The root as [`Last::Parent`] sees it: every such call on it fails, and the host's own root fails alike.
-    Root,
-    Synthetic,
-    Reserved,
-    Magic,
-}
+use crate::index::{self, DirId};
 
 /// What a name in a directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +29,16 @@ enum Step {
     Absent,
 }
 
+/// A step, and who said so.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    step: Step,
+    /// The index, so that it may have to be counted.
+    by_index: bool,
+    /// The directory of the index that the step leads to, or that it led to when the index was made.
+    child: Option<DirId>,
+}
+
 /// The next component.
 #[derive(Debug, Clone, Copy)]
 struct Component {
@@ -80,11 +48,22 @@ struct Component {
     slash: bool,
 }
 
-struct Walk<'a, 'm, H> {
-    mounts: &'m Mounts<'m>,
-    host: &'m H,
-    area: &'m mut Area,
+impl Component {
+    fn suffix(self) -> Suffix {
+        if self.slash {
+            Suffix::Slash
+        } else {
+            Suffix::None
+        }
+    }
+}
+
+struct Walk<'a, 'v, H> {
+    mounts: &'v Mounts<'v>,
+    host: &'a H,
+    area: &'a mut Area,
     want: Want,
+    guide: Guide<'v>,
     /// What is left of the path.
     path: &'a [u8],
     /// Length of the guest path that `..` does not lead out of.
@@ -94,158 +73,44 @@ struct Walk<'a, 'm, H> {
     /// The walk is in a directory that exists only for a mount's sake.
     is_synthetic: bool,
     symlinks: u32,
+    /// Look up the last component even where the call will do so.
+    asks_all: bool,
 }
 
-pub(super) fn resolve<'w, H: Host>(
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// The index where it may be believed, else the host.
+    Both,
+    /// The host alone, and for every component.
+    HostOnly,
+}
+
+/// Walks `path`. Where it ends, and what of the path was not walked then.
+pub(super) fn walk<'p, H: Host>(
     vfs: &Vfs<'_>,
     host: &H,
-    area: &'w mut Area,
-    start: Start<'_>,
-    path: &[u8],
+    area: &mut Area,
+    (start, path): (Start<'_>, &'p [u8]),
     want: Want,
-) -> Found<'w> {
+    ask: Ask,
+) -> (Result<End, Errno>, &'p [u8]) {
     let mut walk = Walk {
         mounts: vfs.mounts,
         host,
-        area: &mut *area,
+        area,
         want,
+        guide: Guide::new(vfs, ask == Ask::Both),
         path,
         floor: 1,
         mount: None,
         is_synthetic: false,
         symlinks: 0,
+        asks_all: ask == Ask::HostOnly,
     };
     let end = walk.begin(start).and_then(|()| walk.run());
-    let rest = walk.path;
-    match end {
-        Ok(end) => show(area, vfs.mounts, end, rest).unwrap_or_else(Found::Definite),
-        Err(errno) => Found::Definite(errno),
-    }
-}
-
-/// What the caller is told.
-fn show<'w>(
-    area: &'w mut Area,
-    mounts: &Mounts<'_>,
-    end: End,
-    path: &[u8],
-) -> Result<Found<'w>, Errno> {
-    let at = match end.what {
-        What::Synthetic => stand_in(area, mounts)?,
-        What::Root => {
-            area.host.set(b"/")?;
-            At::Host
-        }
-        What::Host | What::Reserved | What::Magic => {
-            locate(area, mounts, end.mount, end.suffix.bytes())?
-        }
-    };
-    if end.what == What::Magic {
-        area.shadow.set(area.rest.as_bytes())?;
-        area.shadow.extend(path)?;
-    }
-    area.host.terminate();
-    let area = &*area;
-    let place = Place {
-        location: at.location(&area.at, &area.host),
-        guest: area.at.as_bytes(),
-        kind: end.kind,
-        must_be_directory: end.suffix == Suffix::Slash,
-        last: end.last,
-        is_mount_point: end.is_mount_point,
-        is_magic: end.is_magic,
-    };
-    Ok(match end.what {
-        What::Host | What::Root => Found::Host(place),
-        What::Synthetic => Found::Synthetic(place),
-        What::Reserved => Found::Reserved { guest: place.guest },
-        What::Magic => Found::Magic {
-            place,
-            text: area.text.as_bytes(),
-            rest: area.shadow.as_bytes(),
-        },
-    })
-}
-
-/// In which buffer of the area a location's path stands.
-#[derive(Debug, Clone, Copy)]
-enum At {
-    /// In [`Area::at`] from its second byte to this one, relative to the sysroot.
-    Sysroot(usize),
-    /// The sysroot itself, in [`Area::host`].
-    SysrootItself,
-    /// In [`Area::host`], absolute.
-    Host,
-}
-
-impl At {
-    fn location<'w>(
-        self,
-        guest: &'w PathBuf<AT_ROOM>,
-        host: &'w PathBuf<HOST_ROOM>,
-    ) -> Location<'w> {
-        let (base, path) = match self {
-            At::Sysroot(end) => (Base::Sysroot, guest.terminated(1, end)),
-            At::SysrootItself => (Base::Sysroot, host.terminated(0, host.len())),
-            At::Host => (Base::Host, host.terminated(0, host.len())),
-        };
-        Location { base, path }
-    }
-}
-
-/// Writes where [`Area::at`] is on the host, and `suffix` behind it.
-fn locate(
-    area: &mut Area,
-    mounts: &Mounts<'_>,
-    mount: Option<MountId>,
-    suffix: &[u8],
-) -> Result<At, Errno> {
-    let len = area.at.len();
-    let at = match mount {
-        None if len > 1 => {
-            area.at.extend(suffix)?;
-            area.at.terminate();
-            let end = area.at.len();
-            area.at.truncate(len);
-            return Ok(At::Sysroot(end));
-        }
-        None => {
-            area.host.set(b".")?;
-            At::SysrootItself
-        }
-        Some(id) => {
-            let row = mounts.row(id);
-            let rest = below(area.at.as_bytes(), row.guest).unwrap_or(b"");
-            if row.host == b"/" && !rest.is_empty() {
-                area.host.clear();
-            } else {
-                area.host.set(row.host)?;
-            }
-            area.host.extend(rest)?;
-            At::Host
-        }
-    };
-    if area.host.as_bytes() == b"/" {
-        area.host.extend(suffix.strip_prefix(b"/").unwrap_or(b""))?;
-    } else {
-        area.host.extend(suffix)?;
-    }
-    area.host.terminate();
-    Ok(at)
-}
-
-/// Writes where the stand-in for a directory that exists only for a mount's sake is.
-fn stand_in(area: &mut Area, mounts: &Mounts<'_>) -> Result<At, Errno> {
-    let guest = area.at.as_bytes();
-    let shows_same = |row: &super::Mount<'_>| {
-        row.guest == row.host && row.guest != guest && below(row.guest, guest).is_some()
-    };
-    if mounts.rows().iter().any(shows_same) {
-        area.host.set(guest)?;
-    } else {
-        area.host.set(EMPTY_DIRECTORY)?;
-    }
-    Ok(At::Host)
+    let left = walk.path.len();
+    (end, &path[path.len() - left..])
 }
 
 impl<H: Host> Walk<'_, '_, H> {
@@ -280,9 +145,16 @@ impl<H: Host> Walk<'_, '_, H> {
         let guest = self.area.at.as_bytes();
         self.mount = self.mounts.over(guest);
         self.is_synthetic = false;
+        match self.mount {
+            None => self.guide.descend(guest),
+            Some(_) => self.guide.enter(None),
+        }
         if guest.len() > 1 && self.mounts.is_above_a_mount(guest) && self.mounts.at(guest).is_none()
         {
             self.is_synthetic = self.look_at_host()? == Step::Absent;
+        }
+        if self.is_synthetic {
+            self.guide.enter(None);
         }
         Ok(())
     }
@@ -401,13 +273,15 @@ impl<H: Host> Walk<'_, '_, H> {
         self.area.at.pop();
         if was_mount_point || self.is_synthetic {
             self.arrive()?;
+        } else if self.mount.is_none() && !self.guide.leave() {
+            self.guide.descend(self.area.at.as_bytes());
         }
         Ok(())
     }
 
     /// Refuses to go on from what is no directory, or one that may not be searched.
     fn must_be_directory(&mut self) -> Result<(), Errno> {
-        if self.is_synthetic || self.area.at.len() == 1 {
+        if self.is_synthetic || self.area.at.len() == 1 || self.consult() {
             return Ok(());
         }
         let at = locate(self.area, self.mounts, self.mount, Suffix::Dot.bytes())?;
@@ -420,79 +294,221 @@ impl<H: Host> Walk<'_, '_, H> {
     fn named(&mut self, component: Component) -> Result<Option<End>, Errno> {
         let Component { is_last, slash, .. } = component;
         let is_changed = is_last && matches!(self.want.last, Last::Parent | Last::Create);
-        let at_root = self.area.at.len() == 1;
-        let is_reserved = self.mount.is_none() && is_reserved(self.name(component), at_root);
+        // A call that makes a file refuses a slash before it looks: `O_CREAT` with EISDIR.
+        let is_unseen = is_changed && (self.want.last == Last::Parent || slash) && !self.asks_all;
+        let is_reserved =
+            self.mount.is_none() && is_reserved(self.name(component), self.area.at.len() == 1);
         if is_reserved {
             // In a file there is no name at all.
             self.must_be_directory()?;
         }
+        let is_believed = !is_unseen && self.consult();
         self.enter_name(component)?;
-        let suffix = if slash { Suffix::Slash } else { Suffix::None };
+        let end = |walk: &Self, what| {
+            Ok(Some(walk.end(
+                what,
+                component.suffix(),
+                LastComponent::Normal,
+            )))
+        };
         if let Some(mount) = self.mounts.at(self.area.at.as_bytes()) {
             if self.want.no_crossing {
                 return Err(Errno::EXDEV);
             }
             self.mount = Some(mount);
             self.is_synthetic = false;
-            let end = || self.end(What::Host, suffix, LastComponent::Normal);
-            return Ok(is_last.then(end));
-        }
-        if is_reserved && !is_changed {
-            return Err(Errno::ENOENT);
+            self.guide.enter(None);
+            return if is_last {
+                end(self, What::Host)
+            } else {
+                Ok(None)
+            };
         }
         if is_reserved {
-            let end = self.end(What::Reserved, suffix, LastComponent::Normal);
-            return Ok(Some(end));
+            return if is_changed {
+                end(self, What::Reserved)
+            } else {
+                Err(Errno::ENOENT)
+            };
         }
         let is_above_a_mount = self.mounts.is_above_a_mount(self.area.at.as_bytes());
+        if self.is_synthetic && !is_above_a_mount {
+            return Err(if is_changed {
+                Errno::EROFS
+            } else {
+                Errno::ENOENT
+            });
+        }
         if self.is_synthetic {
-            return match (is_above_a_mount, is_changed) {
-                (true, _) if !is_last => Ok(None),
-                (true, _) => Ok(Some(self.end(
-                    What::Synthetic,
-                    suffix,
-                    LastComponent::Normal,
-                ))),
-                (false, true) => Err(Errno::EROFS),
-                (false, false) => Err(Errno::ENOENT),
+            return if is_last {
+                end(self, What::Synthetic)
+            } else {
+                Ok(None)
             };
         }
-        // A call that makes a file refuses a slash before it looks: `O_CREAT` with EISDIR.
-        let is_for_host = is_last
-            && match self.want.last {
-                Last::Follow => false,
-                Last::NoFollow | Last::Text => !slash,
-                Last::Create => slash,
-                Last::Parent => true,
-            };
+        let is_for_host = is_unseen || !self.follows(component) && !is_believed && !self.asks_all;
         if is_for_host && !is_above_a_mount {
-            let mut end = self.end(What::Host, suffix, LastComponent::Normal);
-            end.is_magic = self.is_magic();
-            return Ok(Some(end));
+            let is_magic = self.is_magic();
+            let end = self.end(What::Host, component.suffix(), LastComponent::Normal);
+            return Ok(Some(End { is_magic, ..end }));
         }
-        let step = self.look_at_host()?;
-        match step {
-            Step::Symlink if is_for_host => {
-                Ok(Some(self.end(What::Host, suffix, LastComponent::Normal)))
+        let taken = self.take(component, is_believed)?;
+        let answer = self.go_on(component, taken, is_above_a_mount);
+        if taken.by_index
+            && !matches!(
+                answer,
+                Ok(None
+                    | Some(End {
+                        what: What::Host,
+                        ..
+                    }))
+            )
+        {
+            self.guide.count(Verdict::Hit);
+        }
+        answer
+    }
+
+    /// Whether a symlink is followed here.
+    fn follows(&self, component: Component) -> bool {
+        !component.is_last
+            || match self.want.last {
+                Last::Follow => true,
+                Last::NoFollow | Last::Text => component.slash,
+                Last::Create => !component.slash,
+                Last::Parent => false,
             }
-            Step::Symlink => self.follow(component),
+    }
+
+    /// What becomes of the walk after a step.
+    fn go_on(
+        &mut self,
+        component: Component,
+        taken: Taken,
+        is_above_a_mount: bool,
+    ) -> Result<Option<End>, Errno> {
+        let Component { is_last, slash, .. } = component;
+        let end = |walk: &Self, what, kind: Option<Kind>| {
+            let end = walk.end(what, component.suffix(), LastComponent::Normal);
+            let is_magic = kind == Some(Kind::Symlink) && walk.is_magic();
+            let kind = kind.filter(|_| taken.by_index);
+            Ok(Some(End {
+                kind,
+                is_magic,
+                ..end
+            }))
+        };
+        match taken.step {
+            Step::Symlink if self.follows(component) => self.follow(component),
+            Step::Symlink if self.want.last == Last::Text && (taken.by_index || self.asks_all) => {
+                end(self, What::Text, None)
+            }
+            Step::Symlink => end(self, What::Host, Some(Kind::Symlink)),
             Step::Absent if is_above_a_mount => {
                 self.is_synthetic = true;
-                let end = || self.end(What::Synthetic, suffix, LastComponent::Normal);
-                Ok(is_last.then(end))
+                self.guide.enter(None);
+                if is_last {
+                    end(self, What::Synthetic, None)
+                } else {
+                    Ok(None)
+                }
             }
-            Step::Absent if is_last && (is_for_host || self.want.last == Last::Create) => {
-                Ok(Some(self.end(What::Host, suffix, LastComponent::Normal)))
+            Step::Absent if is_last && matches!(self.want.last, Last::Create | Last::Parent) => {
+                end(self, What::Host, None)
             }
             Step::Absent => Err(Errno::ENOENT),
             Step::Exists(kind) => {
-                let end = || End {
-                    kind,
-                    ..self.end(What::Host, suffix, LastComponent::Normal)
-                };
-                Ok(is_last.then(end))
+                let is_no_directory = matches!(kind, Some(Kind::File | Kind::Other));
+                let needs_directory = !is_last || slash && self.want.last != Last::Create;
+                if is_no_directory && needs_directory {
+                    return Err(Errno::ENOTDIR);
+                }
+                if self.asks_all && needs_directory {
+                    self.must_be_directory()?;
+                }
+                self.guide.enter(taken.child);
+                if !is_last {
+                    return Ok(None);
+                }
+                let is_known = kind.is_some() || self.asks_all;
+                if self.want.last == Last::Text && is_known {
+                    return Err(Errno::EINVAL);
+                }
+                end(self, What::Host, kind)
             }
         }
+    }
+
+    /// Whether the names of the directory that the walk is in may be taken from the index.
+    fn consult(&mut self) -> bool {
+        if self.mount.is_some() || self.is_synthetic {
+            return false;
+        }
+        if let Some(known) = self.guide.is_believed(self.host) {
+            return known;
+        }
+        let Some(ticket) = self.guide.ticket(self.host) else {
+            return false;
+        };
+        let Ok(at) = locate(self.area, self.mounts, self.mount, b"") else {
+            return false;
+        };
+        let found = self.host.stat(at.location(&self.area.at, &self.area.host));
+        self.guide.judge(ticket, found)
+    }
+
+    /// Finds out what the walk, having added a name, stands on.
+    fn take(&mut self, component: Component, is_believed: bool) -> Result<Taken, Errno> {
+        let said = if is_believed {
+            self.ask_index(component)
+        } else {
+            None
+        };
+        if let Some(taken) = said {
+            let is_directory = taken.step == Step::Exists(Some(Kind::Directory));
+            if is_directory || !self.guide.is_strict() {
+                return Ok(taken);
+            }
+        }
+        let step = self.look_at_host()?;
+        let name = last_name(&self.area.at, component);
+        // A symlink may have taken its place, so that following it, it is another directory.
+        let child = (step != Step::Symlink)
+            .then(|| self.guide.guess(name))
+            .flatten();
+        if let Some(said) = said
+            && core::mem::discriminant(&said.step) != core::mem::discriminant(&step)
+        {
+            self.guide.count(Verdict::Overruled);
+        }
+        Ok(Taken {
+            step,
+            by_index: false,
+            child,
+        })
+    }
+
+    fn ask_index(&mut self, component: Component) -> Option<Taken> {
+        let Area { at, text, .. } = &mut *self.area;
+        let name = last_name(at, component);
+        let exists = |kind| Step::Exists(Some(kind));
+        let (step, child) = match self.guide.step(name)? {
+            index::Step::Directory(child) => (exists(Kind::Directory), Some(child)),
+            index::Step::Symlink(target) => {
+                // Longer than a symlink can be.
+                text.set(target).ok().filter(|()| !target.is_empty())?;
+                (Step::Symlink, None)
+            }
+            index::Step::File => (exists(Kind::File), None),
+            index::Step::Other => (exists(Kind::Other), None),
+            index::Step::Absent => (Step::Absent, None),
+            index::Step::NotCovered => return None,
+        };
+        Some(Taken {
+            step,
+            by_index: true,
+            child,
+        })
     }
 
     /// Adds the component to the guest path and leaves it behind.
@@ -534,14 +550,11 @@ impl<H: Host> Walk<'_, '_, H> {
         if self.want.beneath || self.want.in_root {
             return Err(Errno::EXDEV);
         }
-        let suffix = if component.slash {
-            Suffix::Slash
-        } else {
-            Suffix::None
-        };
-        let mut end = self.end(What::Magic, suffix, LastComponent::Normal);
-        end.is_magic = true;
-        Ok(end)
+        let end = self.end(What::Magic, component.suffix(), LastComponent::Normal);
+        Ok(End {
+            is_magic: true,
+            ..end
+        })
     }
 
     fn return_to_root(&mut self) -> Result<(), Errno> {
@@ -570,6 +583,7 @@ impl<H: Host> Walk<'_, '_, H> {
     /// Asks the host what the walk stands on.
     fn look_at_host(&mut self) -> Result<Step, Errno> {
         let at = locate(self.area, self.mounts, self.mount, b"")?;
+        self.guide.count(Verdict::AskedHost);
         match self.read_link(at) {
             Ok(()) => Ok(Step::Symlink),
             Err(Errno::EINVAL) => Ok(Step::Exists(None)),
@@ -590,4 +604,10 @@ impl<H: Host> Walk<'_, '_, H> {
         let len = self.host.readlink(location, text.room())?;
         text.truncate_written(len)
     }
+}
+
+/// The name that was added last.
+fn last_name<const N: usize>(at: &PathBuf<N>, component: Component) -> &[u8] {
+    let at = at.as_bytes();
+    &at[at.len().saturating_sub(component.len)..]
 }

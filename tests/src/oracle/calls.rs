@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::compile::Programs;
-use super::room::Job;
+use super::room::{Ground, Job};
 use super::suite::Case;
 use super::tree::Tree;
 
@@ -38,7 +38,10 @@ pub fn theme(name: &str) -> Vec<Case> {
             continue;
         };
         if let Some(line) = line.strip_prefix("+ ") {
-            case.tree.add(line);
+            match &mut case.ground {
+                Ground::Own(tree) => tree.add(line),
+                Ground::Shared { .. } => panic!("{name}: a line for a tree that is shared"),
+            }
         } else if let Some(line) = line.strip_prefix("@ ") {
             option(case, line);
         } else {
@@ -62,7 +65,7 @@ pub fn processes(programs: &Programs) -> Vec<Case> {
     let named = |name: &str| {
         let mut case = case(name);
         case.job.line = vec!["/bin/process".to_owned(), name.to_owned()];
-        case.tree = Tree::parse(&read("trees/process"));
+        case.ground = standing_in("process");
         case
     };
     let names = String::from_utf8_lossy(&names);
@@ -78,6 +81,11 @@ fn read(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// A tree of its own, as `tests/cases/trees` has it.
+fn standing_in(name: &str) -> Ground {
+    Ground::Own(Tree::parse(&read(&format!("trees/{name}"))))
+}
+
 fn case(name: &str) -> Case {
     Case {
         name: name.to_owned(),
@@ -89,7 +97,7 @@ fn case(name: &str) -> Case {
             limit_secs: 20,
             ..Job::default()
         },
-        tree: Tree::parse(&read("trees/standard")),
+        ground: standing_in("standard"),
         without: Vec::new(),
     }
 }
@@ -119,7 +127,7 @@ fn option(case: &mut Case, line: &str) {
                 .environment
                 .push((name.to_owned(), value.to_owned()));
         }
-        "tree" => case.tree = Tree::parse(&read(&format!("trees/{rest}"))),
+        "tree" => case.ground = standing_in(rest),
         "without" => {
             let (way, reason) = rest.split_once(' ').unwrap_or((rest, ""));
             assert!(!reason.is_empty(), "{}: without {way}, and why?", case.name);

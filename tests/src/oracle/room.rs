@@ -1,5 +1,6 @@
 //! A room: everything that one case has to itself in one way. Its tree, a directory that is its `/tmp`, an index beside.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::chown;
@@ -25,10 +26,38 @@ pub struct Job {
     pub directory: String,
     /// Whether it keeps the rights of root, where the test has them.
     pub privileged: bool,
+    /// Files of the host that are copied into the directory `tmp` of the room, executable.
+    pub files: Vec<PathBuf>,
+    /// What it leaves in the directories of the room is not compared: there are times or inode numbers in it.
+    pub ignores_trees: bool,
+    /// What it prints is not compared: it is not started at all, and by whom the message is differs.
+    pub ignores_output: bool,
     /// Directories of the host, and where they are seen inside; a name without a slash in front is beside the tree.
     pub binds: Vec<(String, String)>,
     /// How long it may run, in seconds.
     pub limit_secs: u64,
+}
+
+/// What a case is run in.
+#[derive(Debug, Clone)]
+pub enum Ground {
+    /// A tree of its own, which it may change.
+    Own(Tree),
+    /// A sysroot that is only read, by many at a time, and an index of it beside.
+    Shared {
+        /// The sysroot.
+        root: PathBuf,
+        /// What `--index-dir` was when the index was built.
+        index: PathBuf,
+    },
+}
+
+impl Ground {
+    /// Whether a case can be run in a way: nobody changes a shared sysroot behind its index.
+    #[must_use]
+    pub fn allows(&self, way: Way) -> bool {
+        matches!(self, Self::Own(_)) || way != Way::Stale
+    }
 }
 
 /// Who runs a case when the test is run by root, so that permissions mean something.
@@ -48,6 +77,7 @@ pub struct Room {
     pub way: Way,
     directory: PathBuf,
     root: PathBuf,
+    index: PathBuf,
 }
 
 impl Room {
@@ -56,36 +86,73 @@ impl Room {
     /// # Panics
     /// It cannot be made.
     #[must_use]
-    pub fn new(way: Way, directory: PathBuf, tree: &Tree, job: &Job, programs: &Programs) -> Self {
+    pub fn new(
+        way: Way,
+        directory: PathBuf,
+        ground: &Ground,
+        job: &Job,
+        programs: &Programs,
+    ) -> Self {
         let owner = user(job);
-        let root = directory.join("root");
-        fs::create_dir_all(&root).expect("a directory");
-        let mut own = vec![directory.clone(), root.clone(), directory.join("index")];
-        for (source, _) in &job.binds {
-            if !source.starts_with('/') {
-                own.push(directory.join(source));
-            }
+        let own_index = directory.join("index");
+        let (root, index) = match ground {
+            Ground::Own(_) => (directory.join("root"), own_index.clone()),
+            Ground::Shared { root, .. } if way == Way::Bare => (root.clone(), own_index.clone()),
+            Ground::Shared { root, index } => (root.clone(), index.clone()),
+        };
+        let mut own = vec![directory.clone(), own_index];
+        if let Ground::Own(_) = ground {
+            own.push(root.clone());
         }
+        let beside = |source: &&str| !source.starts_with('/');
+        let sources = job.binds.iter().map(|(source, _)| source.as_str());
+        own.extend(sources.filter(beside).map(|source| directory.join(source)));
         for path in &own {
             fs::create_dir_all(path).expect("a directory");
             chown(path, owner, owner).expect("chown");
         }
-        match way {
-            Way::Stale => tree.make_decoys(&root, &programs.directory, owner),
-            _ => tree.make(&root, &programs.directory, owner),
+        for file in &job.files {
+            let copy = directory
+                .join("tmp")
+                .join(file.file_name().expect("a name"));
+            fs::copy(file, &copy).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            chown(&copy, owner, owner).expect("chown");
+        }
+        match (ground, way) {
+            (Ground::Own(tree), Way::Stale) => tree.make_decoys(&root, &programs.directory, owner),
+            (Ground::Own(tree), _) => tree.make(&root, &programs.directory, owner),
+            (Ground::Shared { .. }, _) => {}
         }
         Self {
             way,
             directory,
             root,
+            index,
         }
     }
 
-    /// The index of the tree, as far as it can be made now: what is too young is not sealed.
+    /// Whether the tree is the room's own.
+    fn owns_root(&self) -> bool {
+        self.root.starts_with(&self.directory)
+    }
+
+    /// Where the index lies that this way is told of.
+    fn index_at(&self) -> IndexAt {
+        match self.way {
+            Way::Kernel | Way::Again => IndexAt::Nowhere,
+            _ if !self.owns_root() => IndexAt::Beside,
+            way => way.index_at(),
+        }
+    }
+
+    /// The index of the tree, as far as it can be made now: what is too young is not sealed. That of a shared sysroot is there.
     ///
     /// # Panics
     /// `elfuse-index` fails.
     pub fn index(&self, job: &Job, programs: &Programs) {
+        if !self.owns_root() || self.index_at() == IndexAt::Nowhere {
+            return;
+        }
         let mut command = Command::new(&programs.enter);
         if let Some(user) = user(job) {
             command.arg("--user").arg(user.to_string());
@@ -94,12 +161,8 @@ impl Room {
         command
             .args(["build", "--quiet", "--no-wait"])
             .arg(&self.root);
-        match self.way.index_at() {
-            IndexAt::Nowhere => return,
-            IndexAt::Inside => {}
-            IndexAt::Beside => {
-                command.arg("--index-dir").arg(self.directory.join("index"));
-            }
+        if self.index_at() == IndexAt::Beside {
+            command.arg("--index-dir").arg(&self.index);
         }
         command.env_clear();
         let output = command.output().expect("starting elfuse-index");
@@ -112,15 +175,9 @@ impl Room {
         );
     }
 
-    /// The tree.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Makes the tree what it is to be, where it was something else for its index.
-    pub fn finish(&self, tree: &Tree, job: &Job, programs: &Programs) {
-        if self.way == Way::Stale {
+    pub fn finish(&self, ground: &Ground, job: &Job, programs: &Programs) {
+        if let (Way::Stale, Ground::Own(tree)) = (self.way, ground) {
             tree.replace_decoys(&self.root, &programs.directory, user(job));
         }
     }
@@ -162,7 +219,16 @@ impl Room {
     #[must_use]
     pub fn run(&self, job: &Job, programs: &Programs) -> Outcome {
         let mut outcome = run_to_end(self.command(job, programs), &job.input, job.limit_secs);
-        outcome.trees = describe(&self.root);
+        if job.ignores_output {
+            outcome.output.clear();
+            outcome.errors.clear();
+        }
+        if job.ignores_trees {
+            return outcome;
+        }
+        if self.owns_root() {
+            outcome.trees = describe(&self.root);
+        }
         for (source, target) in &job.binds {
             if !source.starts_with('/') {
                 let below = Path::new("bound").join(target.trim_start_matches('/'));
@@ -191,9 +257,8 @@ fn inside_command(room: &Room, job: &Job, elfuse: &Path) -> Vec<OsString> {
             "--no-default-binds".as_ref(),
         ];
         line.extend(words.map(OsStr::to_owned));
-        if room.way.index_at() == IndexAt::Beside {
-            line.push("--index-dir".into());
-            line.push(room.directory.join("index").into());
+        if room.index_at() == IndexAt::Beside {
+            line.extend(["--index-dir".into(), room.index.clone().into()]);
         }
         for (source, target) in &job.binds {
             let mut bind = room.source(source).into_os_string();
@@ -205,7 +270,9 @@ fn inside_command(room: &Room, job: &Job, elfuse: &Path) -> Vec<OsString> {
         if room.way == Way::Shadow {
             // The guest must not see what made elfuse check itself.
             line.push("--clear-env".into());
-            for (name, value) in &job.environment {
+            // In the order in which std gives them to a command.
+            let environment: BTreeMap<_, _> = job.environment.iter().cloned().collect();
+            for (name, value) in &environment {
                 line.extend(["--env".into(), format!("{name}={value}").into()]);
             }
         }

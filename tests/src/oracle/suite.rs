@@ -7,13 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rayon::prelude::*;
+use rustix::fs::StatVfsMountFlags;
 use tempfile::TempDir;
 
 use super::compile::Programs;
 use super::exceptions::{self, Exception};
 use super::outcome::Outcome;
-use super::room::{Job, Room};
-use super::tree::Tree;
+use super::room::{Ground, Job, Room};
 use super::way::{IndexAt, Way};
 use crate::scratch::age;
 
@@ -25,7 +25,7 @@ pub struct Case {
     /// What is run.
     pub job: Job,
     /// Where.
-    pub tree: Tree,
+    pub ground: Ground,
     /// Ways that it is not run in, by name, each with a reason beside it in the case.
     pub without: Vec<String>,
 }
@@ -145,10 +145,13 @@ impl Place {
         let shared = Path::new("/dev/shm");
         let mut builder = tempfile::Builder::new();
         builder.prefix("elfuse-oracle-");
-        let directory = builder
-            .tempdir_in(shared)
-            .or_else(|_| builder.tempdir())
-            .expect("a temporary directory");
+        let in_memory = if may_execute(shared) {
+            builder.tempdir_in(shared).ok()
+        } else {
+            None
+        };
+        let directory = in_memory.map_or_else(|| builder.tempdir(), Ok);
+        let directory = directory.expect("a temporary directory");
         let open = PermissionsExt::from_mode(0o755);
         fs::set_permissions(directory.path(), open).expect("chmod");
         let mut programs = programs.clone();
@@ -168,6 +171,12 @@ impl Place {
     }
 }
 
+/// Containers often mount `/dev/shm` so that nothing in it can be executed.
+fn may_execute(directory: &Path) -> bool {
+    let flags = rustix::fs::statvfs(directory).map(|found| found.f_flag);
+    flags.is_ok_and(|flags| !flags.contains(StatVfsMountFlags::NOEXEC))
+}
+
 /// Makes the rooms of all cases, and the indexes in them, in two steps with one wait between: what was just written is too young
 /// to be vouched for.
 fn furnish(cases: &[Case], ways: &[Way], place: &Place) -> Vec<Vec<Room>> {
@@ -175,13 +184,13 @@ fn furnish(cases: &[Case], ways: &[Way], place: &Place) -> Vec<Vec<Room>> {
         .par_iter()
         .enumerate()
         .map(|(number, case)| {
-            let ways = ways
-                .iter()
-                .filter(|way| !case.without.iter().any(|name| name == way.name()));
+            let without = |way: &Way| case.without.iter().any(|name| name == way.name());
+            let ways = ways.iter();
+            let ways = ways.filter(|way| case.ground.allows(**way) && !without(way));
             let room = |way: &Way| {
                 let name = format!("{number}-{}", way.name());
                 let at = place.directory.path().join(name);
-                Room::new(*way, at, &case.tree, &case.job, &place.programs)
+                Room::new(*way, at, &case.ground, &case.job, &place.programs)
             };
             ways.map(room).collect()
         })
@@ -194,14 +203,15 @@ fn furnish(cases: &[Case], ways: &[Way], place: &Place) -> Vec<Vec<Room>> {
             }
         });
     };
-    if ways.iter().any(|way| way.index_at() != IndexAt::Nowhere) {
+    let own = |case: &Case| matches!(case.ground, Ground::Own(_));
+    if cases.iter().any(own) && ways.iter().any(|way| way.index_at() != IndexAt::Nowhere) {
         index_all();
         age();
         index_all();
     }
     for (case, rooms) in cases.iter().zip(&rooms) {
         for room in rooms {
-            room.finish(&case.tree, &case.job, &place.programs);
+            room.finish(&case.ground, &case.job, &place.programs);
         }
     }
     rooms

@@ -1,0 +1,202 @@
+//! Memory that is handed out once and never given back, and cells in it that are filled once. Without locks: what is being filled by
+//! somebody else counts as not there.
+//!
+//! # Safety
+//! Two rules keep this sound, and both are kept in this file:
+//! - The arena's memory is zeroed and nobody else's ([`Arena::new`] asks for that), and no byte of it is handed out twice: the only
+//!   way forward is to move `used` by compare-and-swap.
+//! - The value of a [`Once`] is written only by who moved it from [`EMPTY`] to [`BUSY`], before it is [`READY`], and read only
+//!   after that, when nobody writes it any more.
+#![allow(unsafe_code)]
+
+use core::cell::UnsafeCell;
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use core::slice;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use super::catalogue::{Chunk, DirState};
+
+/// Zeroed memory, handed out from its start.
+#[derive(Debug)]
+pub struct Arena<'a> {
+    base: NonNull<u8>,
+    len: usize,
+    used: AtomicUsize,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: the memory is the arena's alone, and `used` gives each byte to one caller only.
+unsafe impl Sync for Arena<'_> {}
+// SAFETY: nothing in it belongs to a thread.
+unsafe impl Send for Arena<'_> {}
+
+/// What may be made of zeroed bytes.
+///
+/// # Safety
+/// All bytes zero is a value of the type, and it has nothing to drop.
+pub(super) unsafe trait Zeroed: Sync {}
+
+// SAFETY: zero is a number.
+unsafe impl Zeroed for AtomicU64 {}
+// SAFETY: a cell that is empty.
+unsafe impl Zeroed for Chunk<'_> {}
+// SAFETY: a cell that is empty, and a lease, which is two numbers.
+unsafe impl Zeroed for DirState<'_> {}
+// SAFETY: state 0 is `EMPTY`, and then the value is not looked at; `T: Copy` has nothing to drop.
+unsafe impl<T: Copy + Send + Sync> Zeroed for Once<T> {}
+
+impl<'a> Arena<'a> {
+    /// An arena over `len` bytes from `base`, as a fresh anonymous mapping has them. Memory that is not touched costs nothing, so it
+    /// may be large.
+    ///
+    /// # Safety
+    /// The memory is readable and writable, zeroed, and for all of `'a` used through this arena only.
+    #[must_use]
+    pub const unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
+        Self {
+            base,
+            len,
+            used: AtomicUsize::new(0),
+            memory: PhantomData,
+        }
+    }
+
+    /// An arena over memory that is cleared first: for little of it.
+    #[must_use]
+    pub fn cleared(memory: &'a mut [u8]) -> Self {
+        memory.fill(0);
+        let len = memory.len();
+        // SAFETY: the memory is borrowed for `'a`, and was just cleared.
+        unsafe { Self::new(NonNull::from(memory).cast(), len) }
+    }
+
+    /// How many bytes have been handed out.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        let base = self.base.as_ptr() as usize;
+        let mut used = self.used.load(Ordering::Relaxed);
+        loop {
+            let start = base
+                .checked_add(used)?
+                .checked_next_multiple_of(align)?
+                .checked_sub(base)?;
+            let end = start.checked_add(size).filter(|&end| end <= self.len)?;
+            match self
+                .used
+                .compare_exchange_weak(used, end, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                // SAFETY: `start` is at most `end`, which is at most `len`: inside the memory, or one past its end.
+                Ok(_) => return Some(unsafe { self.base.add(start) }),
+                Err(now) => used = now,
+            }
+        }
+    }
+
+    /// So many zero bytes; `None` if there is no room.
+    pub(super) fn bytes(&self, len: usize) -> Option<&'a mut [u8]> {
+        let start = self.take(len, 1)?;
+        // SAFETY: `take` gives out bytes inside the memory, and none twice; they are initialised (zero) and live for `'a`.
+        Some(unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) })
+    }
+
+    /// So many values made of zero bytes; `None` if there is no room.
+    pub(super) fn zeroed<T: Zeroed>(&self, count: usize) -> Option<&'a [T]> {
+        let size = count.checked_mul(size_of::<T>())?;
+        let start = self.take(size, align_of::<T>())?;
+        // SAFETY: as in `bytes`; aligned for `T`, of which `T: Zeroed` says that zero bytes are one.
+        Some(unsafe { slice::from_raw_parts(start.cast().as_ptr(), count) })
+    }
+}
+
+const EMPTY: u32 = 0;
+const BUSY: u32 = 1;
+const READY: u32 = 2;
+
+/// A value that is made once, by whoever comes first.
+#[derive(Debug)]
+pub(super) struct Once<T> {
+    state: AtomicU32,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+// SAFETY: the value is shared only once it is `READY`, and not written from then on.
+unsafe impl<T: Send + Sync> Sync for Once<T> {}
+
+impl<T: Copy> Once<T> {
+    /// The value, made by `make` if nobody has made it yet; `None` while somebody else is at it. That may be for good: a thread that
+    /// is at it when its process forks does not exist in the child.
+    #[inline]
+    pub(super) fn get_or_make(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        if self.state.load(Ordering::Acquire) != READY {
+            self.fill(make)?;
+        }
+        // SAFETY: `READY` was read with Acquire, here or in `fill`: the value is written, and nobody writes it any more.
+        Some(unsafe { (*self.value.get()).assume_init_ref() })
+    }
+
+    #[cold]
+    fn fill(&self, make: impl FnOnce() -> T) -> Option<()> {
+        match self
+            .state
+            .compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Acquire)
+        {
+            Err(READY) => return Some(()),
+            Err(_) => return None,
+            Ok(_) => {}
+        }
+        let value = make();
+        // SAFETY: only who moved the state from `EMPTY` to `BUSY` writes, and nobody reads before `READY`.
+        unsafe { (*self.value.get()).write(value) };
+        self.state.store(READY, Ordering::Release);
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arena, AtomicU64, Once};
+    use core::sync::atomic::Ordering;
+
+    fn with_arena(test: impl FnOnce(&Arena<'_>)) {
+        #[repr(align(8))]
+        struct Aligned([u8; 128]);
+        test(&Arena::cleared(&mut Aligned([7; 128]).0));
+    }
+
+    #[test]
+    fn no_byte_is_handed_out_twice_and_none_beyond_the_end() {
+        with_arena(|arena| {
+            let first = arena.bytes(3).unwrap();
+            first.fill(1);
+            let numbers = arena.zeroed::<AtomicU64>(2).unwrap();
+            assert!(numbers.iter().all(|n| n.load(Ordering::Relaxed) == 0));
+            assert_eq!(numbers.as_ptr() as usize % align_of::<AtomicU64>(), 0);
+            assert!(arena.bytes(105).is_none());
+            let last = arena.bytes(104).unwrap();
+            assert!(last.iter().all(|&byte| byte == 0));
+            assert!(arena.bytes(1).is_none());
+            assert!(arena.zeroed::<AtomicU64>(usize::MAX).is_none());
+            assert_eq!(first, [1; 3]);
+        });
+    }
+
+    #[test]
+    fn a_value_is_made_once_and_is_not_there_while_it_is_being_made() {
+        with_arena(|arena| {
+            let once = &arena.zeroed::<Once<u32>>(1).unwrap()[0];
+            let made = once.get_or_make(|| {
+                // As a signal handler would, that interrupts the making.
+                assert_eq!(once.get_or_make(|| unreachable!()), None);
+                7
+            });
+            assert_eq!(made, Some(&7));
+            assert_eq!(once.get_or_make(|| 8), Some(&7));
+        });
+    }
+}

@@ -1,0 +1,172 @@
+//! The index along a walk: which of its directories the walk stands in, and whether that one's names may be believed.
+//!
+//! A directory of the index that is not as its key says can still tell where the index goes on: what it had under a name is a guess,
+//! and the guess is compared with its own key before it is believed. So one directory that changed does not cost the index what
+//! lies below it, as long as the walk has found the way there by asking the host.
+
+use core::cell::Cell;
+
+use super::Vfs;
+use super::catalogue::{Catalogue, Directory};
+use super::coherence::{Coherence, Mode, Ticket};
+use super::host::{Host, HostStat, Nanos};
+use super::verdict::{Verdict, Verdicts};
+use crate::errno::Errno;
+use crate::index::{DirId, Step};
+
+pub(super) struct Guide<'m> {
+    index: Option<(&'m Catalogue<'m>, &'m Coherence<'m>)>,
+    verdicts: Option<&'m Verdicts>,
+    /// The time, asked once a walk.
+    now: Cell<Option<Nanos>>,
+    /// Where the walk stands, if the index has it.
+    here: Option<Here<'m>>,
+}
+
+#[derive(Clone, Copy)]
+struct Here<'m> {
+    dir: DirId,
+    /// The directory once it was looked into.
+    directory: Option<Directory<'m>>,
+    /// Whether its names may be believed, once that was found out.
+    is_believed: Option<bool>,
+}
+
+impl<'m> Guide<'m> {
+    /// Without an index where `vfs` has none that may be used, or `uses_index` is false.
+    pub(super) fn new(vfs: &Vfs<'m>, uses_index: bool) -> Self {
+        let index = vfs.index.zip(vfs.coherence).filter(|(index, coherence)| {
+            let is_fit = !index.is_for_frozen_trees() || coherence.mode == Mode::Frozen;
+            uses_index && is_fit && coherence.mode != Mode::Off
+        });
+        Self {
+            index,
+            verdicts: vfs.verdicts,
+            now: Cell::new(None),
+            here: None,
+        }
+    }
+
+    pub(super) fn count(&self, verdict: Verdict) {
+        if let Some(verdicts) = self.verdicts {
+            verdicts.count(verdict);
+        }
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        matches!(self.index, Some((_, coherence)) if coherence.mode == Mode::Strict)
+    }
+
+    pub(super) fn now<H: Host>(&self, host: &H) -> Nanos {
+        let now = self.now.get().unwrap_or_else(|| host.now());
+        self.now.set(Some(now));
+        now
+    }
+
+    /// The walk goes to a directory that the index has, or to a place that it has not.
+    pub(super) fn enter(&mut self, dir: Option<DirId>) {
+        let dir = dir.filter(|_| self.index.is_some());
+        self.here = dir.map(|dir| Here {
+            dir,
+            directory: None,
+            is_believed: None,
+        });
+    }
+
+    /// The walk goes to a canonical guest path in the sysroot, which is known to lead there: the kernel has said so, or the walk came
+    /// from below. So nothing of the way is compared with its keys.
+    pub(super) fn descend(&mut self, guest: &[u8]) {
+        self.enter(Some(DirId::ROOT));
+        let names = guest.split(|&byte| byte == b'/');
+        for name in names.filter(|name| !name.is_empty()) {
+            let child = self.guess(name);
+            self.enter(child);
+        }
+    }
+
+    /// The walk goes to the parent; false: it is not known where that is.
+    pub(super) fn leave(&mut self) -> bool {
+        let parent = self.look().map(|directory| directory.parent());
+        self.enter(parent);
+        parent.is_some()
+    }
+
+    /// The directory that `name` was in the one here.
+    pub(super) fn guess(&mut self, name: &[u8]) -> Option<DirId> {
+        match self.look()?.step(name) {
+            Ok(Step::Directory(child)) => Some(child),
+            _ => None,
+        }
+    }
+
+    /// Looks into the directory here.
+    fn look(&mut self) -> Option<Directory<'m>> {
+        let (index, _) = self.index?;
+        let here = self.here.as_mut()?;
+        if here.directory.is_none() {
+            match index.directory(here.dir) {
+                Ok(directory) => here.directory = Some(directory),
+                Err(why) => {
+                    self.here = None;
+                    self.count(why);
+                    return None;
+                }
+            }
+        }
+        here.directory
+    }
+
+    /// Whether the names of the directory here may be believed; `None`: the host has to be asked first, see [`Guide::judge`].
+    pub(super) fn is_believed<H: Host>(&mut self, host: &H) -> Option<bool> {
+        let Some(directory) = self.look() else {
+            return Some(false);
+        };
+        if let Some(Here {
+            is_believed: Some(known),
+            ..
+        }) = self.here
+        {
+            return Some(known);
+        }
+        let (_, coherence) = self.index?;
+        let held = directory.held(coherence, || self.now(host))?;
+        Some(self.note(held))
+    }
+
+    /// To be taken before [`Guide::judge`], and before the host is asked.
+    pub(super) fn ticket<H: Host>(&self, host: &H) -> Option<Ticket> {
+        let (_, coherence) = self.index?;
+        Some(coherence.ticket(|| self.now(host)))
+    }
+
+    /// Whether the names here may be believed, if this is what the host says the directory is.
+    pub(super) fn judge(&mut self, ticket: Ticket, found: Result<HostStat, Errno>) -> bool {
+        self.count(Verdict::Validated);
+        match self.look() {
+            Some(directory) => self.note(directory.judge(ticket, found)),
+            None => false,
+        }
+    }
+
+    fn note(&mut self, judged: Result<(), Verdict>) -> bool {
+        if let Err(why) = judged {
+            self.count(why);
+        }
+        if let Some(here) = &mut self.here {
+            here.is_believed = Some(judged.is_ok());
+        }
+        judged.is_ok()
+    }
+
+    /// What `name` is in the directory here, whose names may be believed; `None`: the index lies.
+    pub(super) fn step(&mut self, name: &[u8]) -> Option<Step<'m>> {
+        match self.look()?.step(name) {
+            Ok(Step::NotCovered) => None,
+            Ok(step) => Some(step),
+            Err(why) => {
+                self.count(why);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The resolver with an index, against the kernel's: fresh, stale in parts, in every mode.
+#![cfg(target_os = "linux")]
+
+mod vfs_support;
+
+use elfuse_runtime::vfs::coherence::LEASE;
+use elfuse_runtime::vfs::{Arena, Catalogue, Coherence, Generation, Mode, Verdict, Verdicts, Vfs};
+use proptest::prelude::*;
+use rustix::fs::ResolveFlags;
+use vfs_support::index::{Store, build};
+use vfs_support::{
+    Node, RealHost, Strings, Tree, by_kernel, by_vfs, directories, follow, node, paths, place, plan,
+};
+
+const ARENA: usize = 4 << 20;
+
+/// Compares all paths from all directories with what the kernel says.
+fn compare(
+    vfs: &Vfs<'_>,
+    host: &RealHost,
+    tree: &Tree,
+    paths: &[(String, bool)],
+) -> Result<(), TestCaseError> {
+    for start in directories(tree) {
+        for (path, follows) in paths {
+            let whole = if path.starts_with('/') {
+                path.clone()
+            } else {
+                format!("{start}/{path}")
+            };
+            let expected = by_kernel(&tree.whole(), &whole, *follows, ResolveFlags::empty());
+            let found = by_vfs(vfs, host, &start, path, follow(*follows));
+            prop_assert_eq!(
+                found,
+                expected,
+                "{} from {}, following: {}",
+                path,
+                start,
+                follows
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Time stamps are those of the clock's tick: until it has ticked, a change may leave no trace.
+fn let_the_clock_tick() {
+    std::thread::sleep(std::time::Duration::from_millis(15));
+}
+
+fn with_index(
+    tree: &Tree,
+    store: &Store,
+    mode: Mode,
+    shadow: bool,
+    test: impl FnOnce(&Vfs<'_>, &RealHost, &Coherence<'_>, &Verdicts) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let strings = Strings::of(tree);
+    let mounts = strings.mounts();
+    let mut memory = vec![0; ARENA];
+    let arena = Arena::cleared(&mut memory);
+    let generation = Generation::new();
+    let coherence = Coherence::new(mode, shadow, &generation);
+    let catalogue = Catalogue::open(store, &arena).unwrap();
+    let verdicts = Verdicts::new();
+    let vfs = Vfs::new(&mounts)
+        .with_index(&catalogue, &coherence)
+        .with_verdicts(&verdicts);
+    let host = RealHost::new(&tree.sysroot());
+    test(&vfs, &host, &coherence, &verdicts)
+}
+
+const MODES: [(Mode, bool); 5] = [
+    (Mode::Lease, false),
+    (Mode::Frozen, false),
+    (Mode::Strict, false),
+    (Mode::Off, false),
+    (Mode::Lease, true),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
+
+    #[test]
+    fn with_a_fresh_index_every_path_leads_where_the_kernel_says(plan in plan(), paths in paths()) {
+        let tree = Tree::new(plan);
+        let store = build(&tree.sysroot());
+        for (mode, shadow) in MODES {
+            with_index(&tree, &store, mode, shadow, |vfs, host, _, _| compare(vfs, host, &tree, &paths))?;
+        }
+    }
+
+    #[test]
+    fn a_fresh_index_of_a_tree_without_mounts_leaves_nothing_to_be_asked(mut plan in plan(), paths in paths()) {
+        plan.mounts.clear();
+        let tree = Tree::new(plan);
+        let store = build(&tree.sysroot());
+        for mode in [Mode::Lease, Mode::Frozen] {
+            with_index(&tree, &store, mode, false, |vfs, host, _, verdicts| {
+                compare(vfs, host, &tree, &paths)?;
+                let counts: Vec<_> = verdicts.all().collect();
+                prop_assert_eq!(host.readlinks.get(), 0, "{:?}", counts);
+                prop_assert_eq!(verdicts.get(Verdict::AskedHost), 0);
+                prop_assert_eq!(verdicts.get(Verdict::Validated), host.stats.get());
+                Ok(())
+            })?;
+        }
+    }
+
+    #[test]
+    fn an_index_of_a_tree_that_has_changed_tells_nothing_that_is_no_longer_so(
+        plan in plan(),
+        paths in paths(),
+        changes in prop::collection::vec((place(), prop::option::of(node())), 1..6),
+    ) {
+        let tree = Tree::new(plan);
+        let store = build(&tree.sysroot());
+        let_the_clock_tick();
+        for (mode, shadow) in [(Mode::Lease, false), (Mode::Strict, false), (Mode::Lease, true)] {
+            with_index(&tree, &store, mode, shadow, |vfs, host, coherence, _| {
+                compare(vfs, host, &tree, &paths)?;
+                // By others: it counts when the lease ends.
+                let (half, rest) = changes.split_at(changes.len() / 2);
+                for (path, node) in half {
+                    tree.change(path, node.as_ref());
+                }
+                host.ahead.set(host.ahead.get() + LEASE);
+                compare(vfs, host, &tree, &paths)?;
+                // By the guest: it counts at once.
+                for (path, node) in rest {
+                    coherence.mutate_begin();
+                    tree.change(path, node.as_ref());
+                    coherence.mutate_end();
+                }
+                compare(vfs, host, &tree, &paths)?;
+                coherence.mutate_begin();
+                compare(vfs, host, &tree, &paths)
+            })?;
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_changed_does_not_cost_the_index_what_lies_below_it() {
+    let plan = vfs_support::Plan {
+        nodes: ["a", "a/b", "a/b/c"]
+            .map(|path| (path.to_owned(), Node::Directory))
+            .to_vec(),
+        mounts: vec![],
+    };
+    let tree = Tree::new(plan);
+    let store = build(&tree.sysroot());
+    let_the_clock_tick();
+    tree.change("d", Some(&Node::File));
+    with_index(
+        &tree,
+        &store,
+        Mode::Lease,
+        false,
+        |vfs, host, _, verdicts| {
+            let missing = by_vfs(vfs, host, "/", "/a/b/c/missing", follow(true));
+            assert_eq!(missing, Err(elfuse_runtime::errno::Errno::ENOENT));
+            assert_eq!(
+                host.readlinks.get(),
+                1,
+                "only /a, in the directory that changed"
+            );
+            assert_eq!(verdicts.get(Verdict::Hit), 1);
+            assert_eq!(verdicts.get(Verdict::Stale), 1);
+            // From a working directory the kernel has vouched for the way.
+            let missing = by_vfs(vfs, host, "/a/b", "missing", follow(true));
+            assert_eq!(missing, Err(elfuse_runtime::errno::Errno::ENOENT));
+            assert_eq!(host.readlinks.get(), 1);
+            Ok(())
+        },
+    )
+    .unwrap();
+}
