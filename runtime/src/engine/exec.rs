@@ -641,7 +641,7 @@ fn go(
     if !shared {
         tell::freeze();
     }
-    let path = c"/proc/self/exe".as_ptr().addr();
+    let path = c"/proc/thread-self/exe".as_ptr().addr();
     // SAFETY: see the top.
     let failed = unsafe {
         call_(
