@@ -13,11 +13,11 @@ use super::pool::{Taken, Text, Work};
 use super::process::Process;
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
-use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, SignalSet};
+use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, UContext};
 use crate::sys::host::{Fd, fstat, getcwd, readlinkat};
 use crate::sys::raw::{Args, Nr, Raw, call};
-use crate::vfs::path::{AT_ROOM, Area, PathBuf};
 use crate::vfs::mounts::MountId;
+use crate::vfs::path::{AT_ROOM, Area, PathBuf};
 use crate::vfs::{Base, Found, Last, LastComponent, MAX_SYMLINKS, Place, Start, Want};
 
 /// A call of the guest.
@@ -27,8 +27,8 @@ pub struct Call<'c> {
     pub nr: Nr,
     /// Its arguments.
     pub args: Args,
-    /// The guest's signal mask: what it will be when the handler returns.
-    pub mask: &'c mut SignalSet,
+    /// The guest's registers and signal mask, as they will be when the handler returns.
+    pub context: &'c mut UContext,
     /// How guest memory is reached.
     pub memory: Memory,
     /// The process.
