@@ -530,8 +530,8 @@ struct Room {
 
 impl Room {
     fn new(len: usize) -> Result<Self, Errno> {
-        // SAFETY: the kernel chooses a free range.
-        let at = unsafe { map(Place::Anywhere, len, PROT_READ | PROT_WRITE, None) }?;
+        // SAFETY: only a free range is taken.
+        let at = unsafe { map(Place::OwnForACall, len, PROT_READ | PROT_WRITE, None) }?;
         Ok(Self { at, len })
     }
 

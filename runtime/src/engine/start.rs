@@ -18,7 +18,7 @@ use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
 use super::tell::{self, Step};
-use super::{dispatch, exec, signals};
+use super::{dispatch, exec, signals, store};
 use crate::errno::Errno;
 use crate::guest::Memory;
 use crate::loader::elf::{Header, ProgramHeaders};
@@ -44,9 +44,6 @@ pub const FAILED: u8 = 125;
 pub const NOT_EXECUTABLE: u8 = 126;
 /// Exit status: the program was not found.
 pub const NOT_FOUND: u8 = 127;
-
-/// Upper half of the addresses that the runtime's image lies at: where system calls are let through from.
-pub const IMAGE_HIGH: u32 = 0x6f00;
 
 /// The vector that the kernel made: argc, arguments, environment, auxiliary vector, word by word.
 #[derive(Debug)]
@@ -167,23 +164,25 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
         }
     }
     tell::open(&run);
-    let process = set_up(&mut arena, run, mounts);
+    let process = set_up(&mut arena, run, mounts.clone());
+    let process = settle(&mut arena, process, run, mounts);
     tell::done(Step::Settled, run.trace);
     let file = Fd(run.program_fd);
     let mask = SignalSet(run.signal_mask);
     launch(&mut arena, process, vector, 2, file, mask)
 }
 
-/// Makes the process's state.
+/// Ends the process because there is no memory for its state.
+pub fn no_memory(errno: Errno) -> ! {
+    fail(format_args!("no memory: {}", errno.text()))
+}
+
+/// Makes the process's state, without an index so far.
 pub fn set_up(
     arena: &mut Arena,
     run: Inherited<'static>,
     mounts: Mounts<'static>,
 ) -> &'static Process {
-    let no_memory = |errno: Errno| -> ! { fail(format_args!("no memory: {}", errno.text())) };
-    let sysroot_path = arena
-        .string(run.sysroot)
-        .unwrap_or_else(|errno| no_memory(errno));
     let mut text = [0; PATH_MAX];
     let len = readlinkat(Fd::CWD, c"/proc/self/exe", &mut text).unwrap_or_else(|errno| {
         fail(format_args!(
@@ -191,22 +190,41 @@ pub fn set_up(
             errno.text()
         ))
     });
-    let runtime_path = arena
-        .string(&text[..len])
-        .unwrap_or_else(|errno| no_memory(errno));
-    let mounts: &'static Mounts<'static> =
-        arena.place(mounts).unwrap_or_else(|errno| no_memory(errno));
-    let state = Process {
-        run,
-        runtime_path: runtime_path.to_bytes(),
-        armed: AtomicBool::new(run.filter_armed),
-        sysroot_path,
-        sysroot_fd: AtomicI32::new(-1),
-        pool: Pool::new().unwrap_or_else(|errno| no_memory(errno)),
-        vfs: Vfs::new(mounts),
+    let mut made = || {
+        let mounts = arena.place(mounts.clone())?;
+        let state = Process {
+            run,
+            runtime_path: arena.string(&text[..len])?.to_bytes(),
+            armed: AtomicBool::new(run.filter_armed),
+            sysroot_path: arena.string(run.sysroot)?,
+            sysroot_fd: AtomicI32::new(-1),
+            pool: { arena.place(Pool::new()?)? },
+            vfs: Vfs::new(mounts),
+            coherence: None,
+        };
+        arena.place(state)
     };
-    // SAFETY: once in a process, before any handler.
-    unsafe { process::set(state) }
+    process::set(made().unwrap_or_else(|errno| no_memory(errno)))
+}
+
+/// The same state for another run, with its mounts and the index of its sysroot.
+pub fn settle(
+    arena: &mut Arena,
+    process: &Process,
+    run: Inherited<'static>,
+    mounts: Mounts<'static>,
+) -> &'static Process {
+    let mut made = || {
+        let mounts = arena.place(mounts.clone())?;
+        let (vfs, coherence) = store::vfs(arena, &run, mounts)?;
+        let state = Process {
+            vfs,
+            coherence,
+            ..process.with_run(run)
+        };
+        arena.place(state)
+    };
+    process::set(made().unwrap_or_else(|errno| no_memory(errno)))
 }
 
 struct Image {
@@ -458,7 +476,7 @@ fn name(execfn: &[u8]) {
 fn arm(process: &Process) {
     let counts = process.run.stats != Stats::Off;
     let traces = process.run.trace.has(TraceBits::SYSCALLS);
-    let filter = match Filter::new(IMAGE_HIGH, |nr| dispatch::traps(nr, counts, traces)) {
+    let filter = match Filter::new(memory::OWN_HIGH, |nr| dispatch::traps(nr, counts, traces)) {
         Ok(filter) => filter,
         Err(_) => fail(format_args!("the filter of system calls does not fit")),
     };

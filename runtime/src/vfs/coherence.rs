@@ -191,6 +191,20 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// A lease kept elsewhere.
+    pub(super) fn of(until: u64, stamp: u64) -> Self {
+        Self {
+            until: AtomicU64::new(until),
+            stamp: AtomicU64::new(stamp),
+        }
+    }
+
+    /// To be kept elsewhere: until when, and the stamp. Where none was granted, the time is 1, which is long past, and not 0.
+    pub(super) fn words(&self) -> [u64; 2] {
+        let until = self.until.load(Ordering::Acquire).max(1);
+        [until, self.stamp.load(Ordering::Acquire)]
+    }
+
     pub(super) fn revoke(&self) {
         self.until.store(0, Ordering::Release);
     }

@@ -1,6 +1,7 @@
 //! Calls that open or look at what a path names.
 
 use crate::engine::call::{At, Call, FOLLOW, NO_FOLLOW};
+use crate::engine::proc;
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
@@ -31,7 +32,7 @@ fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usiz
         if flags & O_CREAT != 0 {
             call.process.mutating(open)
         } else {
-            open()
+            proc::opened(call, at, flags, open())
         }
     })
 }
@@ -120,7 +121,7 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
         if flags as usize & O_CREAT != 0 {
             call.process.mutating(open)
         } else {
-            open()
+            proc::opened(call, at, flags as usize, open())
         }
     })
 }
