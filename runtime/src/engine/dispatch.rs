@@ -4,7 +4,7 @@ use super::call::Call;
 use super::calls::{attributes, directories, files, names, refused, signals, sockets};
 use super::exec;
 use super::process::process;
-use super::tell;
+use super::{store, tell};
 use crate::guest::Memory;
 use crate::sys::abi::{SigInfo, UContext};
 use crate::sys::nr;
@@ -105,6 +105,10 @@ table! {
         REMOVEXATTRAT attributes::flags_third,
         FILE_GETATTR attributes::flags_fifth,
         FILE_SETATTR attributes::flags_fifth,
+        FCHMOD attributes::of_descriptor,
+        FCHOWN attributes::of_descriptor,
+        FSETXATTR attributes::of_descriptor,
+        FREMOVEXATTR attributes::of_descriptor,
     }
     "watches" {
         INOTIFY_ADD_WATCH files::inotify_add_watch,
@@ -231,6 +235,9 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
         registers.r9,
     ];
     let memory = Memory::under(context.mask);
+    if memory == Memory::ByKernel {
+        store::probe();
+    }
     let mut call = Call {
         nr,
         args,

@@ -15,4 +15,5 @@ pub mod process;
 pub mod say;
 pub mod signals;
 pub mod start;
+pub mod store;
 pub mod tell;

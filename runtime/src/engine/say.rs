@@ -70,7 +70,10 @@ impl Stream {
     /// Text to `fd`.
     #[must_use]
     pub const fn new(fd: Fd) -> Self {
-        Self { fd, line: Line::new() }
+        Self {
+            fd,
+            line: Line::new(),
+        }
     }
 
     fn flush(&mut self) {

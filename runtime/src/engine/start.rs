@@ -18,7 +18,7 @@ use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
 use super::tell::{self, Step};
-use super::{dispatch, exec, signals};
+use super::{dispatch, exec, signals, store};
 use crate::errno::Errno;
 use crate::guest::Memory;
 use crate::loader::elf::{Header, ProgramHeaders};
@@ -167,23 +167,25 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
         }
     }
     tell::open(&run);
-    let process = set_up(&mut arena, run, mounts);
+    let process = set_up(&mut arena, run, mounts.clone());
+    let process = settle(&mut arena, process, run, mounts);
     tell::done(Step::Settled, run.trace);
     let file = Fd(run.program_fd);
     let mask = SignalSet(run.signal_mask);
     launch(&mut arena, process, vector, 2, file, mask)
 }
 
-/// Makes the process's state.
+/// Ends the process because there is no memory for its state.
+pub fn no_memory(errno: Errno) -> ! {
+    fail(format_args!("no memory: {}", errno.text()))
+}
+
+/// Makes the process's state, without an index so far.
 pub fn set_up(
     arena: &mut Arena,
     run: Inherited<'static>,
     mounts: Mounts<'static>,
 ) -> &'static Process {
-    let no_memory = |errno: Errno| -> ! { fail(format_args!("no memory: {}", errno.text())) };
-    let sysroot_path = arena
-        .string(run.sysroot)
-        .unwrap_or_else(|errno| no_memory(errno));
     let mut text = [0; PATH_MAX];
     let len = readlinkat(Fd::CWD, c"/proc/self/exe", &mut text).unwrap_or_else(|errno| {
         fail(format_args!(
@@ -191,22 +193,41 @@ pub fn set_up(
             errno.text()
         ))
     });
-    let runtime_path = arena
-        .string(&text[..len])
-        .unwrap_or_else(|errno| no_memory(errno));
-    let mounts: &'static Mounts<'static> =
-        arena.place(mounts).unwrap_or_else(|errno| no_memory(errno));
-    let state = Process {
-        run,
-        runtime_path: runtime_path.to_bytes(),
-        armed: AtomicBool::new(run.filter_armed),
-        sysroot_path,
-        sysroot_fd: AtomicI32::new(-1),
-        pool: Pool::new().unwrap_or_else(|errno| no_memory(errno)),
-        vfs: Vfs::new(mounts),
+    let mut made = || {
+        let mounts = arena.place(mounts.clone())?;
+        let state = Process {
+            run,
+            runtime_path: arena.string(&text[..len])?.to_bytes(),
+            armed: AtomicBool::new(run.filter_armed),
+            sysroot_path: arena.string(run.sysroot)?,
+            sysroot_fd: AtomicI32::new(-1),
+            pool: { arena.place(Pool::new()?)? },
+            vfs: Vfs::new(mounts),
+            coherence: None,
+        };
+        arena.place(state)
     };
-    // SAFETY: once in a process, before any handler.
-    unsafe { process::set(state) }
+    process::set(made().unwrap_or_else(|errno| no_memory(errno)))
+}
+
+/// The same state for another run, with its mounts and the index of its sysroot.
+pub fn settle(
+    arena: &mut Arena,
+    process: &Process,
+    run: Inherited<'static>,
+    mounts: Mounts<'static>,
+) -> &'static Process {
+    let mut made = || {
+        let mounts = arena.place(mounts.clone())?;
+        let (vfs, coherence) = store::vfs(arena, &run, mounts)?;
+        let state = Process {
+            vfs,
+            coherence,
+            ..process.with_run(run)
+        };
+        arena.place(state)
+    };
+    process::set(made().unwrap_or_else(|errno| no_memory(errno)))
 }
 
 struct Image {

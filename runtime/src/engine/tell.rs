@@ -108,7 +108,9 @@ pub fn create() -> Result<(i32, Option<i32>), Errno> {
 /// A copy that stays over exec, numbered high.
 fn keep_high(fd: Fd) -> Result<Fd, Errno> {
     use crate::sys::abi::{F_SETFD, RLIMIT_NOFILE};
-    let limit = crate::sys::host::soft_limit(RLIMIT_NOFILE).unwrap_or(1024).min(1 << 20) as i32;
+    let limit = crate::sys::host::soft_limit(RLIMIT_NOFILE)
+        .unwrap_or(1024)
+        .min(1 << 20) as i32;
     let high = dup_from(fd, (limit - 16).max(3))?;
     crate::sys::host::fcntl(high, F_SETFD, 0)?;
     Ok(high)

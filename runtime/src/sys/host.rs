@@ -196,9 +196,14 @@ pub fn dup_from(fd: Fd, least: i32) -> Result<Fd, Errno> {
 pub fn memory_file(name: &CStr) -> Result<Fd, Errno> {
     const MFD_CLOEXEC: usize = 1;
     // SAFETY: a live C string.
-    unsafe { call(nr::MEMFD_CREATE, [name.as_ptr().addr(), MFD_CLOEXEC, 0, 0, 0, 0]) }
-        .result()
-        .map(|fd| Fd(fd as i32))
+    unsafe {
+        call(
+            nr::MEMFD_CREATE,
+            [name.as_ptr().addr(), MFD_CLOEXEC, 0, 0, 0, 0],
+        )
+    }
+    .result()
+    .map(|fd| Fd(fd as i32))
 }
 
 /// ftruncate(2).
@@ -207,7 +212,36 @@ pub fn memory_file(name: &CStr) -> Result<Fd, Errno> {
 /// Those of the call.
 pub fn truncate(fd: Fd, len: u64) -> Result<(), Errno> {
     // SAFETY: no memory is named; whose file it is, is the caller's business.
-    unsafe { call(nr::FTRUNCATE, [fd.arg(), len as usize, 0, 0, 0, 0]) }.result().map(drop)
+    unsafe { call(nr::FTRUNCATE, [fd.arg(), len as usize, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
+/// fchmod(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn chmod(fd: Fd, mode: usize) -> Result<(), Errno> {
+    // SAFETY: no memory is named.
+    unsafe { call(nr::FCHMOD, [fd.arg(), mode, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
+/// rename(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn rename(from: &CStr, to: &CStr) -> Result<(), Errno> {
+    let args = [from.as_ptr().addr(), to.as_ptr().addr(), 0, 0, 0, 0];
+    // SAFETY: live C strings.
+    unsafe { call(nr::RENAME, args) }.result().map(drop)
+}
+
+/// unlink(2); what is not there need not be removed.
+pub fn unlink(path: &CStr) {
+    // SAFETY: a live C string.
+    let _ = unsafe { call(nr::UNLINK, [path.as_ptr().addr(), 0, 0, 0, 0, 0]) };
 }
 
 /// fcntl(2) of a command that takes a number.
@@ -228,6 +262,12 @@ fn plain(nr: Nr) -> usize {
 #[must_use]
 pub fn getpid() -> u32 {
     plain(nr::GETPID) as u32
+}
+
+/// getuid(2).
+#[must_use]
+pub fn getuid() -> u32 {
+    plain(nr::GETUID) as u32
 }
 
 /// gettid(2).

@@ -142,3 +142,29 @@ pub fn hostile(fd: Fd, len: usize) -> Result<*const u8, Errno> {
     let at = unsafe { map(Place::Anywhere, len, PROT_READ, Some((fd, 0))) }?;
     Ok(core::ptr::with_exposed_provenance(at))
 }
+
+/// Zeroed memory that this process shares with its children, never given back.
+///
+/// # Errors
+/// ENOMEM.
+pub fn anonymous_shared(len: usize) -> Result<*mut u8, Errno> {
+    let flags = MAP_SHARED | MAP_ANONYMOUS;
+    let args = [0, len, PROT_READ | PROT_WRITE, flags, usize::MAX, 0];
+    // SAFETY: the kernel chooses a free range.
+    let at = unsafe { call(nr::MMAP, args) }.result()?;
+    Ok(core::ptr::with_exposed_provenance_mut(at))
+}
+
+/// The same at a place where something of that length is.
+///
+/// # Errors
+/// ENOMEM.
+///
+/// # Safety
+/// What is there is used through atomics only, of which zero is a value.
+pub unsafe fn replace_shared(at: usize, len: usize) -> Result<(), Errno> {
+    let flags = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED;
+    let args = [at, len, PROT_READ | PROT_WRITE, flags, usize::MAX, 0];
+    // SAFETY: the caller answers for the range.
+    unsafe { call(nr::MMAP, args) }.result().map(drop)
+}
