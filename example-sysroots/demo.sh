@@ -66,7 +66,7 @@ trap 'rm -rf "$scratch"' EXIT
 sysroot=$(realpath -- "$sysroot")
 # The same few variables for each, and a directory that all have.
 alone=(env -i "PATH=$PATH" LC_ALL=C.UTF-8)
-with_elfuse=(elfuse run --sysroot "$sysroot" --no-default-binds --bind /proc --bind /dev)
+with_elfuse=(elfuse run --sysroot "$sysroot")
 
 # Prints "FAILING ALL" from the JSON document that --stats=json leaves on standard error.
 by_elfuse() {
@@ -125,7 +125,8 @@ for coherence in off lease; do
 done
 cat <<'END'
 failing: no such name, or readlink of what is no symlink. elfuse counts the calls that it makes itself, strace those of the whole
-process; what a trap catches is no call that reaches the host.
+process; what a trap catches is no call that reaches the host. With the index, what is left is about directories that are
+closed to others, where the answer depends on who asks.
 END
 [ "$count_by_strace" = by_strace ] || echo 'strace is not here, or may not trace: install it to see its columns.'
 
