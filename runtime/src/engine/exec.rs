@@ -530,8 +530,8 @@ struct Room {
 
 impl Room {
     fn new(len: usize) -> Result<Self, Errno> {
-        // SAFETY: the kernel chooses a free range.
-        let at = unsafe { map(Place::Anywhere, len, PROT_READ | PROT_WRITE, None) }?;
+        // SAFETY: only a free range is taken.
+        let at = unsafe { map(Place::OwnForACall, len, PROT_READ | PROT_WRITE, None) }?;
         Ok(Self { at, len })
     }
 
@@ -641,7 +641,7 @@ fn go(
     if !shared {
         tell::freeze();
     }
-    let path = c"/proc/self/exe".as_ptr().addr();
+    let path = c"/proc/thread-self/exe".as_ptr().addr();
     // SAFETY: see the top.
     let failed = unsafe {
         call_(

@@ -45,9 +45,6 @@ pub const NOT_EXECUTABLE: u8 = 126;
 /// Exit status: the program was not found.
 pub const NOT_FOUND: u8 = 127;
 
-/// Upper half of the addresses that the runtime's image lies at: where system calls are let through from.
-pub const IMAGE_HIGH: u32 = 0x6f00;
-
 /// The vector that the kernel made: argc, arguments, environment, auxiliary vector, word by word.
 #[derive(Debug)]
 pub struct Vector {
@@ -479,7 +476,7 @@ fn name(execfn: &[u8]) {
 fn arm(process: &Process) {
     let counts = process.run.stats != Stats::Off;
     let traces = process.run.trace.has(TraceBits::SYSCALLS);
-    let filter = match Filter::new(IMAGE_HIGH, |nr| dispatch::traps(nr, counts, traces)) {
+    let filter = match Filter::new(memory::OWN_HIGH, |nr| dispatch::traps(nr, counts, traces)) {
         Ok(filter) => filter,
         Err(_) => fail(format_args!("the filter of system calls does not fit")),
     };

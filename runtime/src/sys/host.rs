@@ -10,7 +10,7 @@ use core::mem::MaybeUninit;
 
 use super::abi::{
     AT_FDCWD, AT_SYMLINK_NOFOLLOW, CLOCK_MONOTONIC, CLOCK_REALTIME_COARSE, F_DUPFD_CLOEXEC,
-    OpenHow, SIGSET_LEN, SigAction, SignalSet, Stat, TimeSpec,
+    MFD_ALLOW_SEALING, MFD_CLOEXEC, OpenHow, SIGSET_LEN, SigAction, SignalSet, Stat, TimeSpec,
 };
 use super::nr;
 use super::raw::{Nr, call};
@@ -172,6 +172,37 @@ pub fn pread(fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
     unsafe { call(nr::PREAD64, args) }.result()
 }
 
+/// read(2): how many bytes of `into` it filled.
+///
+/// # Errors
+/// Those of the call.
+pub fn read(fd: Fd, into: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the buffer has the length given.
+    unsafe { call(nr::READ, [fd.arg(), address_mut(into), into.len(), 0, 0, 0]) }.result()
+}
+
+/// lseek(2) to the start.
+///
+/// # Errors
+/// Those of the call.
+pub fn rewind(fd: Fd) -> Result<(), Errno> {
+    // SAFETY: no memory is named.
+    unsafe { call(nr::LSEEK, [fd.arg(), 0, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
+/// dup3(2): `to` becomes a copy of `fd`, whatever it was before.
+///
+/// # Errors
+/// Those of the call.
+pub fn dup_to(fd: Fd, to: Fd, flags: usize) -> Result<(), Errno> {
+    // SAFETY: no memory is named. Whose descriptor is replaced, is the caller's business.
+    unsafe { call(nr::DUP3, [fd.arg(), to.arg(), flags, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
 /// write(2).
 ///
 /// # Errors
@@ -189,21 +220,16 @@ pub fn dup_from(fd: Fd, least: i32) -> Result<Fd, Errno> {
     fcntl(fd, F_DUPFD_CLOEXEC, least as usize).map(|fd| Fd(fd as i32))
 }
 
-/// memfd_create(2), closed on exec.
+/// memfd_create(2), closed on exec; it may be sealed.
 ///
 /// # Errors
 /// Those of the call.
 pub fn memory_file(name: &CStr) -> Result<Fd, Errno> {
-    const MFD_CLOEXEC: usize = 1;
+    let flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     // SAFETY: a live C string.
-    unsafe {
-        call(
-            nr::MEMFD_CREATE,
-            [name.as_ptr().addr(), MFD_CLOEXEC, 0, 0, 0, 0],
-        )
-    }
-    .result()
-    .map(|fd| Fd(fd as i32))
+    unsafe { call(nr::MEMFD_CREATE, [name.as_ptr().addr(), flags, 0, 0, 0, 0]) }
+        .result()
+        .map(|fd| Fd(fd as i32))
 }
 
 /// ftruncate(2).
