@@ -125,8 +125,7 @@ for coherence in off lease; do
 done
 cat <<'END'
 failing: no such name, or readlink of what is no symlink. elfuse counts the calls that it makes itself, strace those of the whole
-process; what a trap catches is no call that reaches the host. With the index, what is left is about directories that are
-closed to others, where the answer depends on who asks.
+process; what a trap catches is no call that reaches the host.
 END
 [ "$count_by_strace" = by_strace ] || echo 'strace is not here, or may not trace: install it to see its columns.'
 
