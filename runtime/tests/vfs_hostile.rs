@@ -1,7 +1,7 @@
 //! Any bytes as a path and as an index: random ones, and an index that lies with all its checksums right.
 #![cfg(target_os = "linux")]
 
-mod hostile;
+mod hostile_paths;
 mod vfs_support;
 
 use std::path::Path;
@@ -17,7 +17,7 @@ fn what_fuzzing_found_does_not_break_the_resolver_again() {
     for entry in std::fs::read_dir(&dir).into_iter().flatten() {
         let path = entry.unwrap().path();
         println!("{}", path.display());
-        hostile::resolve(&std::fs::read(&path).unwrap());
+        hostile_paths::resolve(&std::fs::read(&path).unwrap());
     }
 }
 
@@ -86,7 +86,7 @@ fn a_symlink_whose_text_has_a_nul_is_not_taken_from_an_index() {
     }
     assert_ne!(found, 0);
     for path in ["into", "into/", "into/a"] {
-        hostile::resolve(&input(path, &file));
+        hostile_paths::resolve(&input(path, &file));
     }
 }
 
@@ -108,7 +108,7 @@ proptest! {
         }
         let len = u16::try_from(path.len()).unwrap().to_le_bytes();
         let data = [&len[..], &head, path.as_bytes(), &file].concat();
-        hostile::resolve(&data);
+        hostile_paths::resolve(&data);
     }
 
     #[test]
@@ -117,6 +117,6 @@ proptest! {
         path in prop::collection::vec(prop_oneof![2 => Just(b'/'), 2 => Just(b'.'), 3 => any::<u8>()], 0..600),
     ) {
         let len = u16::try_from(path.len()).unwrap().to_le_bytes();
-        hostile::resolve(&[&len[..], &head, &path].concat());
+        hostile_paths::resolve(&[&len[..], &head, &path].concat());
     }
 }
