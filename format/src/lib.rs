@@ -26,6 +26,7 @@ extern crate std;
 pub mod checksum;
 pub mod elf_facts;
 pub mod error;
+pub mod file_systems;
 pub mod header;
 pub mod keys;
 pub mod ld_so_cache;

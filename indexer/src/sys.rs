@@ -355,30 +355,15 @@ pub struct FileSystem {
     clippy::unnecessary_cast
 )]
 pub fn file_system(fd: impl AsFd) -> io::Result<FileSystem> {
-    // linux/magic.h, and EROFS_SUPER_MAGIC_V1 of the kernel's fs/erofs/erofs_fs.h.
-    const KNOWN: &[(u64, &str, bool)] = &[
-        (0xef53, "ext4", true),
-        (0x5846_5342, "xfs", true),
-        (0x9123_683e, "btrfs", true),
-        (0x0102_1994, "tmpfs", true),
-        (0xe0f5_e1e2, "erofs", true),
-        (0x7371_7368, "squashfs", true),
-        (0x794c_7630, "overlayfs", false),
-        (0x6969, "nfs", false),
-        (0x6573_5546, "fuse", false),
-        (0xff53_4d42, "cifs", false),
-        (0x4d44, "vfat", false),
-        (0x2011_bab0, "exfat", false),
-    ];
     let found = fs::fstatfs(&fd)?;
     let magic = found.f_type as u64 & 0xffff_ffff;
-    let known = KNOWN.iter().find(|(number, ..)| *number == magic);
+    let known = elfuse_format::file_systems::known(magic);
     let vfs = fs::fstatvfs(fd)?;
     Ok(FileSystem {
         magic,
         id: vfs.f_fsid,
-        name: known.map_or_else(|| format!("{magic:#x}"), |(_, name, _)| (*name).to_owned()),
-        trusted: known.is_some_and(|(.., trusted)| *trusted),
+        name: known.map_or_else(|| format!("{magic:#x}"), |known| known.name.to_owned()),
+        trusted: known.is_some_and(|known| known.trusted),
     })
 }
 

@@ -1,6 +1,6 @@
 //! How `elfuse` is linked: static, at a fixed address out of every guest's way, without the C library's start files.
 
-/// Upper 32 bits are what the seccomp filter knows the runtime's own calls by (`engine::start::IMAGE_HIGH`).
+/// Upper 32 bits are what the seccomp filter knows the runtime's own calls by (`sys::memory::OWN_HIGH`).
 const IMAGE_BASE: &str = "0x6f0000000000";
 
 fn main() {

@@ -1,3 +1,4 @@
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 //! Counters of a run, and how they are printed.
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ pub mod enter;
 pub mod invariant;
 pub mod ld_trace;
 pub mod need;
+pub mod oracle;
 pub mod scratch;
 pub mod snapshot;
 pub mod strace;

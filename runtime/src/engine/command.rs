@@ -2,18 +2,24 @@
 
 use core::ffi::CStr;
 
+use elfuse_format::names;
+
 use super::arena::Arena;
 use super::call::Call;
 use super::calls::directories;
 use super::exec::{self, Vectors};
-use super::process::Process;
+use super::process::{self, Process};
 use super::say::say;
-use super::start::{FAILED, NOT_EXECUTABLE, NOT_FOUND, Vector, fail, launch, set_up};
+use super::start::{
+    self, FAILED, NOT_EXECUTABLE, NOT_FOUND, Vector, fail, launch, no_memory, set_up,
+};
+use super::store;
+use super::tell::{self, Step};
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::loader::elf::{Header, NotLoadable};
 use crate::options::inherited::Mount as Row;
-use crate::options::{Bind, Command, Inherited, RunOptions, parse};
+use crate::options::{Bind, Command, Inherited, RunOptions, Stats, parse};
 use crate::sys::abi::{
     O_CLOEXEC, O_DIRECTORY, O_PATH, PATH_MAX, S_IFDIR, S_IFMT, SIG_SETMASK, SignalSet,
 };
@@ -131,6 +137,7 @@ fn run(vector: Vector, options: &RunOptions<'static>) -> ! {
             Shown(word)
         ));
     }
+    tell::done(Step::Options, options.trace);
     let mut setting =
         Setting::new().unwrap_or_else(|errno| fail(format_args!("no memory: {}", errno.text())));
     let (sysroot, is_directory) = setting.real(options.sysroot).unwrap_or_else(|errno| {
@@ -148,6 +155,7 @@ fn run(vector: Vector, options: &RunOptions<'static>) -> ! {
     }
     let process = settle(&mut setting, &vector, options, sysroot);
     enter_workdir(&mut setting, process, options);
+    tell::done(Step::Settled, options.trace);
     find_and_start(setting, process, vector, options)
 }
 
@@ -159,6 +167,41 @@ fn identity(path: &CStr) -> Result<(u64, u64), Errno> {
     found.map(|found| (found.dev, found.ino))
 }
 
+/// Where `elfuse-index` puts the store of a sysroot that it may not write to, if there is one there and none in the sysroot:
+/// `$XDG_CACHE_HOME/elfuse/NAME-HASH`.
+fn outside(setting: &mut Setting, vector: &Vector, sysroot: &[u8]) -> Option<&'static [u8]> {
+    let variable = |name: &[u8]| {
+        let mut environment = vector.environment();
+        let value = environment.find_map(|variable| variable.strip_prefix(name))?;
+        Some(value)
+    };
+    let mut path = PathBuf::<PATH_MAX>::new();
+    path.set(sysroot)
+        .and_then(|()| path.push(names::STORE))
+        .ok()?;
+    if store::is_there(CStr::from_bytes_with_nul(path.with_nul()).ok()?) {
+        return None;
+    }
+    match variable(b"XDG_CACHE_HOME=").filter(|dir| dir.starts_with(b"/")) {
+        Some(dir) => path.set(dir).ok()?,
+        None => path
+            .set(variable(b"HOME=")?)
+            .and_then(|()| path.push(b".cache"))
+            .ok()?,
+    }
+    path.push(b"elfuse").ok()?;
+    let name = sysroot
+        .rsplit(|byte| *byte == b'/')
+        .next()
+        .filter(|name| !name.is_empty());
+    path.push(name.unwrap_or(b"root")).ok()?;
+    let mut hash = super::say::Line::new();
+    hash.put(format_args!("-{:016x}", names::hash(sysroot)));
+    path.extend(hash.bytes()).ok()?;
+    let dir = setting.arena.string(path.as_bytes()).ok()?;
+    store::is_there(dir).then_some(dir.to_bytes())
+}
+
 /// Makes the mount table and the process's state.
 fn settle(
     setting: &mut Setting,
@@ -166,7 +209,6 @@ fn settle(
     options: &RunOptions<'static>,
     sysroot: &'static [u8],
 ) -> &'static Process {
-    let no_memory = |errno: Errno| -> ! { fail(format_args!("no memory: {}", errno.text())) };
     let path = setting
         .arena
         .string(sysroot)
@@ -183,6 +225,14 @@ fn settle(
         Ok((_, false)) => fail(format_args!("--index-dir {}: not a directory", Shown(dir))),
         Err(errno) => fail(format_args!("--index-dir {}: {}", Shown(dir), errno.text())),
     });
+    let index_dir = index_dir.or_else(|| outside(setting, vector, sysroot));
+    let (counters_fd, stats_fd) = match options.stats {
+        Stats::Off => (None, None),
+        _ => match tell::create() {
+            Ok((counters, error)) => (Some(counters), error),
+            Err(errno) => fail(format_args!("--stats: no memory file: {}", errno.text())),
+        },
+    };
     let run = Inherited {
         sysroot,
         sysroot_dev,
@@ -193,7 +243,8 @@ fn settle(
         mounts: Inherited::no_mounts(),
         host_fallback: options.host_fallback,
         stats: options.stats,
-        stats_fd: None,
+        stats_fd,
+        counters_fd,
         trace: options.trace,
         filter_armed: false,
         program_fd: 0,
@@ -203,6 +254,7 @@ fn settle(
         top_level_pid: getpid().cast_signed(),
         signal_mask: 0,
     };
+    tell::open(&run);
     let mut mounts = Mounts::new(sysroot)
         .unwrap_or_else(|_| fail(format_args!("{}: not a canonical path", Shown(sysroot))));
     if options.default_binds {
@@ -248,14 +300,11 @@ fn settle(
             fail(format_args!("more mounts than there can be"));
         }
     }
-    set_up(
-        &mut setting.arena,
-        Inherited {
-            mounts: rows,
-            ..run
-        },
-        mounts,
-    )
+    let run = Inherited {
+        mounts: rows,
+        ..run
+    };
+    start::settle(&mut setting.arena, probe, run, mounts)
 }
 
 fn add(mounts: &mut Mounts<'static>, mount: Mount<'static>) {
@@ -429,6 +478,7 @@ fn find_and_start(
         };
         refuse(process, path.to_bytes(), errno);
     }
+    tell::done(Step::Found, options.trace);
     let (exe, execfn) = exec::identity(&call, &mut setting.arena, path.to_bytes())
         .unwrap_or_else(|errno| refuse(process, path.to_bytes(), errno));
     let run = Inherited {
@@ -436,7 +486,8 @@ fn find_and_start(
         execfn,
         ..process.run
     };
-    let process = set_up(&mut setting.arena, run, process.vfs.mounts().clone());
+    let state = setting.arena.place(process.with_run(run));
+    let process = process::set(state.unwrap_or_else(|errno| no_memory(errno)));
     launch(&mut setting.arena, process, vector, skip, file, own_mask)
 }
 

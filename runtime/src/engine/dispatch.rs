@@ -4,10 +4,12 @@ use super::call::Call;
 use super::calls::{attributes, directories, files, names, refused, signals, sockets};
 use super::exec;
 use super::process::process;
+use super::{store, tell};
 use crate::guest::Memory;
 use crate::sys::abi::{SigInfo, UContext};
 use crate::sys::nr;
 use crate::sys::raw::{Nr, Raw};
+use crate::trace::TraceBits;
 
 /// What is done for a call.
 pub type Serve = fn(&mut Call<'_>) -> Raw;
@@ -103,6 +105,10 @@ table! {
         REMOVEXATTRAT attributes::flags_third,
         FILE_GETATTR attributes::flags_fifth,
         FILE_SETATTR attributes::flags_fifth,
+        FCHMOD attributes::of_descriptor,
+        FCHOWN attributes::of_descriptor,
+        FSETXATTR attributes::of_descriptor,
+        FREMOVEXATTR attributes::of_descriptor,
     }
     "watches" {
         INOTIFY_ADD_WATCH files::inotify_add_watch,
@@ -136,6 +142,9 @@ table! {
         EPOLL_PWAIT2 signals::epoll_pwait,
         IO_PGETEVENTS signals::pselect6,
     }
+    "exit" {
+        EXIT_GROUP end,
+    }
     "refused" {
         CHROOT refused::not_permitted,
         PIVOT_ROOT refused::not_permitted,
@@ -157,6 +166,32 @@ table! {
         QUOTACTL refused::not_permitted,
         USELIB refused::not_there,
         IO_URING_SETUP refused::not_there,
+    }
+}
+
+/// exit_group(2): trapped only where something is to be printed at the end.
+fn end(call: &mut Call<'_>) -> Raw {
+    tell::end();
+    call.as_given()
+}
+
+/// Calls that cannot be made from a handler: their children or their caller would go on in it.
+const NEVER: &[Nr] = &[
+    nr::RT_SIGRETURN,
+    nr::RESTART_SYSCALL,
+    nr::CLONE,
+    nr::CLONE3,
+    nr::FORK,
+    nr::VFORK,
+    nr::EXIT,
+];
+
+/// Whether the filter of a run traps this number. `counts`: something is printed at the end. `traces`: all calls are timed.
+#[must_use]
+pub fn traps(nr: Nr, counts: bool, traces: bool) -> bool {
+    match serve(nr) {
+        Some(_) => nr != nr::EXIT_GROUP || counts || traces,
+        None => traces && !NEVER.contains(&nr),
     }
 }
 
@@ -184,8 +219,11 @@ pub fn serve(nr: Nr) -> Option<Serve> {
 /// Serves a trapped call and leaves its result in the context. False: the call is none of ours; another filter trapped it.
 pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
     let nr = Nr(info.syscall.cast_unsigned());
-    let Some(serve) = serve(nr) else {
-        return false;
+    let process = process();
+    let serve = match serve(nr) {
+        Some(serve) => serve,
+        None if process.run.trace.has(TraceBits::SYSCALLS) => |call: &mut Call<'_>| call.as_given(),
+        None => return false,
     };
     let registers = &mut context.context;
     let args = [
@@ -197,14 +235,17 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
         registers.r9,
     ];
     let memory = Memory::under(context.mask);
+    if memory == Memory::ByKernel {
+        store::probe();
+    }
     let mut call = Call {
         nr,
         args,
         mask: &mut context.mask,
         memory,
-        process: process(),
+        process,
     };
-    registers.rax = serve(&mut call).0.cast_unsigned();
+    registers.rax = tell::timed(nr, || serve(&mut call)).0.cast_unsigned();
     true
 }
 

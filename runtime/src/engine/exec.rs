@@ -13,7 +13,7 @@ use super::arena::Arena;
 use super::call::{At, Call, FOLLOW, NO_FOLLOW, fd_link};
 use super::calls::files::names_nothing;
 use super::pool::{Text, Work};
-use super::signals;
+use super::{signals, tell};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::loader::elf::{HEADER_LEN, Header, NotLoadable, PHDR_LEN, ProgramHeaders};
@@ -530,8 +530,8 @@ struct Room {
 
 impl Room {
     fn new(len: usize) -> Result<Self, Errno> {
-        // SAFETY: the kernel chooses a free range.
-        let at = unsafe { map(Place::Anywhere, len, PROT_READ | PROT_WRITE, None) }?;
+        // SAFETY: only a free range is taken.
+        let at = unsafe { map(Place::OwnForACall, len, PROT_READ | PROT_WRITE, None) }?;
         Ok(Self { at, len })
     }
 
@@ -638,7 +638,10 @@ fn go(
     if shared {
         super::pool::leave_with_image(owner);
     }
-    let path = c"/proc/self/exe".as_ptr().addr();
+    if !shared {
+        tell::freeze();
+    }
+    let path = c"/proc/thread-self/exe".as_ptr().addr();
     // SAFETY: see the top.
     let failed = unsafe {
         call_(

@@ -1,12 +1,22 @@
 //! Magic links of procfs whose text names the runtime or the host, and what they are to the guest.
 
+use super::proc;
 use super::process::Process;
 use crate::errno::Errno;
+use crate::sys::host::getpid;
 use crate::vfs::Place;
-use crate::vfs::path::{AT_ROOM, PathBuf};
+use crate::vfs::path::{AT_ROOM, PathBuf, below};
+
+/// What stands behind the path of a file that was removed.
+const DELETED: &[u8] = b" (deleted)";
 
 fn name_of(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// Whether a link with this text leads to the runtime's file, which may have been replaced since it was started.
+fn is_runtime(process: &Process, text: &[u8]) -> bool {
+    text.strip_suffix(DELETED).unwrap_or(text) == process.runtime_path
 }
 
 /// Whether the link leads to another place for the guest than it does on the host: to the program, which on the host is the runtime, or
@@ -14,9 +24,32 @@ fn name_of(path: &[u8]) -> &[u8] {
 #[must_use]
 pub fn is_ours(process: &Process, place: &Place<'_>, text: &[u8]) -> bool {
     match name_of(place.guest) {
-        b"exe" => text == process.runtime_path,
+        b"exe" => is_runtime(process, text),
         b"root" => text == b"/",
         _ => false,
+    }
+}
+
+/// Whether a path in procfs is of this very process.
+fn is_of_this_process(path: &[u8]) -> bool {
+    let Some(rest) = below(path, b"/proc") else {
+        return false;
+    };
+    let number = rest.split(|byte| *byte == b'/').nth(1).unwrap_or_default();
+    let number = core::str::from_utf8(number).ok();
+    number.and_then(|number| number.parse().ok()) == Some(getpid())
+}
+
+/// Writes the guest path of the program whose link `exe` lies at the host path `link`; whether its file was removed.
+fn program(process: &Process, link: &[u8], into: &mut PathBuf<AT_ROOM>) -> Result<bool, Errno> {
+    match proc::program(process, link, into) {
+        // A program may have replaced its own text by a copy that is of no file: then it is the one that was executed.
+        Err(_) if is_of_this_process(link) => {
+            let exe = process.run.exe;
+            let path = exe.strip_suffix(DELETED).unwrap_or(exe);
+            into.set(path).map(|()| path.len() != exe.len())
+        }
+        told => told,
     }
 }
 
@@ -32,7 +65,8 @@ pub fn target(
 ) -> Result<(), Errno> {
     if is_ours(process, place, text) {
         return match name_of(place.guest) {
-            b"exe" => into.set(process.run.exe),
+            b"exe" if program(process, place.location.without_nul(), into)? => Err(Errno::ENOENT),
+            b"exe" => Ok(()),
             _ => into.set(b"/"),
         };
     }
@@ -42,31 +76,27 @@ pub fn target(
     process.vfs.mounts().to_guest(text, into)
 }
 
-/// What readlink(2) shows of a magic link with this text on the host: the guest's path where there is one, else the text.
+/// What readlink(2) shows of a magic link at the host path `link` with this text on the host: the guest's path where there is one, else
+/// the text.
 pub fn shown<'t>(
     process: &Process,
-    guest: &[u8],
+    link: &[u8],
     text: &'t [u8],
     into: &'t mut PathBuf<AT_ROOM>,
 ) -> &'t [u8] {
-    const DELETED: &[u8] = b" (deleted)";
-    if name_of(guest) == b"exe" && text == process.runtime_path {
-        return process.run.exe;
-    }
-    if name_of(guest) == b"root" || !text.starts_with(b"/") {
+    let name = name_of(link);
+    let told = if name == b"exe" && is_runtime(process, text) {
+        program(process, link, into)
+    } else if name == b"root" || !text.starts_with(b"/") {
         return text;
-    }
-    let (path, deleted) = match text.strip_suffix(DELETED) {
-        Some(path) => (path, DELETED),
-        None => (text, &b""[..]),
+    } else {
+        // A deleted file's path is none that exists; it is shown by the place it had.
+        let path = text.strip_suffix(DELETED).unwrap_or(text);
+        let told = process.vfs.mounts().to_guest(path, into);
+        told.map(|()| path.len() != text.len())
     };
-    // A deleted file's path is none that exists; it is shown by the place it had.
-    match process
-        .vfs
-        .mounts()
-        .to_guest(path, into)
-        .and_then(|()| into.extend(deleted))
-    {
+    let suffix = |deleted| if deleted { DELETED } else { b"" };
+    match told.and_then(|deleted| into.extend(suffix(deleted))) {
         Ok(()) => into.as_bytes(),
         Err(_) => text,
     }

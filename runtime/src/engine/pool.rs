@@ -142,10 +142,10 @@ impl Pool {
         if let Some(taken) = self.take_free(thread, frame) {
             return Ok(taken);
         }
-        // SAFETY: the kernel chooses a free range.
+        // SAFETY: only a free range is taken.
         let at = unsafe {
             map(
-                Place::Anywhere,
+                Place::OwnForACall,
                 size_of::<Work>(),
                 PROT_READ | PROT_WRITE,
                 None,

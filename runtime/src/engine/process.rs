@@ -1,14 +1,12 @@
-//! What this process knows of its run. Made once, before the guest's first instruction; read from signal handlers ever after.
+//! What this process knows of its run. Made before the guest's first instruction; read from signal handlers ever after.
 //!
 //! # Safety
-//! [`set`] is called once, by the only thread there is, before any handler is installed. After that the value is only read, through
-//! shared references; what changes in it is atomic.
+//! The state is reached through a pointer that only ever comes from a `&'static`; what changes in it is atomic.
 #![allow(unsafe_code)]
 
-use core::cell::UnsafeCell;
 use core::ffi::CStr;
-use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use super::pool::Pool;
 use crate::errno::Errno;
@@ -16,7 +14,7 @@ use crate::options::Inherited;
 use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE};
 use crate::sys::host::{Fd, close, dup_from, fstat, openat, soft_limit};
 use crate::sys::raw::Raw;
-use crate::vfs::Vfs;
+use crate::vfs::{Coherence, Vfs};
 
 /// The run as this process has it.
 #[derive(Debug)]
@@ -32,32 +30,30 @@ pub struct Process {
     /// The cached descriptor of the sysroot; the guest may close or replace it, so it is compared before each use.
     pub sysroot_fd: AtomicI32,
     /// Work areas.
-    pub pool: Pool,
+    pub pool: &'static Pool,
     /// Lookup.
     pub vfs: Vfs<'static>,
+    /// Where changes are announced to the other runs on this sysroot; `None`: to nobody.
+    pub coherence: Option<&'static Coherence<'static>>,
 }
 
-struct Global(UnsafeCell<MaybeUninit<Process>>);
+static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
 
-// SAFETY: written once before there is a second thread or a handler, see the top.
-unsafe impl Sync for Global {}
-
-static PROCESS: Global = Global(UnsafeCell::new(MaybeUninit::uninit()));
-
-/// Sets the process's state.
-///
-/// # Safety
-/// Called once, while there is one thread and no handler.
-pub unsafe fn set(process: Process) -> &'static Process {
-    // SAFETY: nobody else refers to it, says the caller.
-    unsafe { (*PROCESS.0.get()).write(process) }
+/// Sets the process's state, for handlers to find.
+pub fn set(process: &'static Process) -> &'static Process {
+    PROCESS.store(core::ptr::from_ref(process).cast_mut(), Ordering::Release);
+    process
 }
 
 /// The process's state.
+///
+/// # Panics
+/// If it is not set: nothing that asks runs before.
 #[must_use]
 pub fn process() -> &'static Process {
-    // SAFETY: handlers, which call this, are installed after `set`.
-    unsafe { (*PROCESS.0.get()).assume_init_ref() }
+    let at = PROCESS.load(Ordering::Acquire);
+    // SAFETY: null, or what `set` stored: a reference that lasts as long as the process.
+    unsafe { at.as_ref() }.expect("the process's state is set before its handlers")
 }
 
 /// Opens the directory that a cached descriptor stands for, numbered as high as the limit allows: guests count on low numbers.
@@ -77,6 +73,21 @@ pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
 }
 
 impl Process {
+    /// The same state for another program.
+    #[must_use]
+    pub fn with_run(&self, run: Inherited<'static>) -> Self {
+        Self {
+            run,
+            runtime_path: self.runtime_path,
+            armed: AtomicBool::new(self.is_armed()),
+            sysroot_path: self.sysroot_path,
+            sysroot_fd: AtomicI32::new(self.cached_fd().0),
+            pool: self.pool,
+            vfs: self.vfs,
+            coherence: self.coherence,
+        }
+    }
+
     /// The sysroot's descriptor, made sure to be it.
     ///
     /// # Errors
@@ -120,7 +131,13 @@ impl Process {
 
     /// Makes a call that may change what names there are.
     pub fn mutating(&self, change: impl FnOnce() -> Raw) -> Raw {
-        change()
+        let Some(coherence) = self.coherence else {
+            return change();
+        };
+        coherence.mutate_begin();
+        let result = change();
+        coherence.mutate_end();
+        result
     }
 
     fn is_sysroot(&self, fd: Fd) -> bool {

@@ -58,3 +58,57 @@ pub fn say(text: fmt::Arguments<'_>) {
     line.put(format_args!("\n"));
     let _ = write(Fd(2), line.bytes());
 }
+
+/// Text of any length to a descriptor, collected into few writes.
+#[derive(Debug)]
+pub struct Stream {
+    fd: Fd,
+    line: Line,
+}
+
+impl Stream {
+    /// Text to `fd`.
+    #[must_use]
+    pub const fn new(fd: Fd) -> Self {
+        Self {
+            fd,
+            line: Line::new(),
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut rest = self.line.bytes();
+        while let Ok(written @ 1..) = write(self.fd, rest) {
+            rest = rest.get(written..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+        }
+        self.line.len = 0;
+    }
+}
+
+impl fmt::Write for Stream {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let room = self.line.text.len() - self.line.len;
+            let mut len = rest.len().min(room);
+            while !rest.is_char_boundary(len) {
+                len -= 1;
+            }
+            self.line.write_str(&rest[..len])?;
+            rest = &rest[len..];
+            if !rest.is_empty() {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::dispatch;
 use super::process::process;
+use super::store;
 use crate::errno::Errno;
 use crate::guest::{Address, fix_up};
 use crate::sys::abi::{
@@ -215,6 +216,9 @@ extern "C" fn on_signal(signal: i32, info: *const SigInfo, context: *mut UContex
         SIGSEGV | SIGBUS => {
             if let Some(rip) = fix_up(context.context.rip) {
                 context.context.rip = rip;
+                return 0;
+            }
+            if signal == SIGBUS && store::heal(info.addr) {
                 return 0;
             }
         }

@@ -17,14 +17,15 @@ use super::filter::Program as Filter;
 use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
-use super::{dispatch, exec, signals};
+use super::tell::{self, Step};
+use super::{dispatch, exec, signals, store};
 use crate::errno::Errno;
 use crate::guest::Memory;
 use crate::loader::elf::{Header, ProgramHeaders};
 use crate::loader::map::{self, Base, Bias};
 use crate::loader::plan::Plan;
 use crate::loader::stack::{Auxiliary, words_down};
-use crate::options::Inherited;
+use crate::options::{Inherited, Stats};
 use crate::sys::abi::{
     O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
     PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SignalSet, SockFprog,
@@ -34,6 +35,7 @@ use crate::sys::host::{
 };
 use crate::sys::raw::call;
 use crate::sys::{memory, nr};
+use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
 /// Exit status of the runtime's own failure.
@@ -42,9 +44,6 @@ pub const FAILED: u8 = 125;
 pub const NOT_EXECUTABLE: u8 = 126;
 /// Exit status: the program was not found.
 pub const NOT_FOUND: u8 = 127;
-
-/// Upper half of the addresses that the runtime's image lies at: where system calls are let through from.
-pub const IMAGE_HIGH: u32 = 0x6f00;
 
 /// The vector that the kernel made: argc, arguments, environment, auxiliary vector, word by word.
 #[derive(Debug)]
@@ -135,6 +134,7 @@ pub fn fail(what: core::fmt::Arguments<'_>) -> ! {
 /// # Safety
 /// Called by the entry point alone, with the stack pointer that the kernel set.
 pub unsafe fn begin(stack: *mut usize) -> ! {
+    tell::begin();
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
     let first = vector.arguments().nth(1);
@@ -163,22 +163,26 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
             fail(format_args!("a mount's path is not canonical"));
         }
     }
-    let process = set_up(&mut arena, run, mounts);
+    tell::open(&run);
+    let process = set_up(&mut arena, run, mounts.clone());
+    let process = settle(&mut arena, process, run, mounts);
+    tell::done(Step::Settled, run.trace);
     let file = Fd(run.program_fd);
     let mask = SignalSet(run.signal_mask);
     launch(&mut arena, process, vector, 2, file, mask)
 }
 
-/// Makes the process's state.
+/// Ends the process because there is no memory for its state.
+pub fn no_memory(errno: Errno) -> ! {
+    fail(format_args!("no memory: {}", errno.text()))
+}
+
+/// Makes the process's state, without an index so far.
 pub fn set_up(
     arena: &mut Arena,
     run: Inherited<'static>,
     mounts: Mounts<'static>,
 ) -> &'static Process {
-    let no_memory = |errno: Errno| -> ! { fail(format_args!("no memory: {}", errno.text())) };
-    let sysroot_path = arena
-        .string(run.sysroot)
-        .unwrap_or_else(|errno| no_memory(errno));
     let mut text = [0; PATH_MAX];
     let len = readlinkat(Fd::CWD, c"/proc/self/exe", &mut text).unwrap_or_else(|errno| {
         fail(format_args!(
@@ -186,22 +190,41 @@ pub fn set_up(
             errno.text()
         ))
     });
-    let runtime_path = arena
-        .string(&text[..len])
-        .unwrap_or_else(|errno| no_memory(errno));
-    let mounts: &'static Mounts<'static> =
-        arena.place(mounts).unwrap_or_else(|errno| no_memory(errno));
-    let state = Process {
-        run,
-        runtime_path: runtime_path.to_bytes(),
-        armed: AtomicBool::new(run.filter_armed),
-        sysroot_path,
-        sysroot_fd: AtomicI32::new(-1),
-        pool: Pool::new().unwrap_or_else(|errno| no_memory(errno)),
-        vfs: Vfs::new(mounts),
+    let mut made = || {
+        let mounts = arena.place(mounts.clone())?;
+        let state = Process {
+            run,
+            runtime_path: arena.string(&text[..len])?.to_bytes(),
+            armed: AtomicBool::new(run.filter_armed),
+            sysroot_path: arena.string(run.sysroot)?,
+            sysroot_fd: AtomicI32::new(-1),
+            pool: { arena.place(Pool::new()?)? },
+            vfs: Vfs::new(mounts),
+            coherence: None,
+        };
+        arena.place(state)
     };
-    // SAFETY: once in a process, before any handler.
-    unsafe { process::set(state) }
+    process::set(made().unwrap_or_else(|errno| no_memory(errno)))
+}
+
+/// The same state for another run, with its mounts and the index of its sysroot.
+pub fn settle(
+    arena: &mut Arena,
+    process: &Process,
+    run: Inherited<'static>,
+    mounts: Mounts<'static>,
+) -> &'static Process {
+    let mut made = || {
+        let mounts = arena.place(mounts.clone())?;
+        let (vfs, coherence) = store::vfs(arena, &run, mounts)?;
+        let state = Process {
+            vfs,
+            coherence,
+            ..process.with_run(run)
+        };
+        arena.place(state)
+    };
+    process::set(made().unwrap_or_else(|errno| no_memory(errno)))
 }
 
 struct Image {
@@ -243,11 +266,13 @@ pub fn launch(
         let path = &*path;
         open_guest(process, path).unwrap_or_else(|errno| broken("its interpreter", errno))
     });
+    tell::done(Step::Inspected, run.trace);
     let no_randomize = personality() & 0x0004_0000 != 0;
     let random = if no_randomize { 0 } else { random() };
     let program = load(arena, file, Base::Program { random })
         .unwrap_or_else(|errno| broken("mapping it", errno));
     let (image, brk, extent, executable_stack) = program;
+    tell::done(Step::Mapped, run.trace);
     let loader = interpreter.map(|file| {
         let loaded = load(arena, file, Base::Interpreter);
         let (image, ..) = loaded.unwrap_or_else(|errno| broken("mapping its interpreter", errno));
@@ -255,6 +280,7 @@ pub fn launch(
         image
     });
     close(file);
+    tell::done(Step::Interpreter, run.trace);
     let auxiliary = Auxiliary {
         phdr: image.phdr,
         phnum: image.phnum,
@@ -287,12 +313,15 @@ pub fn launch(
             )
         };
     }
+    tell::done(Step::Stack, run.trace);
     if let Err(errno) = signals::install() {
         fail(format_args!("cannot take SIGSYS: {}", errno.text()));
     }
     if !process.is_armed() {
         arm(process);
     }
+    tell::done(Step::Armed, run.trace);
+    tell::entered(run);
     signal_mask(SIG_SETMASK, mask);
     let entry = loader.map_or(image.entry, |loader| loader.entry);
     enter(entry, stack.pointer)
@@ -445,7 +474,9 @@ fn name(execfn: &[u8]) {
 
 /// Installs the filter.
 fn arm(process: &Process) {
-    let filter = match Filter::new(IMAGE_HIGH, |nr| dispatch::serve(nr).is_some()) {
+    let counts = process.run.stats != Stats::Off;
+    let traces = process.run.trace.has(TraceBits::SYSCALLS);
+    let filter = match Filter::new(memory::OWN_HIGH, |nr| dispatch::traps(nr, counts, traces)) {
         Ok(filter) => filter,
         Err(_) => fail(format_args!("the filter of system calls does not fit")),
     };

@@ -60,6 +60,8 @@ pub struct Inherited<'a> {
     pub stats: Stats,
     /// Where they go: a descriptor that was standard error when the run began; `None`: standard error as it is then.
     pub stats_fd: Option<i32>,
+    /// A memory file that the processes of the run count in together.
+    pub counters_fd: Option<i32>,
     /// What is traced.
     pub trace: TraceBits,
     /// Whether the filter of system calls is installed already; it stays over exec and is not stacked.
@@ -192,6 +194,11 @@ impl<'a> Inherited<'a> {
             Some(fd) => out.hex(fd.unsigned_abs().into()),
             None => out.bytes(b"-"),
         };
+        out.letter(b'j');
+        match self.counters_fd {
+            Some(fd) => out.hex(fd.unsigned_abs().into()),
+            None => out.bytes(b"-"),
+        };
         out.letter(b'b').hex(self.trace.number().into());
         out.letter(b'f').flag(self.filter_armed);
         out.letter(b'p').hex(self.program_fd.unsigned_abs().into());
@@ -232,6 +239,9 @@ impl<'a> Inherited<'a> {
             stats_fd: from.field(b'o', "stats descriptor", |from| {
                 from.unless_dash(Reader::positive)
             })?,
+            counters_fd: from.field(b'j', "counters' descriptor", |from| {
+                from.unless_dash(Reader::positive)
+            })?,
             trace: from.field(b'b', "trace bits", |from| {
                 TraceBits::from_number(from.hex()?)
             })?,
@@ -267,6 +277,10 @@ impl<'a> Inherited<'a> {
                 "mounts",
             ),
             (self.stats_fd.is_none_or(|fd| fd >= 0), "stats descriptor"),
+            (
+                self.counters_fd.is_none_or(|fd| fd >= 0),
+                "counters' descriptor",
+            ),
             (self.program_fd >= 0, "program descriptor"),
             (absolute(self.exe), "path of the executable"),
             (!self.execfn.contains(&0), "execfn"),

@@ -204,6 +204,13 @@ pub const F_DUPFD_CLOEXEC: usize = 1030;
 pub const F_GETFD: usize = 1;
 pub const F_SETFD: usize = 2;
 pub const FD_CLOEXEC: usize = 1;
+pub const F_ADD_SEALS: usize = 1033;
+pub const F_SEAL_SEAL: usize = 1;
+pub const F_SEAL_SHRINK: usize = 2;
+pub const F_SEAL_GROW: usize = 4;
+pub const F_SEAL_WRITE: usize = 8;
+pub const MFD_CLOEXEC: usize = 1;
+pub const MFD_ALLOW_SEALING: usize = 2;
 
 pub const PROT_NONE: usize = 0;
 pub const PROT_READ: usize = 1;

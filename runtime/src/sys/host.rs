@@ -10,7 +10,7 @@ use core::mem::MaybeUninit;
 
 use super::abi::{
     AT_FDCWD, AT_SYMLINK_NOFOLLOW, CLOCK_MONOTONIC, CLOCK_REALTIME_COARSE, F_DUPFD_CLOEXEC,
-    OpenHow, SIGSET_LEN, SigAction, SignalSet, Stat, TimeSpec,
+    MFD_ALLOW_SEALING, MFD_CLOEXEC, OpenHow, SIGSET_LEN, SigAction, SignalSet, Stat, TimeSpec,
 };
 use super::nr;
 use super::raw::{Nr, call};
@@ -172,6 +172,37 @@ pub fn pread(fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
     unsafe { call(nr::PREAD64, args) }.result()
 }
 
+/// read(2): how many bytes of `into` it filled.
+///
+/// # Errors
+/// Those of the call.
+pub fn read(fd: Fd, into: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the buffer has the length given.
+    unsafe { call(nr::READ, [fd.arg(), address_mut(into), into.len(), 0, 0, 0]) }.result()
+}
+
+/// lseek(2) to the start.
+///
+/// # Errors
+/// Those of the call.
+pub fn rewind(fd: Fd) -> Result<(), Errno> {
+    // SAFETY: no memory is named.
+    unsafe { call(nr::LSEEK, [fd.arg(), 0, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
+/// dup3(2): `to` becomes a copy of `fd`, whatever it was before.
+///
+/// # Errors
+/// Those of the call.
+pub fn dup_to(fd: Fd, to: Fd, flags: usize) -> Result<(), Errno> {
+    // SAFETY: no memory is named. Whose descriptor is replaced, is the caller's business.
+    unsafe { call(nr::DUP3, [fd.arg(), to.arg(), flags, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
 /// write(2).
 ///
 /// # Errors
@@ -187,6 +218,56 @@ pub fn write(fd: Fd, bytes: &[u8]) -> Result<usize, Errno> {
 /// Those of the call.
 pub fn dup_from(fd: Fd, least: i32) -> Result<Fd, Errno> {
     fcntl(fd, F_DUPFD_CLOEXEC, least as usize).map(|fd| Fd(fd as i32))
+}
+
+/// memfd_create(2), closed on exec; it may be sealed.
+///
+/// # Errors
+/// Those of the call.
+pub fn memory_file(name: &CStr) -> Result<Fd, Errno> {
+    let flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    // SAFETY: a live C string.
+    unsafe { call(nr::MEMFD_CREATE, [name.as_ptr().addr(), flags, 0, 0, 0, 0]) }
+        .result()
+        .map(|fd| Fd(fd as i32))
+}
+
+/// ftruncate(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn truncate(fd: Fd, len: u64) -> Result<(), Errno> {
+    // SAFETY: no memory is named; whose file it is, is the caller's business.
+    unsafe { call(nr::FTRUNCATE, [fd.arg(), len as usize, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
+/// fchmod(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn chmod(fd: Fd, mode: usize) -> Result<(), Errno> {
+    // SAFETY: no memory is named.
+    unsafe { call(nr::FCHMOD, [fd.arg(), mode, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
+/// rename(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn rename(from: &CStr, to: &CStr) -> Result<(), Errno> {
+    let args = [from.as_ptr().addr(), to.as_ptr().addr(), 0, 0, 0, 0];
+    // SAFETY: live C strings.
+    unsafe { call(nr::RENAME, args) }.result().map(drop)
+}
+
+/// unlink(2); what is not there need not be removed.
+pub fn unlink(path: &CStr) {
+    // SAFETY: a live C string.
+    let _ = unsafe { call(nr::UNLINK, [path.as_ptr().addr(), 0, 0, 0, 0, 0]) };
 }
 
 /// fcntl(2) of a command that takes a number.
@@ -207,6 +288,12 @@ fn plain(nr: Nr) -> usize {
 #[must_use]
 pub fn getpid() -> u32 {
     plain(nr::GETPID) as u32
+}
+
+/// getuid(2).
+#[must_use]
+pub fn getuid() -> u32 {
+    plain(nr::GETUID) as u32
 }
 
 /// gettid(2).

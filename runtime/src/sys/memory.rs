@@ -1,19 +1,92 @@
 //! Mappings.
 //!
+//! What is the runtime's own lies in one range of addresses, so that one comparison tells it from the guest's:
+//!
+//! ```text
+//! 6f00_0000_0000  the image of `elfuse`, and behind it the heap where the kernel could not be told of another
+//! 6f00_8000_0000  what is kept: areas, tables, index
+//! 6f00_c000_0000  what is mapped for the length of one call
+//! 6f01_0000_0000
+//! ```
+//!
 //! # Safety
 //! A mapping made at an address that is in use replaces what is there, and one taken away leaves dangling references. Functions that
-//! can do so are `unsafe`: the caller names the range and answers for nothing of Rust's living in it. [`anonymous`] lets the kernel
-//! choose and is safe.
+//! can do so are `unsafe`: the caller names the range and answers for nothing of Rust's living in it. [`anonymous`] only takes what is
+//! free and is safe.
 #![allow(unsafe_code)]
 
+use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use super::abi::{
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PAGE,
     PROT_READ, PROT_WRITE,
 };
 use super::host::Fd;
 use super::nr;
 use super::raw::call;
 use crate::errno::Errno;
+
+/// Upper half of the runtime's own addresses.
+pub const OWN_HIGH: u32 = 0x6f00;
+/// The runtime's own addresses.
+pub const OWN: Range<usize> = (OWN_HIGH as usize) << 32..(OWN_HIGH as usize + 1) << 32;
+
+/// Hands out addresses one after the other. A child of vfork(2) uses the very same value, as it uses the same memory; a child of fork(2)
+/// goes on from a copy of it.
+struct Region {
+    next: AtomicUsize,
+    start: usize,
+    end: usize,
+}
+
+static KEPT: Region = Region::new(0x8000_0000, 0xc000_0000);
+static FOR_A_CALL: Region = Region::new(0xc000_0000, 0x1_0000_0000);
+
+impl Region {
+    const fn new(start: usize, end: usize) -> Self {
+        Self {
+            next: AtomicUsize::new(OWN.start + start),
+            start: OWN.start + start,
+            end: OWN.start + end,
+        }
+    }
+
+    /// `len` bytes in it that nobody else is handed out before it is used up; then it starts over. `None`: it is smaller than that.
+    fn place(&self, len: usize) -> Option<usize> {
+        if len > self.end - self.start {
+            return None;
+        }
+        let step = |next: usize| {
+            let end = next.checked_add(len).filter(|end| *end <= self.end);
+            Some(end.unwrap_or(self.start + len))
+        };
+        let before = self
+            .next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
+            .ok()?;
+        step(before)?.checked_sub(len)
+    }
+
+    /// Makes a mapping of `len` bytes in it, or where that cannot be, wherever the kernel likes.
+    fn map(
+        &self,
+        len: usize,
+        make: impl Fn(Place) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        /// Where somebody else maps on purpose there is not much: a few steps lead past it.
+        const TRIES: usize = 16;
+        let whole = len.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
+        for _ in 0..TRIES {
+            let Some(at) = self.place(whole) else { break };
+            match make(Place::Free(at)) {
+                Err(Errno::EEXIST) => {}
+                other => return other,
+            }
+        }
+        make(Place::Anywhere)
+    }
+}
 
 /// Where a mapping goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +97,13 @@ pub enum Place {
     Free(usize),
     /// There, whatever is there.
     Replace(usize),
+    /// Among what the runtime keeps.
+    Own,
+    /// Among what the runtime needs for the length of one call.
+    OwnForACall,
 }
 
-/// mmap(2), private. `fd` with the offset of its first byte, or anonymous.
+/// mmap(2), private. `file` with the offset of its first byte, or anonymous.
 ///
 /// # Errors
 /// Those of the call; EEXIST: [`Place::Free`] is not free.
@@ -39,21 +116,38 @@ pub unsafe fn map(
     protection: usize,
     file: Option<(Fd, u64)>,
 ) -> Result<usize, Errno> {
-    let (at, flags) = match place {
+    let (fd, offset, flags) = match file {
+        Some((fd, offset)) => (fd.0 as isize as usize, offset as usize, MAP_PRIVATE),
+        None => (usize::MAX, 0, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE),
+    };
+    // SAFETY: as the caller of this says.
+    unsafe { map_with(place, len, protection, flags, fd, offset) }
+}
+
+/// mmap(2).
+///
+/// # Safety
+/// As of [`map`].
+unsafe fn map_with(
+    place: Place,
+    len: usize,
+    protection: usize,
+    flags: usize,
+    fd: usize,
+    offset: usize,
+) -> Result<usize, Errno> {
+    // SAFETY: a place that is free is replaced by nothing; for `Place::Replace` the caller answers.
+    let again = |place| unsafe { map_with(place, len, protection, flags, fd, offset) };
+    let (at, fixed) = match place {
         Place::Anywhere => (0, 0),
         Place::Free(at) => (at, MAP_FIXED_NOREPLACE),
         Place::Replace(at) => (at, MAP_FIXED),
+        Place::Own => return KEPT.map(len, again),
+        Place::OwnForACall => return FOR_A_CALL.map(len, again),
     };
-    let (fd, offset, flags) = match file {
-        Some((fd, offset)) => (fd.0 as isize as usize, offset as usize, flags | MAP_PRIVATE),
-        None => (
-            usize::MAX,
-            0,
-            flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-        ),
-    };
+    let args = [at, len, protection, flags | fixed, fd, offset];
     // SAFETY: the caller answers for the range.
-    let at_found = unsafe { call(nr::MMAP, [at, len, protection, flags, fd, offset]) }.result()?;
+    let at_found = unsafe { call(nr::MMAP, args) }.result()?;
     match place {
         // Kernels before 4.17 take MAP_FIXED_NOREPLACE for a hint.
         Place::Free(at) if at_found != at => {
@@ -104,9 +198,9 @@ pub fn advise(at: usize, len: usize, advice: usize) -> Result<(), Errno> {
 /// # Errors
 /// ENOMEM.
 pub fn anonymous(len: usize) -> Result<&'static mut [u8], Errno> {
-    // SAFETY: the kernel chooses a free range, which therefore nothing refers to.
+    // SAFETY: only a free range is taken, which therefore nothing refers to.
     unsafe {
-        let at = map(Place::Anywhere, len, PROT_READ | PROT_WRITE, None)?;
+        let at = map(Place::Own, len, PROT_READ | PROT_WRITE, None)?;
         Ok(core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut(at),
             len,
@@ -120,16 +214,9 @@ pub fn anonymous(len: usize) -> Result<&'static mut [u8], Errno> {
 /// # Errors
 /// Those of mmap(2).
 pub fn shared(fd: Fd, len: usize) -> Result<*mut u8, Errno> {
-    let args = [
-        0,
-        len,
-        PROT_READ | PROT_WRITE,
-        MAP_SHARED,
-        fd.0 as isize as usize,
-        0,
-    ];
-    // SAFETY: the kernel chooses a free range.
-    let at = unsafe { call(nr::MMAP, args) }.result()?;
+    let file = fd.0 as isize as usize;
+    // SAFETY: only a free range is taken.
+    let at = unsafe { map_with(Place::Own, len, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) }?;
     Ok(core::ptr::with_exposed_provenance_mut(at))
 }
 
@@ -138,7 +225,80 @@ pub fn shared(fd: Fd, len: usize) -> Result<*mut u8, Errno> {
 /// # Errors
 /// Those of mmap(2).
 pub fn hostile(fd: Fd, len: usize) -> Result<*const u8, Errno> {
-    // SAFETY: the kernel chooses a free range.
-    let at = unsafe { map(Place::Anywhere, len, PROT_READ, Some((fd, 0))) }?;
+    // SAFETY: only a free range is taken.
+    let at = unsafe { map(Place::Own, len, PROT_READ, Some((fd, 0))) }?;
     Ok(core::ptr::with_exposed_provenance(at))
+}
+
+/// Zeroed memory that this process shares with its children, never given back.
+///
+/// # Errors
+/// ENOMEM.
+pub fn anonymous_shared(len: usize) -> Result<*mut u8, Errno> {
+    let flags = MAP_SHARED | MAP_ANONYMOUS;
+    let protection = PROT_READ | PROT_WRITE;
+    // SAFETY: only a free range is taken.
+    let at = unsafe { map_with(Place::Own, len, protection, flags, usize::MAX, 0) }?;
+    Ok(core::ptr::with_exposed_provenance_mut(at))
+}
+
+/// The same at a place where something of that length is.
+///
+/// # Errors
+/// ENOMEM.
+///
+/// # Safety
+/// What is there is used through atomics only, of which zero is a value.
+pub unsafe fn replace_shared(at: usize, len: usize) -> Result<(), Errno> {
+    let flags = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED;
+    let args = [at, len, PROT_READ | PROT_WRITE, flags, usize::MAX, 0];
+    // SAFETY: the caller answers for the range.
+    unsafe { call(nr::MMAP, args) }.result().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OWN, PAGE, Place, Region, anonymous, map, unmap};
+    use crate::errno::Errno;
+
+    #[test]
+    fn a_region_is_handed_out_piece_by_piece_and_then_again() {
+        let region = Region::new(0, 4 * PAGE);
+        let pages = |len| region.place(len * PAGE).map(|at| (at - OWN.start) / PAGE);
+        assert_eq!(pages(1), Some(0));
+        assert_eq!(pages(2), Some(1));
+        assert_eq!(pages(2), Some(0));
+        assert_eq!(pages(4), Some(0));
+        assert_eq!(pages(5), None);
+    }
+
+    #[test]
+    fn what_is_in_use_is_stepped_over_and_a_full_region_leaves_the_choice_to_the_kernel() {
+        let region = Region::new(0, 4 * PAGE);
+        let first_is_taken = |place| match place {
+            Place::Free(at) if at == OWN.start => Err(Errno::EEXIST),
+            Place::Free(at) => Ok(at),
+            _ => Ok(7),
+        };
+        assert_eq!(region.map(1, first_is_taken), Ok(OWN.start + PAGE));
+        let all_is_taken = |place| match place {
+            Place::Free(_) => Err(Errno::EEXIST),
+            _ => Ok(7),
+        };
+        assert_eq!(region.map(1, all_is_taken), Ok(7));
+        assert_eq!(region.map(5 * PAGE, all_is_taken), Ok(7));
+    }
+
+    #[test]
+    fn own_memory_lies_among_the_own_addresses() {
+        let kept = anonymous(PAGE).unwrap();
+        assert!(OWN.contains(&kept.as_ptr().addr()));
+        assert!(kept.iter().all(|byte| *byte == 0));
+        // SAFETY: a mapping of this test's own, taken away once.
+        unsafe {
+            let at = map(Place::OwnForACall, PAGE, 0, None).unwrap();
+            assert!(OWN.contains(&at));
+            unmap(at, PAGE);
+        }
+    }
 }

@@ -9,8 +9,11 @@
 #![allow(unsafe_code)]
 
 use core::arch::asm;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::errno::Errno;
+use crate::trace::HostCalls;
 
 /// Number of a system call (`arch/x86/entry/syscalls/syscall_64.tbl`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +54,21 @@ impl From<Result<usize, Errno>> for Raw {
     }
 }
 
+/// Where calls are counted; null: nowhere.
+static COUNTERS: AtomicPtr<HostCalls> = AtomicPtr::new(null_mut());
+
+/// Counts every call from now on.
+pub fn count_in(counters: &'static HostCalls) {
+    COUNTERS.store(core::ptr::from_ref(counters).cast_mut(), Ordering::Relaxed);
+}
+
+#[cold]
+fn count(counters: *const HostCalls, nr: Nr, result: Raw) {
+    // SAFETY: not null, so it came from a reference that lasts as long as the process.
+    let counters = unsafe { &*counters };
+    counters.record(nr.0 as usize, result.result().err().map(|errno| errno.0));
+}
+
 /// One system call with all six argument registers.
 ///
 /// # Safety
@@ -73,6 +91,10 @@ pub unsafe fn call(nr: Nr, args: Args) -> Raw {
             lateout("r11") _,
             options(nostack),
         );
+    }
+    let counters = COUNTERS.load(Ordering::Relaxed);
+    if !counters.is_null() {
+        count(counters, nr, Raw(out));
     }
     Raw(out)
 }

@@ -6,7 +6,27 @@ use crate::guest::Address;
 use crate::sys::abi::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW};
 use crate::sys::host::Fd;
 use crate::sys::nr;
-use crate::sys::raw::Raw;
+use crate::sys::raw::{Nr, Raw};
+
+/// Whether a call may change who may search a directory, on which answers about its names depend.
+fn changes_access(nr: Nr) -> bool {
+    matches!(
+        nr,
+        nr::SETXATTR
+            | nr::LSETXATTR
+            | nr::REMOVEXATTR
+            | nr::LREMOVEXATTR
+            | nr::SETXATTRAT
+            | nr::REMOVEXATTRAT
+            | nr::FCHMODAT2
+            | nr::FCHOWNAT
+    )
+}
+
+/// fchmod(2), fchown(2), fsetxattr(2), fremovexattr(2): no path is named, but who may search a directory changes.
+pub fn of_descriptor(call: &mut Call<'_>) -> Raw {
+    call.process.mutating(|| call.as_given())
+}
 
 /// The path is the first argument and there is no directory: the same call on the same place by one path.
 fn by_path(call: &mut Call<'_>, follow: bool) -> Raw {
@@ -14,7 +34,12 @@ fn by_path(call: &mut Call<'_>, follow: bool) -> Raw {
     let want = if follow { FOLLOW } else { NO_FOLLOW };
     call.at(Fd::CWD, call.address(0), want, |call, at| {
         through_link(call, at, |path| {
-            call.host(nr, [path, args[1], args[2], args[3], args[4], args[5]])
+            let make = || call.host(nr, [path, args[1], args[2], args[3], args[4], args[5]]);
+            if changes_access(nr) {
+                call.process.mutating(make)
+            } else {
+                make()
+            }
         })
     })
 }
@@ -47,7 +72,12 @@ fn flagged(call: &mut Call<'_>, flags_at: usize) -> Raw {
         args[0] = at.dir();
         args[1] = at.path;
         args[flags_at] = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
-        call.host(nr, args)
+        let make = || call.host(nr, args);
+        if changes_access(nr) {
+            call.process.mutating(make)
+        } else {
+            make()
+        }
     })
 }
 
@@ -79,7 +109,8 @@ pub fn futimesat(call: &mut Call<'_>) -> Raw {
 
 fn chmod_at(call: &mut Call<'_>, dir: Fd, path: Address, mode: usize) -> Raw {
     call.at(dir, path, FOLLOW, |call, at| {
-        call.host(nr::FCHMODAT, [at.dir(), at.path, mode, 0, 0, 0])
+        call.process
+            .mutating(|| call.host(nr::FCHMODAT, [at.dir(), at.path, mode, 0, 0, 0]))
     })
 }
 
@@ -97,10 +128,8 @@ fn chown_of(call: &mut Call<'_>, follow: bool) -> Raw {
     let [_, user, group, ..] = call.args;
     let want = if follow { FOLLOW } else { NO_FOLLOW };
     let chown = |call: &Call<'_>, at: &At<'_>| {
-        call.host(
-            nr::FCHOWNAT,
-            [at.dir(), at.path, user, group, at.no_follow(), 0],
-        )
+        let args = [at.dir(), at.path, user, group, at.no_follow(), 0];
+        call.process.mutating(|| call.host(nr::FCHOWNAT, args))
     };
     call.at(Fd::CWD, call.address(0), want, chown)
 }

@@ -151,13 +151,13 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
             call.memory.write(into, &text[..len])?;
             return Ok(len);
         }
-        let (Some(host), Some(guest), true) = (at.host, at.guest, at.is_magic_link) else {
+        let (Some(host), true) = (at.host, at.is_magic_link) else {
             return call
                 .host(nr::READLINKAT, [at.dir(), at.path, into.0, room, 0, 0])
                 .result();
         };
         let len = readlinkat(at.dir, host, second)?;
-        let shown = magic::shown(call.process, guest, &second[..len], second_start);
+        let shown = magic::shown(call.process, host.to_bytes(), &second[..len], second_start);
         let len = shown.len().min(room);
         call.memory.write(into, &shown[..len])?;
         Ok(len)

@@ -1,0 +1,297 @@
+//! The index of a run: its files mapped, the memory that is shared with other runs, and lookup put together from both.
+//!
+//! # Safety
+//! The store's files are mapped privately and never read through a reference: bytes are copied out by the kernel, which says EFAULT where
+//! a file has been cut meanwhile. The generation is a mapping of its own, shared with whoever else maps the file, and only ever
+//! used through atomics; where the file is cut under it, [`heal`] puts memory of the process's own in its place.
+#![allow(unsafe_code)]
+
+use core::ffi::CStr;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use elfuse_format::header::HEADER_LEN;
+use elfuse_format::names;
+
+use super::arena::Arena;
+use super::tell;
+use crate::errno::Errno;
+use crate::guest::{Address, Memory};
+use crate::options::{Coherence as Rule, Inherited};
+use crate::sys::abi::{
+    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, S_IFMT, S_IFREG,
+};
+use crate::sys::host::{
+    Fd, chmod, close, fstat, getpid, getuid, openat, pread, rename, unlink, write,
+};
+use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, shared};
+use crate::vfs::coherence::GENERATION_LEN;
+use crate::vfs::{
+    Absences, Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode,
+    Mounts, Source, Vfs,
+};
+
+/// Memory that what is touched of an index is copied to; pages cost nothing until then. What does not fit is asked of the host.
+const INDEX_ROOM: usize = 64 << 20;
+
+/// Memory that absent names are remembered in.
+const ABSENCE_ROOM: usize = 512 << 10;
+
+/// A file of the store, mapped.
+#[derive(Debug, Clone, Copy)]
+struct Mapped {
+    at: usize,
+    len: u64,
+}
+
+/// The store's files as this process found them. A file that is replaced later stays mapped as it was.
+#[derive(Debug)]
+struct Files {
+    loader_cache: Mapped,
+    keys: Mapped,
+}
+
+impl Files {
+    fn get(&self, file: IndexFile) -> Mapped {
+        match file {
+            IndexFile::LoaderCache => self.loader_cache,
+            IndexFile::Keys => self.keys,
+        }
+    }
+}
+
+impl Source for Files {
+    fn len(&self, file: IndexFile) -> u64 {
+        self.get(file).len
+    }
+
+    fn copy(&self, file: IndexFile, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let Mapped { at, len } = self.get(file);
+        let end = offset.checked_add(into.len() as u64);
+        if end.is_none_or(|end| end > len) {
+            return Err(Fault);
+        }
+        let from = Address(at + offset as usize);
+        Memory::ByKernel.read(from, into).map_err(|_| Fault)
+    }
+}
+
+/// Opens a file of the store, if it is a regular one.
+fn open(dir: &CStr, name: &str, flags: usize) -> Result<(Fd, u64), Errno> {
+    let mut room = [0; PATH_MAX];
+    let path = joined(dir, name.as_bytes(), &mut room)?;
+    let fd = openat(
+        Fd::CWD,
+        path,
+        flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+        0,
+    )?;
+    match fstat(fd) {
+        Ok(found) if found.mode & S_IFMT == S_IFREG => Ok((fd, found.size.cast_unsigned())),
+        Ok(_) => {
+            close(fd);
+            Err(Errno::EINVAL)
+        }
+        Err(errno) => {
+            close(fd);
+            Err(errno)
+        }
+    }
+}
+
+fn joined<'b>(dir: &CStr, name: &[u8], room: &'b mut [u8; PATH_MAX]) -> Result<&'b CStr, Errno> {
+    let dir = dir.to_bytes();
+    let len = dir.len() + 1 + name.len();
+    let into = room.get_mut(..=len).ok_or(Errno::ENAMETOOLONG)?;
+    into[..dir.len()].copy_from_slice(dir);
+    into[dir.len()] = b'/';
+    into[dir.len() + 1..len].copy_from_slice(name);
+    into[len] = 0;
+    CStr::from_bytes_with_nul(into).map_err(|_| Errno::EINVAL)
+}
+
+fn map(dir: &CStr, name: &str) -> Result<Mapped, Errno> {
+    let (fd, len) = open(dir, name, 0)?;
+    let at = hostile(fd, (len as usize).max(1));
+    close(fd);
+    Ok(Mapped {
+        at: at?.addr(),
+        len,
+    })
+}
+
+/// Whether there is a store in this directory.
+#[must_use]
+pub fn is_there(dir: &CStr) -> bool {
+    open(dir, names::KEYS, 0).map(|(fd, _)| close(fd)).is_ok()
+}
+
+/// Where the generation is mapped; 0: nowhere.
+static GENERATION_AT: AtomicUsize = AtomicUsize::new(0);
+
+/// Puts memory in the place of a generation whose file has been cut, if that is what `address` lies in. Changes made through other runs
+/// then count when leases end, like all from outside.
+pub fn heal(address: usize) -> bool {
+    let at = GENERATION_AT.load(Ordering::Relaxed);
+    if at == 0 || address & !(PAGE - 1) != at {
+        return false;
+    }
+    // SAFETY: the generation's own page, which is used through atomics only.
+    unsafe { replace_shared(at, PAGE) }.is_ok()
+}
+
+/// Makes sure that the generation can be reached while SIGBUS is blocked, when a fault would end the process.
+pub fn probe() {
+    let at = GENERATION_AT.load(Ordering::Relaxed);
+    if at != 0 && Memory::ByKernel.read_word(Address(at)).is_err() {
+        heal(at);
+    }
+}
+
+fn generation_at(start: *mut u8) -> &'static Generation {
+    GENERATION_AT.store(start.addr(), Ordering::Relaxed);
+    // SAFETY: a shared page that is never unmapped; the words lie behind the header, at a multiple of 8, and are atomics.
+    unsafe { &*start.add(HEADER_LEN).cast::<Generation>() }
+}
+
+const _: () = assert!(HEADER_LEN.is_multiple_of(align_of::<Generation>()));
+
+/// The generation in this file.
+fn open_generation(dir: &CStr, name: &str) -> Result<&'static Generation, Errno> {
+    let (fd, len) = open(dir, name, O_RDWR)?;
+    let mut head = [0; HEADER_LEN];
+    let read = pread(fd, &mut head, 0);
+    let is_one = read == Ok(HEADER_LEN) && Generation::check_file(&head, len).is_ok();
+    let mapped = if is_one {
+        shared(fd, GENERATION_LEN)
+    } else {
+        Err(Errno::EINVAL)
+    };
+    close(fd);
+    mapped.map(generation_at)
+}
+
+/// Makes the file and opens it. Whoever was first has made it: a file that is there and good is not replaced.
+fn make_generation(dir: &CStr, name: &str, mode: usize) -> Result<&'static Generation, Errno> {
+    let mut temporary = super::say::Line::new();
+    temporary.put(format_args!("{name}.{}.tmp", getpid()));
+    let (mut room, mut target) = ([0; PATH_MAX], [0; PATH_MAX]);
+    let temporary = joined(dir, temporary.bytes(), &mut room)?;
+    let target = joined(dir, name.as_bytes(), &mut target)?;
+    let flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    let fd = openat(Fd::CWD, temporary, flags, mode)?;
+    // Others than the one who made it count too, whatever the umask is.
+    let _ = chmod(fd, mode);
+    let written = write(fd, &Generation::new_file());
+    close(fd);
+    let is_good = open_generation(dir, name).is_ok();
+    let placed = match written {
+        Ok(GENERATION_LEN) if !is_good => rename(temporary, target),
+        Ok(_) => Err(Errno::EEXIST),
+        Err(errno) => Err(errno),
+    };
+    if placed.is_err() {
+        unlink(temporary);
+    }
+    open_generation(dir, name)
+}
+
+/// The generation that runs on this sysroot share: in the store; where that may not be written to, one of this user's; else one of this
+/// process's and its children.
+fn generation(dir: Option<&CStr>, run: &Inherited<'_>, make: bool) -> Option<&'static Generation> {
+    let in_store = |dir| {
+        open_generation(dir, names::GENERATION).or_else(|errno| match make {
+            true => make_generation(dir, names::GENERATION, 0o666),
+            false => Err(errno),
+        })
+    };
+    if let Some(Ok(found)) = dir.map(in_store) {
+        return Some(found);
+    }
+    if !make {
+        return None;
+    }
+    let mut name = super::say::Line::new();
+    let user = getuid();
+    name.put(format_args!(
+        "elfuse-{user}-{:x}-{:x}",
+        run.sysroot_dev, run.sysroot_ino
+    ));
+    let own = core::str::from_utf8(name.bytes()).ok().and_then(|name| {
+        let dir = c"/dev/shm";
+        open_generation(dir, name)
+            .or_else(|_| make_generation(dir, name, 0o600))
+            .ok()
+    });
+    own.or_else(|| anonymous_shared(PAGE).ok().map(generation_at))
+}
+
+/// Zeroed memory to be handed out in pieces, from signal handlers too.
+fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static>, Errno> {
+    let room = anonymous(len)?;
+    let base = NonNull::from(room).cast();
+    // SAFETY: fresh memory of the process's own, given away here.
+    arena.place(unsafe { IndexArena::new(base, len) })
+}
+
+/// Lookup for this run, with the index if there is one that may be used; and where changes are announced.
+///
+/// # Errors
+/// ENOMEM.
+pub fn vfs(
+    arena: &mut Arena,
+    run: &Inherited<'static>,
+    mounts: &'static Mounts<'static>,
+) -> Result<(Vfs<'static>, Option<&'static Coherence<'static>>), Errno> {
+    let dir = match run.index_dir {
+        Some(dir) => arena.string(dir)?,
+        None => {
+            let bytes = arena.bytes(run.sysroot.len() + 1 + names::STORE.len() + 1)?;
+            let (root, rest) = bytes.split_at_mut(run.sysroot.len());
+            root.copy_from_slice(run.sysroot);
+            rest[0] = b'/';
+            rest[1..=names::STORE.len()].copy_from_slice(names::STORE);
+            CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)?
+        }
+    };
+    let mut vfs = Vfs::new(mounts);
+    if let Some(verdicts) = tell::verdicts() {
+        vfs = vfs.with_verdicts(verdicts);
+    }
+    let mode = match run.coherence {
+        Rule::Lease => Mode::Lease,
+        Rule::Frozen => Mode::Frozen,
+        Rule::Strict => Mode::Strict,
+        Rule::Off => Mode::Off,
+    };
+    let files = match mode {
+        Mode::Off => Err(Errno::ENOENT),
+        _ => map(dir, names::KEYS).and_then(|keys| {
+            Ok(Files {
+                keys,
+                loader_cache: map(dir, names::LOADER_CACHE)?,
+            })
+        }),
+    };
+    // Without an index of its own a run still tells the others what it changes.
+    let is_there = files.is_ok();
+    let Some(generation) = generation(is_there.then_some(dir), run, mode != Mode::Off) else {
+        return Ok((vfs, None));
+    };
+    let coherence = arena.place(Coherence::new(mode, run.shadow, generation))?;
+    if mode != Mode::Off {
+        let room = arena_of(arena, ABSENCE_ROOM)?;
+        if let Some(absences) = Absences::new(room) {
+            vfs = vfs.with_absences(arena.place(absences)?, coherence);
+        }
+    }
+    let Ok(files) = files else {
+        return Ok((vfs, Some(coherence)));
+    };
+    let files = arena.place(files)?;
+    let room = arena_of(arena, INDEX_ROOM)?;
+    if let Ok(catalogue) = Catalogue::open(files, room) {
+        vfs = vfs.with_index(arena.place(catalogue)?, coherence);
+    }
+    Ok((vfs, Some(coherence)))
+}

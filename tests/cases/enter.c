@@ -1,0 +1,137 @@
+/*
+ * Starts a program the way every way of running a case starts it: alone in its session, without a chance of more privilege, as
+ * an ordinary user. With --root, as the real kernel has it: in that directory as its root, with directories of the host mounted
+ * inside. As root in a mount namespace, else in a user namespace in which the user stays who he is.
+ *
+ *     enter [--root DIR] [--bind SOURCE TARGET]... [--user ID] [--cwd DIR] -- PROGRAM [ARGUMENT]...
+ *
+ * Ends with 125 and a line that starts with "enter: " where that cannot be had; with 126 or 127, as env(1) does, where the program
+ * cannot be executed or is not found.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <linux/capability.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void fail(const char *what, const char *where) {
+    fprintf(stderr, "enter: %s %s: %s\n", what, where, strerror(errno));
+    exit(125);
+}
+
+static void write_file(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0)
+        fail("writing", path);
+    close(fd);
+}
+
+static void own_namespaces(void) {
+    uid_t user = getuid();
+    gid_t group = getgid();
+    if (user == 0) {
+        if (unshare(CLONE_NEWNS) != 0)
+            fail("unshare", "of the mount namespace");
+    } else {
+        if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0)
+            fail("unshare", "of user and mount namespace (is kernel.unprivileged_userns_clone 0, or does AppArmor forbid it?)");
+        char map[64];
+        write_file("/proc/self/setgroups", "deny");
+        snprintf(map, sizeof map, "%u %u 1", group, group);
+        write_file("/proc/self/gid_map", map);
+        snprintf(map, sizeof map, "%u %u 1", user, user);
+        write_file("/proc/self/uid_map", map);
+    }
+    if (mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        fail("making private", "/");
+}
+
+static void bind_mount(const char *root, const char *source, const char *target) {
+    char at[4096];
+    snprintf(at, sizeof at, "%s%s", root, target);
+    if (mount(source, at, NULL, MS_BIND | MS_REC, NULL) != 0)
+        fail("mounting on", at);
+}
+
+/* The rights to leave a root or to mount would make calls succeed that no runtime in a process can have succeed. */
+static void without_namespaces_rights(void) {
+    static const int dropped[] = {CAP_SYS_ADMIN, CAP_SYS_CHROOT};
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+    if (syscall(SYS_capget, &header, data) != 0)
+        fail("capget", "");
+    for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++) {
+        if (prctl(PR_CAPBSET_DROP, dropped[i], 0, 0, 0) != 0 && errno != EPERM)
+            fail("dropping", "a capability");
+        unsigned mask = ~(1u << (dropped[i] & 31));
+        data[dropped[i] >> 5].effective &= mask;
+        data[dropped[i] >> 5].permitted &= mask;
+        data[dropped[i] >> 5].inheritable &= mask;
+    }
+    if (syscall(SYS_capset, &header, data) != 0)
+        fail("capset", "");
+}
+
+int main(int count, char **arguments) {
+    const char *root = NULL, *directory = NULL;
+    struct {
+        const char *source, *target;
+    } binds[32];
+    int bind_count = 0;
+    long user = -1;
+    int at = 1;
+    for (; at < count && strcmp(arguments[at], "--") != 0; at++) {
+        if (strcmp(arguments[at], "--root") == 0)
+            root = arguments[++at];
+        else if (strcmp(arguments[at], "--cwd") == 0)
+            directory = arguments[++at];
+        else if (strcmp(arguments[at], "--user") == 0)
+            user = atol(arguments[++at]);
+        else if (strcmp(arguments[at], "--bind") == 0 && bind_count < 32) {
+            binds[bind_count].source = arguments[++at];
+            binds[bind_count++].target = arguments[++at];
+        } else {
+            fprintf(stderr, "enter: what is %s?\n", arguments[at]);
+            return 125;
+        }
+    }
+    char **program = arguments + at + 1;
+    if (at + 1 >= count) {
+        fprintf(stderr, "enter: no program\n");
+        return 125;
+    }
+    /* Cargo has descriptors that its children inherit. */
+    if (close_range(3, ~0u, 0) != 0)
+        fail("closing", "descriptors");
+    setsid();
+    umask(022);
+    if (root) {
+        own_namespaces();
+        for (int i = 0; i < bind_count; i++)
+            bind_mount(root, binds[i].source, binds[i].target);
+        if (chroot(root) != 0)
+            fail("chroot", root);
+        if (!directory)
+            directory = "/";
+    }
+    if (directory && chdir(directory) != 0)
+        fail("chdir", directory);
+    if (user >= 0 && getuid() == 0 && (setgroups(0, NULL) != 0 || setgid(user) != 0 || setuid(user) != 0))
+        fail("becoming", "another user");
+    without_namespaces_rights();
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        fail("prctl", "no_new_privs");
+    execvp(program[0], program);
+    int status = errno == ENOENT ? 127 : 126;
+    fprintf(stderr, "%s: %s\n", program[0], strerror(errno));
+    return status;
+}

@@ -1,0 +1,149 @@
+//! The programs that cases run, compiled, and the program under test.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use crate::need;
+
+/// The programs for a test of this package.
+#[macro_export]
+macro_rules! oracle_programs {
+    () => {
+        $crate::oracle::compile::Programs::new(
+            env!("CARGO_TARGET_TMPDIR"),
+            env!("CARGO_BIN_EXE_elfuse-index-under-test"),
+        )
+    };
+}
+
+/// Where programs are that are run.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The compiled programs of the cases, each under its name.
+    pub directory: PathBuf,
+    /// `cases/enter.c`.
+    pub enter: PathBuf,
+    /// `elfuse`; for `run` it needs nothing beside it.
+    pub elfuse: PathBuf,
+    /// `elfuse-index`.
+    pub index: PathBuf,
+}
+
+/// Compilers run one at a time: tests are threads of one process, and processes take turns by cargo's own lock.
+static COMPILING: Mutex<()> = Mutex::new(());
+
+impl Programs {
+    /// For [`oracle_programs!`](crate::oracle_programs).
+    ///
+    /// # Panics
+    /// Something cannot be compiled.
+    #[must_use]
+    pub fn new(scratch: &str, index: &str) -> Self {
+        let _alone = COMPILING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let index = PathBuf::from(index);
+        let target = Path::new(scratch).parent().expect("the target directory");
+        let profile = index.parent().expect("the profile's directory");
+        let directory = Path::new(scratch).join("oracle");
+        fs::create_dir_all(&directory).expect("a directory for compiled programs");
+        let programs = Self {
+            enter: directory.join("enter"),
+            elfuse: elfuse(target, profile),
+            index,
+            directory,
+        };
+        // No libc: each call reaches the kernel as the script has it.
+        let freestanding = [
+            "-static",
+            "-nostdlib",
+            "-nostartfiles",
+            "-ffreestanding",
+            "-fno-stack-protector",
+            "-fno-asynchronous-unwind-tables",
+        ];
+        programs.compile("calls", "calls", &freestanding);
+        programs.compile("enter.c", "enter", &[]);
+        programs
+    }
+
+    /// Compiles `cases/source`, a file or all files of a directory, unless that was done.
+    ///
+    /// # Panics
+    /// It cannot be compiled.
+    pub fn compile(&self, source: &str, name: &str, flags: &[&str]) {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+        let files = files_of(&cases.join(source));
+        let (code, headers): (Vec<_>, Vec<_>) = files
+            .iter()
+            .partition(|file| file.extension() == Some(OsStr::new("c")));
+        let mut hash = blake3::Hasher::new();
+        for file in code.iter().chain(&headers) {
+            hash.update(&fs::read(file).expect("a source file"));
+        }
+        hash.update(flags.join(" ").as_bytes());
+        let stamp = self.directory.join(format!("{name}.stamp"));
+        let made_of = hash.finalize().to_hex().to_string();
+        if fs::read_to_string(&stamp).is_ok_and(|stamped| stamped == made_of) {
+            return;
+        }
+        let unfinished = self
+            .directory
+            .join(format!("{name}.{}", std::process::id()));
+        let status = Command::new(need::tool("cc", "gcc libc6-dev"))
+            .args([
+                "-std=gnu11",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-O1",
+                "-pthread",
+                "-o",
+            ])
+            .arg(&unfinished)
+            .args(&code)
+            .args(flags)
+            .status();
+        let compiled = status.is_ok_and(|status| status.success());
+        assert!(compiled, "{source} cannot be compiled: see above");
+        fs::rename(&unfinished, self.directory.join(name)).expect("putting it in place");
+        fs::write(&stamp, made_of).expect("its stamp");
+    }
+}
+
+fn files_of(source: &Path) -> Vec<PathBuf> {
+    if source.is_file() {
+        return vec![source.to_owned()];
+    }
+    let files = fs::read_dir(source)
+        .unwrap_or_else(|error| panic!("the sources in {}: {error}", source.display()));
+    let mut files: Vec<_> = files.map(|file| file.expect("a name").path()).collect();
+    files.sort();
+    files
+}
+
+/// Builds `elfuse`. Cargo tells a test only of the binaries of its own package, and a freestanding one must not be built with
+/// that package's features.
+fn elfuse(target: &Path, profile: &Path) -> PathBuf {
+    if let Some(given) = std::env::var_os("ELFUSE_ORACLE_ELFUSE") {
+        return given.into();
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo
+        .args(["build", "--quiet", "-p", "elfuse-launcher"])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if profile.file_name() == Some(OsStr::new("release")) {
+        cargo.arg("--release");
+    }
+    let status = cargo.status();
+    assert!(
+        status.as_ref().is_ok_and(std::process::ExitStatus::success),
+        "the program under test cannot be built: {cargo:?} ended with {status:?}"
+    );
+    profile.join("elfuse")
+}

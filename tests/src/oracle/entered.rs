@@ -1,0 +1,78 @@
+//! Running a command to its end, however it ends.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::outcome::Outcome;
+
+/// Runs `command`, which makes itself the leader of a session, with `input`. What it leaves running is killed.
+///
+/// # Panics
+/// It cannot be started, or says that a way cannot be gone here.
+#[must_use]
+pub fn run_to_end(mut command: Command, input: &str, limit_secs: u64) -> Outcome {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+    let group = Pid::from_child(&child);
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let stdout = child.stdout.take().expect("a pipe");
+    let stderr = child.stderr.take().expect("a pipe");
+    let outcome = thread::scope(|scope| {
+        scope.spawn(move || {
+            // A program that does not read its input is no failure of the harness.
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        let output = scope.spawn(move || read(stdout));
+        let errors = scope.spawn(move || read(stderr));
+        let started = Instant::now();
+        let mut pause = Duration::from_micros(200);
+        let end = loop {
+            if let Some(status) = child.try_wait().expect("waiting") {
+                break match (status.code(), status.signal()) {
+                    (Some(code), _) => format!("exited with {code}"),
+                    (None, signal) => format!("killed by signal {}", signal.unwrap_or(0)),
+                };
+            }
+            if started.elapsed() > Duration::from_secs(limit_secs) {
+                break "ran for too long".to_owned();
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(5));
+        };
+        let _ = kill_process_group(group, Signal::KILL);
+        let _ = child.wait();
+        Outcome {
+            end,
+            output: output.join().expect("a reader"),
+            errors: errors.join().expect("a reader"),
+            trees: BTreeMap::new(),
+        }
+    });
+    let cannot = outcome
+        .errors
+        .iter()
+        .find(|line| line.starts_with("enter: "));
+    assert!(
+        cannot.is_none(),
+        "this test needs the real kernel's answers, and cannot ask for them here: {cannot:?}. It needs root, or user namespaces"
+    );
+    outcome
+}
+
+fn read(mut from: impl Read) -> Vec<String> {
+    let mut all = Vec::new();
+    from.read_to_end(&mut all).expect("a pipe");
+    let all = String::from_utf8_lossy(&all);
+    all.lines().map(str::to_owned).collect()
+}

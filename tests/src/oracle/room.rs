@@ -1,0 +1,283 @@
+//! A room: everything that one case has to itself in one way. Its tree, a directory that is its `/tmp`, an index beside.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::compile::Programs;
+use super::entered::run_to_end;
+use super::outcome::Outcome;
+use super::tree::{Tree, describe};
+use super::way::{IndexAt, Way};
+
+/// What is run, apart from how.
+#[derive(Debug, Clone, Default)]
+pub struct Job {
+    /// Program, by its path inside, and arguments.
+    pub line: Vec<String>,
+    /// Standard input.
+    pub input: String,
+    /// The environment; there is nothing else in it.
+    pub environment: Vec<(String, String)>,
+    /// The directory it starts in.
+    pub directory: String,
+    /// Whether it keeps the rights of root, where the test has them.
+    pub privileged: bool,
+    /// Files of the host that are copied into the directory `tmp` of the room, executable.
+    pub files: Vec<PathBuf>,
+    /// What it leaves in the directories of the room is not compared: there are times or inode numbers in it.
+    pub ignores_trees: bool,
+    /// What it prints is not compared: it is not started at all, and by whom the message is differs.
+    pub ignores_output: bool,
+    /// Directories of the host, and where they are seen inside; a name without a slash in front is beside the tree.
+    pub binds: Vec<(String, String)>,
+    /// How long it may run, in seconds.
+    pub limit_secs: u64,
+}
+
+/// What a case is run in.
+#[derive(Debug, Clone)]
+pub enum Ground {
+    /// A tree of its own, which it may change.
+    Own(Tree),
+    /// A sysroot that is only read, by many at a time, and an index of it beside.
+    Shared {
+        /// The sysroot.
+        root: PathBuf,
+        /// What `--index-dir` was when the index was built.
+        index: PathBuf,
+    },
+}
+
+impl Ground {
+    /// Whether a case can be run in a way: nobody changes a shared sysroot behind its index.
+    #[must_use]
+    pub fn allows(&self, way: Way) -> bool {
+        matches!(self, Self::Own(_)) || way != Way::Stale
+    }
+}
+
+/// Who runs a case when the test is run by root, so that permissions mean something.
+pub const NOBODY: u32 = 65534;
+
+/// Whom the trees belong to and who runs the case: `None` is the user of the test.
+#[must_use]
+pub fn user(job: &Job) -> Option<u32> {
+    let root = rustix::process::geteuid().is_root();
+    (root && !job.privileged).then_some(NOBODY)
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Room {
+    /// How its case is run.
+    pub way: Way,
+    directory: PathBuf,
+    root: PathBuf,
+    index: PathBuf,
+}
+
+impl Room {
+    /// Furnishes a room in `directory`, which is not there yet.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    #[must_use]
+    pub fn new(
+        way: Way,
+        directory: PathBuf,
+        ground: &Ground,
+        job: &Job,
+        programs: &Programs,
+    ) -> Self {
+        let owner = user(job);
+        let own_index = directory.join("index");
+        let (root, index) = match ground {
+            Ground::Own(_) => (directory.join("root"), own_index.clone()),
+            Ground::Shared { root, .. } if way == Way::Bare => (root.clone(), own_index.clone()),
+            Ground::Shared { root, index } => (root.clone(), index.clone()),
+        };
+        let mut own = vec![directory.clone(), own_index];
+        if let Ground::Own(_) = ground {
+            own.push(root.clone());
+        }
+        let beside = |source: &&str| !source.starts_with('/');
+        let sources = job.binds.iter().map(|(source, _)| source.as_str());
+        own.extend(sources.filter(beside).map(|source| directory.join(source)));
+        for path in &own {
+            fs::create_dir_all(path).expect("a directory");
+            chown(path, owner, owner).expect("chown");
+        }
+        for file in &job.files {
+            let copy = directory
+                .join("tmp")
+                .join(file.file_name().expect("a name"));
+            fs::copy(file, &copy).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            chown(&copy, owner, owner).expect("chown");
+        }
+        match (ground, way) {
+            (Ground::Own(tree), Way::Stale) => tree.make_decoys(&root, &programs.directory, owner),
+            (Ground::Own(tree), _) => tree.make(&root, &programs.directory, owner),
+            (Ground::Shared { .. }, _) => {}
+        }
+        Self {
+            way,
+            directory,
+            root,
+            index,
+        }
+    }
+
+    /// Whether the tree is the room's own.
+    fn owns_root(&self) -> bool {
+        self.root.starts_with(&self.directory)
+    }
+
+    /// Where the index lies that this way is told of.
+    fn index_at(&self) -> IndexAt {
+        match self.way {
+            Way::Kernel | Way::Again => IndexAt::Nowhere,
+            _ if !self.owns_root() => IndexAt::Beside,
+            way => way.index_at(),
+        }
+    }
+
+    /// The index of the tree, as far as it can be made now: what is too young is not sealed. That of a shared sysroot is there.
+    ///
+    /// # Panics
+    /// `elfuse-index` fails.
+    pub fn index(&self, job: &Job, programs: &Programs) {
+        if !self.owns_root() || self.index_at() == IndexAt::Nowhere {
+            return;
+        }
+        let mut command = Command::new(&programs.enter);
+        if let Some(user) = user(job) {
+            command.arg("--user").arg(user.to_string());
+        }
+        command.arg("--").arg(&programs.index);
+        command
+            .args(["build", "--quiet", "--no-wait"])
+            .arg(&self.root);
+        if self.index_at() == IndexAt::Beside {
+            command.arg("--index-dir").arg(&self.index);
+        }
+        command.env_clear();
+        let output = command.output().expect("starting elfuse-index");
+        // 3: directories that must not be read are left out.
+        assert!(
+            matches!(output.status.code(), Some(0 | 3)),
+            "{command:?} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Makes the tree what it is to be, where it was something else for its index.
+    pub fn finish(&self, ground: &Ground, job: &Job, programs: &Programs) {
+        if let (Way::Stale, Ground::Own(tree)) = (self.way, ground) {
+            tree.replace_decoys(&self.root, &programs.directory, user(job));
+        }
+    }
+
+    /// The directory of the host that a bind shows.
+    fn source(&self, source: &str) -> PathBuf {
+        self.directory.join(source)
+    }
+
+    /// The command line of this way.
+    #[must_use]
+    pub fn command(&self, job: &Job, programs: &Programs) -> Command {
+        let mut command = Command::new(&programs.enter);
+        let inside = inside_command(self, job, &programs.elfuse);
+        if let Some(user) = user(job) {
+            command.arg("--user").arg(user.to_string());
+        }
+        if !self.way.is_elfuse() {
+            command.arg("--root").arg(&self.root);
+            command.arg("--cwd").arg(&job.directory);
+            for (source, target) in &job.binds {
+                command.arg("--bind").arg(self.source(source)).arg(target);
+            }
+        }
+        command.arg("--").args(inside);
+        command.env_clear();
+        if self.way == Way::Shadow {
+            command.env("ELFUSE_INDEX", "shadow");
+        } else {
+            command.envs(job.environment.iter().map(|(name, value)| (name, value)));
+        }
+        command
+    }
+
+    /// Runs the case, and takes stock.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    #[must_use]
+    pub fn run(&self, job: &Job, programs: &Programs) -> Outcome {
+        let mut outcome = run_to_end(self.command(job, programs), &job.input, job.limit_secs);
+        if job.ignores_output {
+            outcome.output.clear();
+            outcome.errors.clear();
+        }
+        if job.ignores_trees {
+            return outcome;
+        }
+        if self.owns_root() {
+            outcome.trees = describe(&self.root);
+        }
+        for (source, target) in &job.binds {
+            if !source.starts_with('/') {
+                let below = Path::new("bound").join(target.trim_start_matches('/'));
+                let found = describe(&self.source(source));
+                let found = found
+                    .into_iter()
+                    .map(|(path, state)| (below.join(path), state));
+                outcome.trees.extend(found);
+            }
+        }
+        outcome
+    }
+}
+
+/// What is executed when all is prepared: the program itself, or `elfuse run` with it.
+fn inside_command(room: &Room, job: &Job, elfuse: &Path) -> Vec<OsString> {
+    let mut line: Vec<OsString> = Vec::new();
+    if room.way.is_elfuse() {
+        let words: [&OsStr; 7] = [
+            elfuse.as_os_str(),
+            "run".as_ref(),
+            "--sysroot".as_ref(),
+            room.root.as_os_str(),
+            "--coherence".as_ref(),
+            room.way.coherence().as_ref(),
+            "--no-default-binds".as_ref(),
+        ];
+        line.extend(words.map(OsStr::to_owned));
+        if room.index_at() == IndexAt::Beside {
+            line.extend(["--index-dir".into(), room.index.clone().into()]);
+        }
+        for (source, target) in &job.binds {
+            let mut bind = room.source(source).into_os_string();
+            bind.push(":");
+            bind.push(target);
+            line.extend(["--bind".into(), bind]);
+        }
+        line.extend(["--workdir".into(), job.directory.clone().into()]);
+        if room.way == Way::Shadow {
+            // The guest must not see what made elfuse check itself.
+            line.push("--clear-env".into());
+            // In the order in which std gives them to a command.
+            let environment: BTreeMap<_, _> = job.environment.iter().cloned().collect();
+            for (name, value) in &environment {
+                line.extend(["--env".into(), format!("{name}={value}").into()]);
+            }
+        }
+        line.push("--".into());
+    }
+    line.extend(job.line.iter().map(OsString::from));
+    line
+}

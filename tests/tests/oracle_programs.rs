@@ -1,0 +1,48 @@
+//! Programs of the example sysroots at work, each run by the real kernel and by `elfuse run` in every way: see
+//! `elfuse_tests::oracle`.
+
+use elfuse_tests::oracle::programs::{self, Sysroot};
+use elfuse_tests::oracle::suite;
+use elfuse_tests::{oracle_programs, sysroot};
+
+fn check(theme: &str, sysroot: Sysroot<'_>) {
+    let programs = oracle_programs!();
+    suite::check(
+        theme,
+        &programs::theme(theme, sysroot, &programs),
+        &programs,
+    );
+}
+
+fn debian() -> Sysroot<'static> {
+    Sysroot {
+        name: "debian",
+        root: sysroot::debian(),
+        shell: "/bin/bash",
+    }
+}
+
+#[test]
+fn shells_and_tools_work_as_under_the_real_kernel() {
+    check("shell", debian());
+}
+
+#[test]
+fn interpreters_work_as_under_the_real_kernel() {
+    check("languages", debian());
+}
+
+#[test]
+fn compilers_and_what_they_make_work_as_under_the_real_kernel() {
+    check("development", debian());
+}
+
+#[test]
+fn programs_of_a_store_work_as_under_the_real_kernel() {
+    let store = Sysroot {
+        name: "store",
+        root: sysroot::store(),
+        shell: "/bin/sh",
+    };
+    check("store", store);
+}
