@@ -16,8 +16,8 @@ use crate::guest::{Address, Memory};
 use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, SignalSet};
 use crate::sys::host::{Fd, fstat, getcwd, readlinkat};
 use crate::sys::raw::{Args, Nr, Raw, call};
-use crate::vfs::path::{AT_ROOM, Area, PathBuf};
 use crate::vfs::mounts::MountId;
+use crate::vfs::path::{AT_ROOM, Area, PathBuf};
 use crate::vfs::{Base, Found, Last, LastComponent, MAX_SYMLINKS, Place, Start, Want};
 
 /// A call of the guest.

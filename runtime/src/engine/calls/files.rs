@@ -5,9 +5,9 @@ use crate::engine::proc;
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
-    AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_CREAT, O_EXCL, O_NOFOLLOW, O_TRUNC, O_WRONLY, OpenHow,
-    RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS,
-    RESOLVE_NO_XDEV,
+    AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_CREAT, O_EXCL, O_NOFOLLOW,
+    O_TRUNC, O_WRONLY, OpenHow, RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
 };
 use crate::sys::host::Fd;
 use crate::sys::nr;
@@ -214,10 +214,16 @@ pub fn statx(call: &mut Call<'_>) -> Raw {
     if mask & RESERVED != 0 || flags & SYNC == SYNC {
         return Errno::EINVAL.into();
     }
-    flagged(call, (flags, STAT_FLAGS), call.fd(0), call.address(1), |call, at| {
-        let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
-        call.host(nr::STATX, [at.dir(), at.path, flags, mask, into, 0])
-    })
+    flagged(
+        call,
+        (flags, STAT_FLAGS),
+        call.fd(0),
+        call.address(1),
+        |call, at| {
+            let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
+            call.host(nr::STATX, [at.dir(), at.path, flags, mask, into, 0])
+        },
+    )
 }
 
 /// access(2).
@@ -249,10 +255,16 @@ pub fn faccessat2(call: &mut Call<'_>) -> Raw {
     if mode & !ACCESS_MODES != 0 {
         return Errno::EINVAL.into();
     }
-    flagged(call, (flags, KNOWN), call.fd(0), call.address(1), |call, at| {
-        let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
-        call.host(nr::FACCESSAT2, [at.dir(), at.path, mode, flags, 0, 0])
-    })
+    flagged(
+        call,
+        (flags, KNOWN),
+        call.fd(0),
+        call.address(1),
+        |call, at| {
+            let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
+            call.host(nr::FACCESSAT2, [at.dir(), at.path, mode, flags, 0, 0])
+        },
+    )
 }
 
 /// name_to_handle_at(2), which follows only when told to.
