@@ -28,7 +28,8 @@ use crate::loader::stack::{Auxiliary, words_down};
 use crate::options::{Inherited, Stats};
 use crate::sys::abi::{
     O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
-    PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SignalSet, SockFprog,
+    PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SIGSYS, SignalSet,
+    SockFprog,
 };
 use crate::sys::host::{
     Fd, close, exit, openat, personality, prctl, pread, random, readlinkat, set_name, signal_mask,
@@ -322,7 +323,8 @@ pub fn launch(
     }
     tell::done(Step::Armed, run.trace);
     tell::entered(run);
-    signal_mask(SIG_SETMASK, mask);
+    // Whoever started elfuse may have blocked everything.
+    signal_mask(SIG_SETMASK, mask.without(SIGSYS));
     let entry = loader.map_or(image.entry, |loader| loader.entry);
     enter(entry, stack.pointer)
 }
