@@ -89,7 +89,9 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
         | RESOLVE_BENEATH
         | RESOLVE_IN_ROOT
         | RESOLVE_CACHED;
-    if len > LEN || resolve & !KNOWN != 0 || flags >> 32 != 0 {
+    const SCOPES: u64 = RESOLVE_BENEATH | RESOLVE_IN_ROOT;
+    let two_scopes = resolve & SCOPES == SCOPES;
+    if len > LEN || resolve & !KNOWN != 0 || two_scopes || flags >> 32 != 0 {
         // A newer structure, or flags of which nothing is known here: the kernel knows which of them it refuses, and refuses before
         // it walks. What it would accept could not be walked rightly, so it is told an empty path.
         let refused = call.host(
