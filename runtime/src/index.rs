@@ -92,6 +92,7 @@ impl Children {
 }
 
 /// What `name` is in the directory whose names `block` are.
+#[inline(always)]
 pub(crate) fn step<'a>(
     block: Block<'a>,
     name: &[u8],

@@ -4,12 +4,15 @@
 mod vfs_support;
 
 use elfuse_runtime::vfs::coherence::LEASE;
-use elfuse_runtime::vfs::{Arena, Catalogue, Coherence, Generation, Mode, Verdict, Verdicts, Vfs};
+use elfuse_runtime::vfs::{
+    Absences, Arena, Catalogue, Coherence, Generation, Mode, Verdict, Verdicts, Vfs,
+};
 use proptest::prelude::*;
 use rustix::fs::ResolveFlags;
 use vfs_support::index::{Store, build};
 use vfs_support::{
-    Node, RealHost, Strings, Tree, by_kernel, by_vfs, directories, follow, node, paths, place, plan,
+    Node, RealHost, Strings, Tree, by_kernel, by_vfs, directories, follow, let_the_clock_tick,
+    node, paths, place, plan,
 };
 
 const ARENA: usize = 4 << 20;
@@ -43,11 +46,6 @@ fn compare(
     Ok(())
 }
 
-/// Time stamps are those of the clock's tick: until it has ticked, a change may leave no trace.
-fn let_the_clock_tick() {
-    std::thread::sleep(std::time::Duration::from_millis(15));
-}
-
 fn with_index(
     tree: &Tree,
     store: &Store,
@@ -63,8 +61,10 @@ fn with_index(
     let coherence = Coherence::new(mode, shadow, &generation);
     let catalogue = Catalogue::open(store, &arena).unwrap();
     let verdicts = Verdicts::new();
+    let absences = Absences::new(&arena).unwrap();
     let vfs = Vfs::new(&mounts)
         .with_index(&catalogue, &coherence)
+        .with_absences(&absences, &coherence)
         .with_verdicts(&verdicts);
     let host = RealHost::new(&tree.sysroot());
     test(&vfs, &host, &coherence, &verdicts)
@@ -138,6 +138,85 @@ proptest! {
             })?;
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+
+    #[test]
+    fn a_name_that_was_absent_is_found_once_it_is_there(
+        plan in plan(),
+        paths in paths(),
+        changes in prop::collection::vec((place(), prop::option::of(node())), 1..6),
+    ) {
+        let tree = Tree::new(plan);
+        let strings = Strings::of(&tree);
+        let mounts = strings.mounts();
+        let mut memory = vec![0; ARENA];
+        let arena = Arena::cleared(&mut memory);
+        let generation = Generation::new();
+        let coherence = Coherence::new(Mode::Lease, false, &generation);
+        let absences = Absences::new(&arena).unwrap();
+        let vfs = Vfs::new(&mounts).with_absences(&absences, &coherence);
+        let host = RealHost::new(&tree.sysroot());
+        host.file_time_ahead.set(10);
+        // The first time a name is missed, the directory's state is not known; the third time the name is remembered.
+        let compare = || (0..4).try_for_each(|_| compare(&vfs, &host, &tree, &paths));
+        let_the_clock_tick();
+        compare()?;
+        let (half, rest) = changes.split_at(changes.len() / 2);
+        for (path, node) in half {
+            tree.change(path, node.as_ref());
+        }
+        let_the_clock_tick();
+        host.ahead.set(host.ahead.get() + LEASE);
+        compare()?;
+        for (path, node) in rest {
+            coherence.mutate_begin();
+            tree.change(path, node.as_ref());
+            coherence.mutate_end();
+        }
+        let_the_clock_tick();
+        compare()?;
+    }
+}
+
+#[test]
+fn a_name_that_is_absent_is_asked_for_three_times_and_then_a_look_at_its_directory_a_lease_is_enough()
+ {
+    let tree = Tree::new(vfs_support::Plan {
+        nodes: vec![("a".to_owned(), Node::Directory)],
+        mounts: vec![],
+    });
+    let strings = Strings::of(&tree);
+    let mounts = strings.mounts();
+    let mut memory = vec![0; ARENA];
+    let arena = Arena::cleared(&mut memory);
+    let generation = Generation::new();
+    let coherence = Coherence::new(Mode::Lease, false, &generation);
+    let absences = Absences::new(&arena).unwrap();
+    let verdicts = Verdicts::new();
+    let vfs = (Vfs::new(&mounts))
+        .with_absences(&absences, &coherence)
+        .with_verdicts(&verdicts);
+    let host = RealHost::new(&tree.sysroot());
+    host.file_time_ahead.set(10);
+    let_the_clock_tick();
+    let miss = || {
+        let (readlinks, stats) = (host.readlinks.get(), host.stats.get());
+        let missing = by_vfs(&vfs, &host, "/a", "missing", follow(true));
+        assert_eq!(missing, Err(elfuse_runtime::errno::Errno::ENOENT));
+        (host.readlinks.get() - readlinks, host.stats.get() - stats)
+    };
+    host.frozen_at.set(Some(1));
+    assert_eq!(miss(), (1, 0), "not worth a look yet");
+    assert_eq!(miss(), (1, 1), "the state of its directory is seen");
+    assert_eq!(miss(), (1, 0), "the name is remembered with it");
+    assert_eq!(miss(), (0, 0));
+    host.frozen_at.set(Some(1 + LEASE));
+    assert_eq!(miss(), (0, 1));
+    assert_eq!(miss(), (0, 0));
+    assert_eq!(verdicts.get(Verdict::AbsenceHit), 3);
 }
 
 #[test]

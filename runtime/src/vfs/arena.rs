@@ -40,6 +40,8 @@ pub(super) unsafe trait Zeroed: Sync {}
 
 // SAFETY: zero is a number.
 unsafe impl Zeroed for AtomicU64 {}
+// SAFETY: zero is a number.
+unsafe impl<const N: usize> Zeroed for [AtomicU64; N] {}
 // SAFETY: a cell that is empty.
 unsafe impl Zeroed for Chunk<'_> {}
 // SAFETY: a cell that is empty, and a lease, which is two numbers.

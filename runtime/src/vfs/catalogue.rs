@@ -229,6 +229,7 @@ impl<'a> Catalogue<'a> {
     ///
     /// # Errors
     /// Why nothing is.
+    #[inline]
     pub(super) fn directory(&self, dir: DirId) -> Result<Directory<'a>, Verdict> {
         let (number, row) = (
             dir.get() / CHUNK_ROWS as u32,
@@ -299,6 +300,7 @@ impl<'a> Directory<'a> {
     ///
     /// # Errors
     /// The index lies.
+    #[inline(always)]
     pub(super) fn step(&self, name: &[u8]) -> Result<Step<'a>, Verdict> {
         let children = || Ok(self.names.children);
         index::step(self.names.block, name, children).map_err(|_| Verdict::Corrupt)

@@ -6,7 +6,10 @@
 
 use core::cell::Cell;
 
+use elfuse_format::keys::State;
+
 use super::Vfs;
+use super::absence::{Absences, Place};
 use super::catalogue::{Catalogue, Directory};
 use super::coherence::{Coherence, Mode, Ticket};
 use super::host::{Host, HostStat, Nanos};
@@ -16,6 +19,8 @@ use crate::index::{DirId, Step};
 
 pub(super) struct Guide<'m> {
     index: Option<(&'m Catalogue<'m>, &'m Coherence<'m>)>,
+    absences: Option<(&'m Absences<'m>, &'m Coherence<'m>)>,
+    coherence: Option<&'m Coherence<'m>>,
     verdicts: Option<&'m Verdicts>,
     /// The time, asked once a walk.
     now: Cell<Option<Nanos>>,
@@ -33,14 +38,19 @@ struct Here<'m> {
 }
 
 impl<'m> Guide<'m> {
-    /// Without an index where `vfs` has none that may be used, or `uses_index` is false.
-    pub(super) fn new(vfs: &Vfs<'m>, uses_index: bool) -> Self {
+    /// Without an index where `vfs` has none that may be used; without anything known where `is_told` is false.
+    pub(super) fn new(vfs: &Vfs<'m>, is_told: bool) -> Self {
         let index = vfs.index.zip(vfs.coherence).filter(|(index, coherence)| {
             let is_fit = !index.is_for_frozen_trees() || coherence.mode == Mode::Frozen;
-            uses_index && is_fit && coherence.mode != Mode::Off
+            is_told && is_fit && coherence.mode != Mode::Off
+        });
+        let absences = vfs.absences.zip(vfs.coherence).filter(|(_, coherence)| {
+            is_told && matches!(coherence.mode, Mode::Lease | Mode::Frozen)
         });
         Self {
             index,
+            absences,
+            coherence: vfs.coherence,
             verdicts: vfs.verdicts,
             now: Cell::new(None),
             here: None,
@@ -100,6 +110,7 @@ impl<'m> Guide<'m> {
     }
 
     /// Looks into the directory here.
+    #[inline]
     fn look(&mut self) -> Option<Directory<'m>> {
         let (index, _) = self.index?;
         let here = self.here.as_mut()?;
@@ -133,10 +144,9 @@ impl<'m> Guide<'m> {
         Some(self.note(held))
     }
 
-    /// To be taken before [`Guide::judge`], and before the host is asked.
+    /// To be taken before the host is asked for what [`Guide::judge`] or [`Guide::learn`] is told.
     pub(super) fn ticket<H: Host>(&self, host: &H) -> Option<Ticket> {
-        let (_, coherence) = self.index?;
-        Some(coherence.ticket(|| self.now(host)))
+        Some(self.coherence?.ticket(|| self.now(host)))
     }
 
     /// Whether the names here may be believed, if this is what the host says the directory is.
@@ -159,6 +169,7 @@ impl<'m> Guide<'m> {
     }
 
     /// What `name` is in the directory here, whose names may be believed; `None`: the index lies.
+    #[inline(always)]
     pub(super) fn step(&mut self, name: &[u8]) -> Option<Step<'m>> {
         match self.look()?.step(name) {
             Ok(Step::NotCovered) => None,
@@ -167,6 +178,55 @@ impl<'m> Guide<'m> {
                 self.count(why);
                 None
             }
+        }
+    }
+}
+
+/// Names that are known to be absent in a directory, by its canonical guest path, whose names the index cannot tell.
+impl Guide<'_> {
+    /// The state of the directory at `path` in which `name` was absent; and whether it is known to be in that state now.
+    pub(super) fn absent_in<H: Host>(
+        &self,
+        host: &H,
+        path: &[u8],
+        name: &[u8],
+    ) -> Option<(State, bool)> {
+        let (absences, coherence) = self.absences?;
+        match absences.place(path, coherence, || self.now(host))? {
+            Place::Known(state, is_held) if absences.is_absent(&state, name) => {
+                Some((state, is_held))
+            }
+            _ => None,
+        }
+    }
+
+    /// The host has just said that `name` is absent. True: it should also be asked for the state of the directory, and
+    /// [`Guide::learn`] be told.
+    pub(super) fn remember<H: Host>(&self, host: &H, path: &[u8], name: &[u8]) -> bool {
+        let Some((absences, coherence)) = self.absences else {
+            return false;
+        };
+        match absences.place(path, coherence, || self.now(host)) {
+            Some(Place::Private) => false,
+            // The state was seen before the name was found absent.
+            Some(Place::Known(state, true)) => {
+                absences.remember(&state, name, host.file_time());
+                false
+            }
+            Some(Place::Seen | Place::Known(_, false)) => true,
+            // A first name may be the last one too: not worth a look at the directory.
+            None => {
+                absences.see(path);
+                false
+            }
+        }
+    }
+
+    /// The host has said what the directory at `path` is. The ticket was taken before.
+    pub(super) fn learn(&self, path: &[u8], found: &HostStat, ticket: Ticket) {
+        self.count(Verdict::Validated);
+        if let Some((absences, _)) = self.absences {
+            absences.learn(path, found, ticket);
         }
     }
 }

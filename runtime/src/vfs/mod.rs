@@ -10,13 +10,15 @@
 //! | [`host`] | what is asked of the host |
 //! | `resolve`, `place` | the walk, and where it ended |
 //! | [`catalogue`] | the index: private copies of what was touched |
-//! | `guide` | the index along a walk |
+//! | [`absence`] | names that the host said are absent |
+//! | `guide` | both along a walk |
 //! | [`coherence`] | how long an answer may be given without asking again |
 //! | [`verdict`] | counters |
 //! | [`arena`] | memory that is handed out once |
 //! | `procfs` | which links of procfs are magic |
 //! | [`shadow`] | comparing what index and walker say |
 
+pub mod absence;
 pub mod arena;
 pub mod catalogue;
 pub mod coherence;
@@ -30,6 +32,7 @@ mod resolve;
 pub mod shadow;
 pub mod verdict;
 
+pub use absence::Absences;
 pub use arena::Arena;
 pub use catalogue::{Catalogue, Fault, IndexFile, Source};
 pub use coherence::{Coherence, Generation, Mode};
@@ -51,6 +54,7 @@ pub struct Vfs<'a> {
     mounts: &'a Mounts<'a>,
     coherence: Option<&'a Coherence<'a>>,
     index: Option<&'a Catalogue<'a>>,
+    absences: Option<&'a Absences<'a>>,
     verdicts: Option<&'a Verdicts>,
 }
 
@@ -164,7 +168,7 @@ pub enum Found<'w> {
     Magic {
         /// The link itself.
         place: Place<'w>,
-        /// Its text.
+        /// Its text; empty if that is longer than the host can say.
         text: &'w [u8],
         /// What comes behind it: empty, or starting with a slash.
         rest: &'w [u8],
@@ -179,6 +183,7 @@ impl<'a> Vfs<'a> {
             mounts,
             coherence: None,
             index: None,
+            absences: None,
             verdicts: None,
         }
     }
@@ -190,6 +195,21 @@ impl<'a> Vfs<'a> {
         Self {
             coherence: Some(coherence),
             index: Some(index),
+            ..self
+        }
+    }
+
+    /// With a memory for absent names of directories that no index covers, or that are not as it says. It is used under the same rule,
+    /// with [`Mode::Lease`] and [`Mode::Frozen`].
+    #[must_use]
+    pub const fn with_absences(
+        self,
+        absences: &'a Absences<'a>,
+        coherence: &'a Coherence<'a>,
+    ) -> Self {
+        Self {
+            coherence: Some(coherence),
+            absences: Some(absences),
             ..self
         }
     }

@@ -36,8 +36,16 @@ pub struct Mounts<'m> {
     sysroot: &'m [u8],
     rows: [Mount<'m>; MAX_MOUNTS],
     count: usize,
-    /// Bit n: there is a mount whose guest path's length modulo 64 is n. Most paths are told apart from all mounts by it.
-    lengths: u64,
+    /// A bit for each mount's guest path, and one for each directory above a mount: see [`bit_of`]. Nearly all paths are told from
+    /// them by it.
+    here: u64,
+    above: u64,
+}
+
+/// One of 64 bits, by a path's length and end.
+fn bit_of(path: &[u8]) -> u64 {
+    let last = path.last().copied().unwrap_or(0);
+    1 << ((path.len() * 5 + usize::from(last)) % 64)
 }
 
 fn is_canonical(path: &[u8]) -> bool {
@@ -66,7 +74,8 @@ impl<'m> Mounts<'m> {
             sysroot,
             rows: [nothing; MAX_MOUNTS],
             count: 0,
-            lengths: 0,
+            here: 0,
+            above: 0,
         })
     }
 
@@ -85,7 +94,14 @@ impl<'m> Mounts<'m> {
         };
         self.rows[row] = mount;
         self.count = self.count.max(row + 1);
-        self.lengths |= 1 << (mount.guest.len() % 64);
+        self.here |= bit_of(mount.guest);
+        self.above |= bit_of(b"/");
+        for (end, _) in (1..)
+            .zip(&mount.guest[1..])
+            .filter(|&(_, &byte)| byte == b'/')
+        {
+            self.above |= bit_of(&mount.guest[..end]);
+        }
         Ok(())
     }
 
@@ -114,7 +130,7 @@ impl<'m> Mounts<'m> {
     /// The mount whose guest path is exactly this one.
     #[must_use]
     pub fn at(&self, guest: &[u8]) -> Option<MountId> {
-        if self.lengths & (1 << (guest.len() % 64)) == 0 {
+        if self.here & bit_of(guest) == 0 {
             return None;
         }
         let mut ids = self.ids();
@@ -124,6 +140,9 @@ impl<'m> Mounts<'m> {
     /// The mount that this canonical guest path lies in: the one with the longest guest path. `None`: the sysroot.
     #[must_use]
     pub fn over(&self, guest: &[u8]) -> Option<MountId> {
+        if guest == b"/" {
+            return self.at(guest);
+        }
         let over = self.ids().filter(|(_, row)| is_under(guest, row.guest));
         over.max_by_key(|(_, row)| row.guest.len())
             .map(|(id, _)| id)
@@ -132,8 +151,9 @@ impl<'m> Mounts<'m> {
     /// Whether a mount lies somewhere below this canonical guest path, so that it is a directory whatever the tree holds.
     #[must_use]
     pub fn is_above_a_mount(&self, guest: &[u8]) -> bool {
-        let above = |row: &Mount<'_>| row.guest.len() > guest.len() && is_under(row.guest, guest);
-        self.rows().iter().any(above)
+        let is_above =
+            |row: &Mount<'_>| row.guest.len() > guest.len() && is_under(row.guest, guest);
+        self.above & bit_of(guest) != 0 && self.rows().iter().any(is_above)
     }
 
     /// The absolute host path of a canonical guest path, in two parts to be put together.

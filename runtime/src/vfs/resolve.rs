@@ -17,27 +17,9 @@ use super::place::{At, End, Suffix, What, locate};
 use super::verdict::Verdict;
 use super::{Kind, Last, LastComponent, MAX_SYMLINKS, Start, Vfs, Want, procfs};
 use crate::errno::Errno;
-use crate::index::{self, DirId};
 
-/// What a name in a directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// A symlink; its text is in [`Area::text`].
-    Symlink,
-    /// Something else.
-    Exists(Option<Kind>),
-    Absent,
-}
-
-/// A step, and who said so.
-#[derive(Debug, Clone, Copy)]
-struct Taken {
-    step: Step,
-    /// The index, so that it may have to be counted.
-    by_index: bool,
-    /// The directory of the index that the step leads to, or that it led to when the index was made.
-    child: Option<DirId>,
-}
+mod look;
+use look::{Step, Taken};
 
 /// The next component.
 #[derive(Debug, Clone, Copy)]
@@ -190,7 +172,7 @@ impl<H: Host> Walk<'_, '_, H> {
         } else {
             rest
         };
-        let len = source.iter().take_while(|&&byte| byte != b'/').count();
+        let len = before_slash(source);
         if len == 0 {
             return None;
         }
@@ -303,6 +285,8 @@ impl<H: Host> Walk<'_, '_, H> {
             self.must_be_directory()?;
         }
         let is_believed = !is_unseen && self.consult();
+        let is_asked = !is_unseen && !is_believed && self.follows(component);
+        let is_recalled = is_asked && !self.asks_all && self.recall(component);
         self.enter_name(component)?;
         let end = |walk: &Self, what| {
             Ok(Some(walk.end(
@@ -352,7 +336,15 @@ impl<H: Host> Walk<'_, '_, H> {
             let end = self.end(What::Host, component.suffix(), LastComponent::Normal);
             return Ok(Some(End { is_magic, ..end }));
         }
-        let taken = self.take(component, is_believed)?;
+        let taken = if is_recalled {
+            Taken {
+                step: Step::Absent,
+                by_index: false,
+                child: None,
+            }
+        } else {
+            self.take(component, is_believed)?
+        };
         let answer = self.go_on(component, taken, is_above_a_mount);
         if taken.by_index
             && !matches!(
@@ -400,7 +392,11 @@ impl<H: Host> Walk<'_, '_, H> {
         };
         match taken.step {
             Step::Symlink if self.follows(component) => self.follow(component),
-            Step::Symlink if self.want.last == Last::Text && (taken.by_index || self.asks_all) => {
+            Step::Symlink
+                if self.want.last == Last::Text
+                    && (taken.by_index || self.asks_all)
+                    && !self.is_magic() =>
+            {
                 end(self, What::Text, None)
             }
             Step::Symlink => end(self, What::Host, Some(Kind::Symlink)),
@@ -437,78 +433,6 @@ impl<H: Host> Walk<'_, '_, H> {
                 end(self, What::Host, kind)
             }
         }
-    }
-
-    /// Whether the names of the directory that the walk is in may be taken from the index.
-    fn consult(&mut self) -> bool {
-        if self.mount.is_some() || self.is_synthetic {
-            return false;
-        }
-        if let Some(known) = self.guide.is_believed(self.host) {
-            return known;
-        }
-        let Some(ticket) = self.guide.ticket(self.host) else {
-            return false;
-        };
-        let Ok(at) = locate(self.area, self.mounts, self.mount, b"") else {
-            return false;
-        };
-        let found = self.host.stat(at.location(&self.area.at, &self.area.host));
-        self.guide.judge(ticket, found)
-    }
-
-    /// Finds out what the walk, having added a name, stands on.
-    fn take(&mut self, component: Component, is_believed: bool) -> Result<Taken, Errno> {
-        let said = if is_believed {
-            self.ask_index(component)
-        } else {
-            None
-        };
-        if let Some(taken) = said {
-            let is_directory = taken.step == Step::Exists(Some(Kind::Directory));
-            if is_directory || !self.guide.is_strict() {
-                return Ok(taken);
-            }
-        }
-        let step = self.look_at_host()?;
-        let name = last_name(&self.area.at, component);
-        // A symlink may have taken its place, so that following it, it is another directory.
-        let child = (step != Step::Symlink)
-            .then(|| self.guide.guess(name))
-            .flatten();
-        if let Some(said) = said
-            && core::mem::discriminant(&said.step) != core::mem::discriminant(&step)
-        {
-            self.guide.count(Verdict::Overruled);
-        }
-        Ok(Taken {
-            step,
-            by_index: false,
-            child,
-        })
-    }
-
-    fn ask_index(&mut self, component: Component) -> Option<Taken> {
-        let Area { at, text, .. } = &mut *self.area;
-        let name = last_name(at, component);
-        let exists = |kind| Step::Exists(Some(kind));
-        let (step, child) = match self.guide.step(name)? {
-            index::Step::Directory(child) => (exists(Kind::Directory), Some(child)),
-            index::Step::Symlink(target) => {
-                // Longer than a symlink can be.
-                text.set(target).ok().filter(|()| !target.is_empty())?;
-                (Step::Symlink, None)
-            }
-            index::Step::File => (exists(Kind::File), None),
-            index::Step::Other => (exists(Kind::Other), None),
-            index::Step::Absent => (Step::Absent, None),
-            index::Step::NotCovered => return None,
-        };
-        Some(Taken {
-            step,
-            by_index: true,
-            child,
-        })
     }
 
     /// Adds the component to the guest path and leaves it behind.
@@ -579,35 +503,47 @@ impl<H: Host> Walk<'_, '_, H> {
         let row = self.mounts.row(id);
         below(self.area.at.as_bytes(), row.guest).is_some_and(|rest| procfs::is_magic(row, rest))
     }
-
-    /// Asks the host what the walk stands on.
-    fn look_at_host(&mut self) -> Result<Step, Errno> {
-        let at = locate(self.area, self.mounts, self.mount, b"")?;
-        self.guide.count(Verdict::AskedHost);
-        match self.read_link(at) {
-            Ok(()) => Ok(Step::Symlink),
-            Err(Errno::EINVAL) => Ok(Step::Exists(None)),
-            Err(Errno::ENOENT) => Ok(Step::Absent),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// Reads the symlink at a location into [`Area::text`].
-    fn read_link(&mut self, at: At) -> Result<(), Errno> {
-        let Area {
-            at: guest,
-            host,
-            text,
-            ..
-        } = &mut *self.area;
-        let location = at.location(guest, host);
-        let len = self.host.readlink(location, text.room())?;
-        text.truncate_written(len)
-    }
 }
 
-/// The name that was added last.
-fn last_name<const N: usize>(at: &PathBuf<N>, component: Component) -> &[u8] {
-    let at = at.as_bytes();
-    &at[at.len().saturating_sub(component.len)..]
+/// How many bytes stand before the first slash.
+fn before_slash(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let mut before = 0;
+    for eight in bytes.chunks_exact(8) {
+        let mut word = [0; 8];
+        word.copy_from_slice(eight);
+        // A byte that is a slash becomes zero, and borrows from its top bit; a byte above one may do so too.
+        let found = u64::from_le_bytes(word) ^ ONES * u64::from(b'/');
+        let found = found.wrapping_sub(ONES) & !found & TOPS;
+        if found != 0 {
+            return before + found.trailing_zeros() as usize / 8;
+        }
+        before += 8;
+    }
+    let rest = &bytes[before..];
+    before
+        + rest
+            .iter()
+            .position(|&byte| byte == b'/')
+            .unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::before_slash;
+
+    #[test]
+    fn the_first_slash_is_found_wherever_it_is_and_nothing_like_it() {
+        let mut bytes = [b'.'; 40];
+        for at in 0..40 {
+            for other in [b'.', b'0', 0, 0x80, 0xaf, 0xff] {
+                bytes.fill(other);
+                assert_eq!(before_slash(&bytes[..at]), at);
+                bytes[at] = b'/';
+                bytes[(at + 1).min(39)] = b'/';
+                assert_eq!(before_slash(&bytes), at, "{other:#x}");
+            }
+        }
+    }
 }

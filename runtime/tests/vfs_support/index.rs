@@ -61,11 +61,16 @@ struct Dir {
 
 /// Indexes everything below `root`.
 pub(crate) fn build(root: &Path) -> Store {
-    build_where(root, |_, _| Seal::Sealed)
+    build_where(root, |_| true, |_| Seal::Sealed, 0)
 }
 
-/// Indexes everything below `root`; `seal` is told each directory and its stat.
-pub(crate) fn build_where(root: &Path, seal: impl Fn(&Path, &fs::Metadata) -> Seal) -> Store {
+/// Indexes what `lists` of everything below `root`; `seal` is told each directory. Paths are relative to `root`.
+pub(crate) fn build_where(
+    root: &Path,
+    lists: impl Fn(&Path) -> bool,
+    seal: impl Fn(&Path) -> Seal,
+    flags: u32,
+) -> Store {
     let mut dirs = vec![Dir {
         path: root.to_owned(),
         parent: 0,
@@ -80,6 +85,7 @@ pub(crate) fn build_where(root: &Path, seal: impl Fn(&Path, &fs::Metadata) -> Se
         let stat = fs::metadata(&path).unwrap();
         let mut names: Vec<_> = (fs::read_dir(&path).unwrap())
             .map(|entry| entry.unwrap().file_name())
+            .filter(|name| lists(path.join(name).strip_prefix(root).unwrap()))
             .collect();
         names.sort();
         let first = dirs.len();
@@ -123,7 +129,7 @@ pub(crate) fn build_where(root: &Path, seal: impl Fn(&Path, &fs::Metadata) -> Se
             ctime: time(stat.ctime(), stat.ctime_nsec()),
             block_checksum: checksum(&block),
             device: 0,
-            seal: seal(path.strip_prefix(root).unwrap(), &stat) as u8,
+            seal: seal(path.strip_prefix(root).unwrap()) as u8,
         });
         blocks.push(block);
         at += 1;
@@ -150,6 +156,7 @@ pub(crate) fn build_where(root: &Path, seal: impl Fn(&Path, &fs::Metadata) -> Se
             fs_id: 0,
         }],
         dirs: keys,
+        flags,
         ..KeysContent::default()
     };
     Store::new(cache, keys.encode().unwrap())

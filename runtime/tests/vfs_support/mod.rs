@@ -162,11 +162,16 @@ impl Tree {
         if self.plan.mounts.iter().any(is_kept) {
             return;
         }
-        for place in [self.whole().join(path), self.host_path(path)] {
+        let places = [self.whole().join(path), self.host_path(path)];
+        let has_parent = |place: &PathBuf| {
             let parent = fs::symlink_metadata(place.parent().unwrap());
-            if !parent.is_ok_and(|parent| parent.is_dir()) {
-                continue;
-            }
+            parent.is_ok_and(|parent| parent.is_dir())
+        };
+        // A directory above a mount need not be in the sysroot.
+        if !places.iter().all(has_parent) {
+            return;
+        }
+        for place in places {
             match fs::symlink_metadata(&place) {
                 Ok(found) if found.is_dir() => fs::remove_dir_all(&place).unwrap(),
                 Ok(_) => fs::remove_file(&place).unwrap(),
@@ -255,6 +260,13 @@ pub(crate) struct RealHost {
     pub(crate) stats: Cell<u64>,
     /// How far the clock is ahead, in nanoseconds.
     pub(crate) ahead: Cell<u64>,
+    /// Whether index and walker may disagree, and how often they did.
+    pub(crate) expects_mismatch: Cell<bool>,
+    pub(crate) mismatches: Cell<u64>,
+    /// What the clock says instead, in nanoseconds.
+    pub(crate) frozen_at: Cell<Option<u64>>,
+    /// How far the file system's clock is, in seconds.
+    pub(crate) file_time_ahead: Cell<i64>,
 }
 
 impl RealHost {
@@ -265,6 +277,10 @@ impl RealHost {
             readlinks: Cell::new(0),
             stats: Cell::new(0),
             ahead: Cell::new(0),
+            expects_mismatch: Cell::new(false),
+            mismatches: Cell::new(0),
+            frozen_at: Cell::new(None),
+            file_time_ahead: Cell::new(0),
         }
     }
 
@@ -322,19 +338,20 @@ impl Host for RealHost {
     fn now(&self) -> Nanos {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now = u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap();
-        Nanos(now + self.ahead.get())
+        Nanos(self.frozen_at.get().unwrap_or(now + self.ahead.get()))
     }
 
     fn file_time(&self) -> Time {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         Time {
-            secs: now.tv_sec,
+            secs: now.tv_sec + self.file_time_ahead.get(),
             nanos: u32::try_from(now.tv_nsec).unwrap(),
         }
     }
 
     fn mismatch(&self, mismatch: &Mismatch<'_>) {
-        panic!("{mismatch:?}");
+        assert!(self.expects_mismatch.get(), "{mismatch:?}");
+        self.mismatches.set(self.mismatches.get() + 1);
     }
 }
 
@@ -361,7 +378,12 @@ pub(crate) fn kernel_at(
     } else {
         flags | OFlags::NOFOLLOW
     };
-    let found = rustix::fs::openat2(&start, path, flags, Mode::empty(), resolve).map_err(errno)?;
+    let open = || rustix::fs::openat2(&start, path, flags, Mode::empty(), resolve);
+    // Whatever is renamed anywhere meanwhile makes the kernel give up on `..`.
+    let found = std::iter::repeat_with(open)
+        .find(|found| !matches!(found, Err(rustix::io::Errno::AGAIN)))
+        .unwrap()
+        .map_err(errno)?;
     use std::os::fd::AsRawFd;
     let real = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).unwrap();
     let root = fs::canonicalize(root).unwrap();
@@ -422,4 +444,22 @@ pub(crate) fn directories(tree: &Tree) -> Vec<String> {
         at += 1;
     }
     all.iter().map(|path| format!("/{path}")).collect()
+}
+
+/// A tree of these nodes: `a` is a file, `a/` a directory, `a -> b` a symlink; and these mounts.
+pub(crate) fn tree(nodes: &[&str], mounts: &[&str]) -> Tree {
+    let node = |text: &&str| match (text.split_once(" -> "), text.strip_suffix('/')) {
+        (Some((path, target)), _) => (path.to_owned(), Node::Symlink(target.to_owned())),
+        (None, Some(path)) => (path.to_owned(), Node::Directory),
+        (None, None) => ((*text).to_owned(), Node::File),
+    };
+    Tree::new(Plan {
+        nodes: nodes.iter().map(node).collect(),
+        mounts: mounts.iter().map(|&path| path.to_owned()).collect(),
+    })
+}
+
+/// Time stamps are those of the clock's tick: until it has ticked, a change may leave no trace.
+pub(crate) fn let_the_clock_tick() {
+    std::thread::sleep(std::time::Duration::from_millis(15));
 }
