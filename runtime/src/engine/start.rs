@@ -515,6 +515,7 @@ fn enter(entry: usize, stack: usize) -> ! {
     unsafe {
         asm!(
             "mov rsp, {stack}",
+            "xor eax, eax",
             "xor ebx, ebx",
             "xor ecx, ecx",
             "xor edx, edx",
