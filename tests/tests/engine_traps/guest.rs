@@ -13,18 +13,18 @@ use elfuse_tests::scratch::{Scratch, make_node};
 use rustix::fs::FileType;
 
 /// A sysroot of a test's own: programs in `/bin`, and `/w` as `tests/cases/traps/traps.h` has it.
-pub struct Guest {
-    pub scratch: Scratch,
-    pub programs: &'static Programs,
+pub(crate) struct Guest {
+    pub(crate) scratch: Scratch,
+    pub(crate) programs: &'static Programs,
 }
 
 /// How a program ended, and all that it said.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Said {
-    pub text: String,
-    pub errors: String,
+pub(crate) struct Said {
+    pub(crate) text: String,
+    pub(crate) errors: String,
     /// Its exit status; `-N` where signal N ended it.
-    pub status: i32,
+    pub(crate) status: i32,
 }
 
 impl From<Output> for Said {
@@ -42,7 +42,7 @@ impl From<Output> for Said {
 
 impl Said {
     /// What it said, where it ended well.
-    pub fn well(self) -> String {
+    pub(crate) fn well(self) -> String {
         assert!(self.status == 0 && self.errors.is_empty(), "{self:#?}");
         self.text
     }
@@ -78,7 +78,7 @@ fn programs() -> &'static Programs {
 
 impl Guest {
     /// With `/bin/traps`.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let guest = Self {
             scratch: Scratch::new(),
             programs: programs(),
@@ -93,14 +93,14 @@ impl Guest {
     }
 
     /// Adds a compiled program at a path inside.
-    pub fn add(&self, name: &str, at: &str) -> PathBuf {
+    pub(crate) fn add(&self, name: &str, at: &str) -> PathBuf {
         let path = self.scratch.file(at, "");
         fs::copy(self.programs.directory.join(name), &path).expect("copying a program");
         path
     }
 
     /// Adds a file of the host at the same path, where symlinks lead to inside.
-    pub fn add_of_host(&self, path: &str) {
+    pub(crate) fn add_of_host(&self, path: &str) {
         let content = fs::read(path).unwrap_or_else(|error| panic!("{path}: {error}"));
         let copy = self.scratch.file(path.trim_start_matches('/'), content);
         let permissions = fs::metadata(path).expect("it was read").permissions();
@@ -108,13 +108,13 @@ impl Guest {
     }
 
     /// Adds what a program that is linked against glibc is started with.
-    pub fn add_glibc(&self) {
+    pub(crate) fn add_glibc(&self) {
         self.add_of_host("/lib64/ld-linux-x86-64.so.2");
         self.add_of_host("/lib/x86_64-linux-gnu/libc.so.6");
     }
 
     /// `elfuse run` with options before the program.
-    pub fn elfuse(&self, options: &[&str], line: &[&str]) -> Command {
+    pub(crate) fn elfuse(&self, options: &[&str], line: &[&str]) -> Command {
         let mut command = Command::new(&self.programs.elfuse);
         command
             .args([
@@ -147,12 +147,12 @@ impl Guest {
     }
 
     /// What a line says under `elfuse run`.
-    pub fn run(&self, line: &[&str]) -> Said {
+    pub(crate) fn run(&self, line: &[&str]) -> Said {
         said(&mut self.elfuse(&[], line))
     }
 
     /// What it says under the real kernel, in the sysroot as its root.
-    pub fn native(&self, line: &[&str]) -> Said {
+    pub(crate) fn native(&self, line: &[&str]) -> Said {
         let temporary = self.scratch.beside("tmp");
         fs::create_dir_all(&temporary).expect("a directory beside the root");
         let mut command = Command::new(&self.programs.enter);
@@ -170,7 +170,7 @@ impl Guest {
     }
 
     /// What a case of `/bin/traps` says, by both the same.
-    pub fn both(&self, words: &[&str]) -> Said {
+    pub(crate) fn both(&self, words: &[&str]) -> Said {
         let line: Vec<_> = ["/bin/traps"].iter().chain(words).copied().collect();
         let (native, run) = (self.native(&line), self.run(&line));
         assert_eq!(native, run, "the real kernel's answer is on the left");
@@ -179,7 +179,7 @@ impl Guest {
 }
 
 /// Runs a command to its end.
-pub fn said(command: &mut Command) -> Said {
+pub(crate) fn said(command: &mut Command) -> Said {
     let output = command.output();
     output
         .unwrap_or_else(|error| panic!("{command:?}: {error}"))
@@ -187,17 +187,17 @@ pub fn said(command: &mut Command) -> Said {
 }
 
 /// A case of `/bin/traps` in a sysroot of its own, which says the same by both and ends well: what it says.
-pub fn same(words: &[&str]) -> String {
+pub(crate) fn same(words: &[&str]) -> String {
     Guest::new().both(words).well()
 }
 
 /// The same where all that is to be heard is that nothing went wrong.
-pub fn same_and(words: &[&str], expected: &str) {
+pub(crate) fn same_and(words: &[&str], expected: &str) {
     assert_eq!(same(words), expected);
 }
 
 /// Numbers that stand behind names, a line each.
-pub fn numbers(text: &str) -> Vec<(&str, usize)> {
+pub(crate) fn numbers(text: &str) -> Vec<(&str, usize)> {
     let number = |line: &'_ str| -> Option<(usize, usize)> {
         let at = line.rfind(' ')?;
         Some((at, line[at + 1..].parse().ok()?))
@@ -210,6 +210,6 @@ pub fn numbers(text: &str) -> Vec<(&str, usize)> {
 }
 
 /// The path of a file of this test's own as text.
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
