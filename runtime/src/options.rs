@@ -11,7 +11,7 @@ use core::fmt;
 
 pub use error::UsageError;
 use error::nearest;
-pub use inherited::Inherited;
+pub use inherited::{Executed, Inherited};
 pub use list::{Full, List};
 
 use crate::trace::TraceBits;

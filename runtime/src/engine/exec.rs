@@ -19,7 +19,7 @@ use crate::guest::Address;
 use crate::loader::elf::{HEADER_LEN, Header, NotLoadable, PHDR_LEN, ProgramHeaders};
 use crate::loader::plan::Plan;
 use crate::loader::script::{WINDOW, shebang};
-use crate::options::{Inherited, List};
+use crate::options::{Executed, List};
 use crate::sys::abi::{
     AT_EACCESS, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, F_GETFD, F_SETFD, FD_CLOEXEC, O_CLOEXEC,
     O_NOFOLLOW, O_NONBLOCK, O_RDONLY, PATH_MAX, PROT_READ, PROT_WRITE, S_IFLNK, S_IFMT, S_IFREG,
@@ -613,16 +613,17 @@ fn replace(
     owner: *const AtomicU32,
 ) -> Result<usize, Errno> {
     let given = count(call, vectors.arguments)?;
-    let run = Inherited {
+    let program = Executed {
         program_fd: ready.file.0,
         exe: ready.strings.get(ready.exe),
         execfn: ready.strings.get(ready.execfn),
         filter_armed: call.process.is_armed(),
         signal_mask: call.context.mask.0,
-        ..call.process.run
     };
     let room = state.len() - 1;
-    let len = run.encode(&mut state[..room]).map_err(|_| Errno::E2BIG)?;
+    let len = (call.process.run)
+        .encode_for(&program, &mut state[..room])
+        .map_err(|_| Errno::E2BIG)?;
     state[len] = 0;
     let needed = given + MAX_WORDS + 4;
     // A child of vfork(2) leaves such a mapping behind in its parent.

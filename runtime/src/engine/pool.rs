@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::errno::Errno;
 use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
-use crate::sys::host::{getpid, gettid, tgkill};
+use crate::sys::host::{getpid, getppid, gettid, share_memory, tgkill};
 use crate::sys::memory::{Place, advise, anonymous, map, unmap};
 use crate::sys::nr;
 use crate::sys::raw::call;
@@ -55,7 +55,7 @@ pub struct Work {
 #[derive(Debug)]
 #[repr(C)]
 pub struct ForkPage {
-    /// Process that this memory belongs to; 0: not known yet, a fork has just happened. A child of vfork(2) sees its parent's.
+    /// Process that this memory belongs to; 0: nobody has asked since a fork. A child of vfork(2) sees its parent's.
     process: AtomicU32,
     owners: [AtomicU32; AREAS],
     /// Stack address of the handler that took each area.
@@ -99,6 +99,7 @@ impl Pool {
         let areas = anonymous(AREAS * size_of::<Work>())?;
         // SAFETY: a zeroed page is a `ForkPage`: atomics of 0; page-aligned, never unmapped.
         let page = unsafe { &*page.as_ptr().cast::<ForkPage>() };
+        page.process.store(getpid(), Ordering::Relaxed);
         Ok(Self {
             page,
             areas: areas.as_mut_ptr().cast(),
@@ -108,23 +109,24 @@ impl Pool {
     /// Whether this is a child of vfork(2) or the like: a process that runs in another one's memory.
     #[must_use]
     pub fn is_guest_in_memory(&self) -> bool {
-        let own = getpid();
-        match self
-            .page
-            .process
-            .compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed)
-        {
-            Ok(_) => false,
-            Err(process) => process != own,
-        }
+        self.process() != getpid()
     }
 
-    /// The process that this memory belongs to, as far as is known.
+    /// The process that this memory belongs to.
     fn process(&self) -> u32 {
-        match self.page.process.load(Ordering::Relaxed) {
-            0 => getpid(),
-            process => process,
+        let known = self.page.process.load(Ordering::Relaxed);
+        if known != 0 {
+            return known;
         }
+        // A fork has cleared it. Who asks first is the process that was made, or a child of its own that shares its memory.
+        let (own, parent) = (getpid(), getppid());
+        let process = if share_memory(own, parent) {
+            parent
+        } else {
+            own
+        };
+        self.page.process.store(process, Ordering::Relaxed);
+        process
     }
 
     /// Takes an area.

@@ -156,8 +156,7 @@ impl<'a> Plan<'a> {
         held.or(self.phdrs.own_vaddr())
     }
 
-    /// (first, end) of the executable and of the other bytes that the file has, and the end of everything: what
-    /// `/proc/self/stat` calls code and data, and where the heap may start.
+    /// What `/proc/self/stat` calls code and data, by the rules of the kernel's loader, and where the heap may start.
     #[must_use]
     pub fn extent(&self) -> Extent {
         let mut extent = Extent {
@@ -167,8 +166,8 @@ impl<'a> Plan<'a> {
         };
         for segment in self.phdrs.segments() {
             let file_end = segment.vaddr + segment.file_len;
-            extent.code.0 = extent.code.0.min(segment.vaddr);
             if segment.flags.executable() {
+                extent.code.0 = extent.code.0.min(segment.vaddr);
                 extent.code.1 = extent.code.1.max(file_end);
             }
             extent.data.0 = extent.data.0.max(segment.vaddr);
@@ -182,7 +181,7 @@ impl<'a> Plan<'a> {
 /// See [`Plan::extent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// First address of any segment, end of the executable ones.
+    /// Start of the first executable segment, end of the last one's bytes in the file. Without one, the first is above the second.
     pub code: (u64, u64),
     /// Start of the last segment, end of the file's bytes.
     pub data: (u64, u64),

@@ -18,8 +18,9 @@ pub struct Auxiliary {
     pub entry: usize,
     /// AT_EXECFN: address of the path that was executed.
     pub execfn: usize,
-    /// Added to AT_MINSIGSTKSZ: a path call within a handler needs room for a second frame on the guest's stack.
-    pub signal_stack_extra: usize,
+    /// Bytes of stack that the runtime's own handler uses. A path call within a handler of the guest's needs that, and a second frame of
+    /// the kernel's: AT_MINSIGSTKSZ says so.
+    pub handler_stack: usize,
 }
 
 impl Auxiliary {
@@ -32,7 +33,7 @@ impl Auxiliary {
                 at::BASE => pair[1] = self.base,
                 at::ENTRY => pair[1] = self.entry,
                 at::EXECFN => pair[1] = self.execfn,
-                at::MINSIGSTKSZ => pair[1] += self.signal_stack_extra,
+                at::MINSIGSTKSZ => pair[1] = 2 * pair[1] + self.handler_stack,
                 _ => {}
             }
         }
@@ -74,7 +75,7 @@ mod tests {
         let program = Auxiliary {
             phdr: 7,
             entry: 9,
-            signal_stack_extra: 50,
+            handler_stack: 50,
             ..Default::default()
         };
         program.apply(&mut pairs);
@@ -86,7 +87,7 @@ mod tests {
                 at::PAGESZ,
                 4096,
                 at::MINSIGSTKSZ,
-                150,
+                250,
                 at::ENTRY,
                 9,
                 0,

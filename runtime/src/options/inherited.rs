@@ -80,6 +80,21 @@ pub struct Inherited<'a> {
     pub signal_mask: u64,
 }
 
+/// The part of an [`Inherited`] that differs from one program to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Executed<'a> {
+    /// [`Inherited::filter_armed`].
+    pub filter_armed: bool,
+    /// [`Inherited::program_fd`].
+    pub program_fd: i32,
+    /// [`Inherited::exe`].
+    pub exe: &'a [u8],
+    /// [`Inherited::execfn`].
+    pub execfn: &'a [u8],
+    /// [`Inherited::signal_mask`].
+    pub signal_mask: u64,
+}
+
 /// An [`Inherited`] cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EncodeError {
@@ -165,7 +180,22 @@ impl<'a> Inherited<'a> {
     /// # Errors
     /// [`EncodeError`]; `into` then holds nothing of use.
     pub fn encode(&self, into: &mut [u8]) -> Result<usize, EncodeError> {
-        self.check().map_err(EncodeError::Field)?;
+        self.encode_for(&self.program(), into)
+    }
+
+    /// As [`Inherited::encode`], for another program: its values take the place of those here, of which a copy would be too large for the
+    /// stack of a signal handler.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; `into` then holds nothing of use.
+    pub fn encode_for(
+        &self,
+        program: &Executed<'_>,
+        into: &mut [u8],
+    ) -> Result<usize, EncodeError> {
+        self.check()
+            .and_then(|()| program.check())
+            .map_err(EncodeError::Field)?;
         let mut out = Writer::new(into);
         out.bytes(MAGIC);
         out.letter(b's').string(self.sysroot);
@@ -200,17 +230,18 @@ impl<'a> Inherited<'a> {
             None => out.bytes(b"-"),
         };
         out.letter(b'b').hex(self.trace.number().into());
-        out.letter(b'f').flag(self.filter_armed);
-        out.letter(b'p').hex(self.program_fd.unsigned_abs().into());
-        out.letter(b'e').string(self.exe);
-        out.letter(b'n').string(self.execfn);
+        out.letter(b'f').flag(program.filter_armed);
+        out.letter(b'p')
+            .hex(program.program_fd.unsigned_abs().into());
+        out.letter(b'e').string(program.exe);
+        out.letter(b'n').string(program.execfn);
         out.letter(b'a').hex(self.script_arguments.len() as u64);
         for argument in self.script_arguments.iter() {
             out.bytes(b" ").string(argument);
         }
         out.letter(b'l')
             .hex(self.top_level_pid.unsigned_abs().into());
-        out.letter(b'k').hex(self.signal_mask);
+        out.letter(b'k').hex(program.signal_mask);
         out.finish()
             .map_err(|needed| EncodeError::NoRoom { needed })
     }
@@ -256,13 +287,25 @@ impl<'a> Inherited<'a> {
         if !from.is_at_end() {
             return Err(DecodeError::TrailingBytes);
         }
-        inherited.check().map_err(DecodeError::Field)?;
+        inherited
+            .check()
+            .and_then(|()| inherited.program().check())
+            .map_err(DecodeError::Field)?;
         Ok(inherited)
+    }
+
+    fn program(&self) -> Executed<'a> {
+        Executed {
+            filter_armed: self.filter_armed,
+            program_fd: self.program_fd,
+            exe: self.exe,
+            execfn: self.execfn,
+            signal_mask: self.signal_mask,
+        }
     }
 
     /// The rules that the types do not state; names the field that breaks one.
     fn check(&self) -> Result<(), &'static str> {
-        let absolute = |path: &[u8]| path.starts_with(b"/") && !path.contains(&0);
         let rules = [
             (absolute(self.sysroot), "sysroot"),
             (self.index_dir.is_none_or(absolute), "index directory"),
@@ -281,9 +324,6 @@ impl<'a> Inherited<'a> {
                 self.counters_fd.is_none_or(|fd| fd >= 0),
                 "counters' descriptor",
             ),
-            (self.program_fd >= 0, "program descriptor"),
-            (absolute(self.exe), "path of the executable"),
-            (!self.execfn.contains(&0), "execfn"),
             (
                 self.script_arguments
                     .iter()
@@ -292,10 +332,30 @@ impl<'a> Inherited<'a> {
             ),
             (self.top_level_pid > 0, "top-level process"),
         ];
-        match rules.into_iter().find(|(holds, _)| !holds) {
-            Some((_, field)) => Err(field),
-            None => Ok(()),
-        }
+        first_broken(&rules)
+    }
+}
+
+impl Executed<'_> {
+    /// As of [`Inherited`].
+    fn check(&self) -> Result<(), &'static str> {
+        first_broken(&[
+            (self.program_fd >= 0, "program descriptor"),
+            (absolute(self.exe), "path of the executable"),
+            (!self.execfn.contains(&0), "execfn"),
+        ])
+    }
+}
+
+fn absolute(path: &[u8]) -> bool {
+    path.starts_with(b"/") && !path.contains(&0)
+}
+
+/// Of rules, each with the field that it is about, the first that does not hold.
+fn first_broken(rules: &[(bool, &'static str)]) -> Result<(), &'static str> {
+    match rules.iter().find(|(holds, _)| !holds) {
+        Some((_, field)) => Err(field),
+        None => Ok(()),
     }
 }
 

@@ -290,6 +290,20 @@ pub fn getpid() -> u32 {
     plain(nr::GETPID) as u32
 }
 
+/// getppid(2).
+#[must_use]
+pub fn getppid() -> u32 {
+    plain(nr::GETPPID) as u32
+}
+
+/// Whether two processes share their memory, as far as kcmp(2) tells: where the kernel lacks it, they do not.
+#[must_use]
+pub fn share_memory(one: u32, other: u32) -> bool {
+    const KCMP_VM: usize = 1;
+    // SAFETY: no memory is named.
+    unsafe { call(nr::KCMP, [one as usize, other as usize, KCMP_VM, 0, 0, 0]) }.result() == Ok(0)
+}
+
 /// getuid(2).
 #[must_use]
 pub fn getuid() -> u32 {

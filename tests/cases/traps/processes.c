@@ -9,6 +9,8 @@ extern char **environ;
 
 static void silent(void) {}
 
+static void paths(void) { say("wrong %d\n", paths_wrong()); }
+
 static char self[64];
 
 static void find_self(void) {
@@ -179,7 +181,7 @@ static void executed_among_threads(void) {
         need(pthread_create(&thread, NULL, work_for_ever, NULL) == 0);
     find_self();
     usleep(5000);
-    execl(self, "traps", "execute again", "0", NULL);
+    execl(self, "traps", "paths", NULL);
     needed("execl");
 }
 
@@ -214,6 +216,7 @@ static void becomes_symlink(void) {
 
 const struct trap process_traps[] = {
     {"silent", silent},
+    {"paths", paths},
     {"spawn often", spawn_often},
     {"killed children", killed_children},
     {"vfork leaves alone", vfork_leaves_alone},

@@ -72,7 +72,7 @@ static void registers(void) {
     long odd = 0;
     for (long round = 0; round < 100; round++) {
         long result, after[6];
-        double in = round + 0.5, out = 0;
+        double in = round + 0.5, out = 0, x87 = 0;
         unsigned int control = 0, control_after = 0;
         __asm__ volatile("stmxcsr %0" : "=m"(control));
         control ^= 0x6000;
@@ -80,13 +80,13 @@ static void registers(void) {
                          "mov $11, %%rbx\n mov $12, %%r12\n mov $13, %%r13\n mov $14, %%r14\n mov $15, %%r15\n mov $10, %%r10\n"
                          "mov $4, %%eax\n lea missing%=(%%rip), %%rdi\n lea -512(%%rsp), %%rsi\n syscall\n"
                          "mov %%rbx, 0(%[after])\n mov %%r12, 8(%[after])\n mov %%r13, 16(%[after])\n mov %%r14, 24(%[after])\n"
-                         "mov %%r15, 32(%[after])\n mov %%r10, 40(%[after])\n movsd %%xmm9, %[out]\n fstp %%st(0)\n stmxcsr %[after_control]\n"
+                         "mov %%r15, 32(%[after])\n mov %%r10, 40(%[after])\n movsd %%xmm9, %[out]\n fstpl %[x87]\n stmxcsr %[after_control]\n"
                          "jmp 1f\n missing%=: .string \"missing\"\n 1:"
-                         : "=a"(result), [out] "=m"(out), [after_control] "=m"(control_after)
+                         : "=&a"(result), [out] "=m"(out), [x87] "=m"(x87), [after_control] "=m"(control_after)
                          : [control] "m"(control), [in] "m"(in), [after] "r"(after)
                          : "rbx", "rcx", "rdi", "rsi", "r10", "r11", "r12", "r13", "r14", "r15", "xmm9", "st", "memory", "cc");
         const long expected[6] = {11, 12, 13, 14, 15, 10};
-        odd += result != -ENOENT || in != out || control != control_after || memcmp(after, expected, sizeof after) != 0;
+        odd += result != -ENOENT || in != out || x87 != 1 || control != control_after || memcmp(after, expected, sizeof after) != 0;
         control ^= 0x6000;
         __asm__ volatile("ldmxcsr %0" : : "m"(control));
     }

@@ -19,6 +19,8 @@ use crate::vfs::{Base, Want};
 
 /// Bytes of `struct sockaddr_un`: the family, and a path that need not end in a NUL.
 const ADDRESS_LEN: usize = 110;
+/// Bytes of the longest name that the kernel tells: such a path and a NUL.
+const TOLD_LEN: usize = ADDRESS_LEN + 1;
 const FAMILY_LEN: usize = 2;
 /// Bytes of `struct sockaddr_storage`: no address is longer.
 const STORAGE_LEN: usize = 128;
@@ -26,7 +28,8 @@ const STORAGE_LEN: usize = 128;
 /// An address of ours in the place of one of the guest's.
 #[derive(Debug)]
 struct Name {
-    bytes: [u8; ADDRESS_LEN],
+    bytes: [u8; TOLD_LEN],
+    /// With the NUL behind the path.
     len: usize,
     /// A directory that the path goes through, open for as long as the address is needed.
     through: Option<Fd>,
@@ -43,19 +46,23 @@ impl Drop for Name {
 impl Name {
     fn new(parts: &[&[u8]]) -> Option<Self> {
         let mut name = Self {
-            bytes: [0; ADDRESS_LEN],
+            bytes: [0; TOLD_LEN],
             len: FAMILY_LEN,
             through: None,
         };
         name.bytes[..FAMILY_LEN].copy_from_slice(&AF_UNIX.to_ne_bytes());
         for part in parts {
-            // One byte is left for the NUL.
-            let room = name.bytes.get_mut(name.len..name.len + part.len())?;
+            let room = name.bytes[..ADDRESS_LEN].get_mut(name.len..name.len + part.len())?;
             room.copy_from_slice(part);
             name.len += part.len();
         }
         name.len += 1;
-        (name.len <= ADDRESS_LEN).then_some(name)
+        Some(name)
+    }
+
+    /// How long it is when it is passed to the kernel, which adds the NUL that does not fit.
+    fn passed_len(&self) -> usize {
+        self.len.min(ADDRESS_LEN)
     }
 }
 
@@ -174,7 +181,7 @@ fn named(call: &mut Call<'_>, at: usize, want: Want, mutates: bool) -> Raw {
         Ok(Some(name)) => {
             let mut args = call.args;
             args[at] = name.bytes.as_ptr().addr();
-            args[at + 1] = name.len;
+            args[at + 1] = name.passed_len();
             let make = || call.host(call.nr, args);
             if mutates {
                 call.process.mutating(make)
@@ -285,7 +292,7 @@ fn send_one(call: &Call<'_>, header_at: Address, flags: usize) -> Result<Option<
         return Ok(None);
     };
     header[..8].copy_from_slice(&name.bytes.as_ptr().addr().to_ne_bytes());
-    header[8..12].copy_from_slice(&(name.len as u32).to_ne_bytes());
+    header[8..12].copy_from_slice(&(name.passed_len() as u32).to_ne_bytes());
     let args = [call.args[0], header.as_ptr().addr(), flags, 0, 0, 0];
     call.host(nr::SENDMSG, args).result().map(Some)
 }
@@ -341,8 +348,8 @@ fn show_one(call: &Call<'_>, header_at: Address, room: usize) -> Result<(), Errn
     if name_at.is_null() || len <= FAMILY_LEN || room <= FAMILY_LEN {
         return Ok(());
     }
-    let mut told = [0; ADDRESS_LEN];
-    let told = &mut told[..len.min(room).min(ADDRESS_LEN)];
+    let mut told = [0; TOLD_LEN];
+    let told = &mut told[..len.min(room).min(TOLD_LEN)];
     call.memory.read(name_at, told)?;
     let mut taken = call.area()?;
     if let Some(name) = guest_name(call, told, &mut taken.work().start) {
