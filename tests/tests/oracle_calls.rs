@@ -78,6 +78,11 @@ fn what_is_refused_is_refused_as_by_the_real_kernel() {
 }
 
 #[test]
+fn rights_of_root_are_those_under_the_real_kernel() {
+    check("root");
+}
+
+#[test]
 fn signals_threads_and_processes_are_those_of_the_real_kernel() {
     let programs = oracle_programs!();
     suite::check("process", &calls::processes(&programs), &programs);
