@@ -13,11 +13,12 @@ use super::pool::{Taken, Text, Work};
 use super::process::Process;
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
-use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, SignalSet};
+use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, UContext};
 use crate::sys::host::{Fd, fstat, getcwd, readlinkat};
 use crate::sys::raw::{Args, Nr, Raw, call};
+use crate::vfs::mounts::MountId;
 use crate::vfs::path::{AT_ROOM, Area, PathBuf};
-use crate::vfs::{Base, Found, Last, MAX_SYMLINKS, Place, Start, Want};
+use crate::vfs::{Base, Found, Last, LastComponent, MAX_SYMLINKS, Place, Start, Want};
 
 /// A call of the guest.
 #[derive(Debug)]
@@ -26,8 +27,8 @@ pub struct Call<'c> {
     pub nr: Nr,
     /// Its arguments.
     pub args: Args,
-    /// The guest's signal mask: what it will be when the handler returns.
-    pub mask: &'c mut SignalSet,
+    /// The guest's registers and signal mask, as they will be when the handler returns.
+    pub context: &'c mut UContext,
     /// How guest memory is reached.
     pub memory: Memory,
     /// The process.
@@ -51,6 +52,12 @@ pub struct At<'w> {
     pub base: Base,
     /// The host path, where it is ours.
     pub host: Option<&'w CStr>,
+    /// The mount it lies in, and whether that begins just there.
+    pub mount: Option<MountId>,
+    /// See [`At::mount`].
+    pub is_mount_point: bool,
+    /// The path is slashes only.
+    pub is_root: bool,
     /// The symlink's text, where that was asked for and the index answered.
     pub text: Option<&'w [u8]>,
 }
@@ -64,6 +71,9 @@ impl At<'_> {
         guest: None,
         base: Base::Host,
         host: None,
+        mount: None,
+        is_mount_point: false,
+        is_root: false,
         text: None,
     };
 
@@ -168,18 +178,27 @@ impl Call<'_> {
         if path.is_empty() {
             return Err(Errno::ENOENT);
         }
-        if path.starts_with(b"/") {
+        let as_given = At {
+            dir,
+            path: given.0,
+            magic: want.last == Last::Follow,
+            ..At::NOWHERE
+        };
+        let is_relative = !path.starts_with(b"/");
+        if is_relative || want.beneath || want.in_root {
+            if !self.directory(dir, told, start)? {
+                return Ok(as_given);
+            }
+        } else {
             start.set(b"/")?;
-        } else if !self.directory(dir, told, start)? {
-            let magic = want.last == Last::Follow;
-            return Ok(At {
-                dir,
-                path: given.0,
-                magic,
-                ..At::NOWHERE
-            });
         }
-        self.walk(path, want, told, start, area)
+        let at = self.walk(path, want, told, start, area)?;
+        let is_too_long = |host: &CStr| host.count_bytes() >= PATH_MAX;
+        if is_relative && at.host.is_some_and(is_too_long) {
+            // From where it starts the path is short enough.
+            return Ok(as_given);
+        }
+        Ok(at)
     }
 
     /// Resolves, going on behind magic links that are not at the end.
@@ -250,6 +269,9 @@ impl Call<'_> {
             guest: Some(place.guest),
             base: place.location.base,
             host: Some(path),
+            mount: self.process.vfs.mounts().over(place.guest),
+            is_mount_point: place.is_mount_point,
+            is_root: place.last == LastComponent::Root,
             text: None,
         })
     }
@@ -264,19 +286,27 @@ impl Call<'_> {
         told: &mut Text,
         into: &mut PathBuf<AT_ROOM>,
     ) -> Result<bool, Errno> {
-        const DELETED: &[u8] = b" (deleted)";
         let told = if dir == Fd::CWD {
             match getcwd(told) {
                 Ok(path) => path,
-                Err(Errno::ENOENT) => return Ok(false),
+                // Deleted, or deeper than a path may be: the kernel alone knows the way from there.
+                Err(Errno::ENOENT | Errno::ENAMETOOLONG) => return Ok(false),
                 Err(errno) => return Err(errno),
             }
         } else {
+            let found = fstat(dir)?;
+            if found.mode & S_IFMT != S_IFDIR {
+                return Err(Errno::ENOTDIR);
+            }
+            if found.nlink == 0 {
+                return Ok(false);
+            }
             let mut text = [0; 32];
             let link = fd_link(dir, &mut text).ok_or(Errno::EBADF)?;
             match readlinkat(Fd::CWD, link, told) {
                 Ok(len) => &told[..len],
                 Err(Errno::ENOENT) => return Err(Errno::EBADF),
+                Err(Errno::ENAMETOOLONG) => return Ok(false),
                 Err(errno) => return Err(errno),
             }
         };
@@ -288,18 +318,15 @@ impl Call<'_> {
                 Err(Errno::ENOTDIR)
             };
         }
-        // A directory may also be called so; one that was deleted has no link left.
-        if dir != Fd::CWD && told.ends_with(DELETED) && fstat(dir).is_ok_and(|dir| dir.nlink == 0) {
-            return Ok(false);
-        }
         Ok(self.process.vfs.mounts().to_guest(told, into).is_ok())
     }
 }
 
-/// `/proc/self/fd/N` of a descriptor.
+/// `/proc/thread-self/fd/N` of a descriptor.
 #[must_use]
 pub fn fd_link(fd: Fd, into: &mut [u8; 32]) -> Option<&CStr> {
-    const PREFIX: &[u8] = b"/proc/self/fd/";
+    // Of the thread: of a process whose first thread has ended, /proc/self shows no descriptors.
+    const PREFIX: &[u8] = b"/proc/thread-self/fd/";
     let mut number = u32::try_from(fd.0).ok()?;
     into[..PREFIX.len()].copy_from_slice(PREFIX);
     let mut digits = [0_u8; 10];
@@ -330,10 +357,10 @@ mod tests {
     #[test]
     fn a_descriptor_has_a_link_and_a_negative_number_has_none() {
         let mut text = [0; 32];
-        assert_eq!(fd_link(Fd(0), &mut text), Some(c"/proc/self/fd/0"));
+        assert_eq!(fd_link(Fd(0), &mut text), Some(c"/proc/thread-self/fd/0"));
         assert_eq!(
             fd_link(Fd(i32::MAX), &mut text),
-            Some(c"/proc/self/fd/2147483647")
+            Some(c"/proc/thread-self/fd/2147483647")
         );
         assert_eq!(fd_link(Fd(-1), &mut text), None);
     }

@@ -6,8 +6,10 @@ use elfuse_format::keys::Time;
 
 use super::process::Process;
 use crate::errno::Errno;
-use crate::sys::abi::TimeSpec;
-use crate::sys::host::{Fd, exit, lstatat, monotonic_ns, readlinkat, wall_clock, write};
+use crate::sys::abi::{AT_EACCESS, AT_SYMLINK_NOFOLLOW, S_IFDIR, S_IFMT, TimeSpec};
+use crate::sys::host::{
+    Fd, exit, faccessat2, lstatat, monotonic_ns, readlinkat, wall_clock, write,
+};
 use crate::vfs::shadow::Mismatch;
 use crate::vfs::{Base, Host, HostStat, Location, Nanos};
 
@@ -17,6 +19,10 @@ fn time(of: TimeSpec) -> Time {
         nanos: of.nanos as u32,
     }
 }
+
+/// Search permission of everybody.
+const SEARCH: u32 = 0o111;
+const X_OK: usize = 1;
 
 impl Process {
     fn place<'p>(&self, at: Location<'p>) -> Result<(Fd, &'p CStr), Errno> {
@@ -37,7 +43,11 @@ impl Host for Process {
 
     fn stat(&self, at: Location<'_>) -> Result<HostStat, Errno> {
         let (dir, path) = self.place(at)?;
-        let found = lstatat(dir, path)?;
+        let mut found = lstatat(dir, path)?;
+        let is_private = found.mode & S_IFMT == S_IFDIR && found.mode & SEARCH != SEARCH;
+        if is_private && faccessat2(dir, path, X_OK, AT_EACCESS | AT_SYMLINK_NOFOLLOW).is_ok() {
+            found.mode |= SEARCH;
+        }
         Ok(HostStat {
             dev: found.dev,
             ino: found.ino,

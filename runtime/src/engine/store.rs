@@ -27,12 +27,15 @@ use crate::sys::host::{
 use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
-    Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode, Mounts, Source,
-    Vfs,
+    Absences, Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode,
+    Mounts, Source, Vfs,
 };
 
 /// Memory that what is touched of an index is copied to; pages cost nothing until then. What does not fit is asked of the host.
 const INDEX_ROOM: usize = 64 << 20;
+
+/// Memory that absent names are remembered in.
+const ABSENCE_ROOM: usize = 512 << 10;
 
 /// A file of the store, mapped.
 #[derive(Debug, Clone, Copy)]
@@ -223,6 +226,14 @@ fn generation(dir: Option<&CStr>, run: &Inherited<'_>, make: bool) -> Option<&'s
     own.or_else(|| anonymous_shared(PAGE).ok().map(generation_at))
 }
 
+/// Zeroed memory to be handed out in pieces, from signal handlers too.
+fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static>, Errno> {
+    let room = anonymous(len)?;
+    let base = NonNull::from(room).cast();
+    // SAFETY: fresh memory of the process's own, given away here.
+    arena.place(unsafe { IndexArena::new(base, len) })
+}
+
 /// Lookup for this run, with the index if there is one that may be used; and where changes are announced.
 ///
 /// # Errors
@@ -268,14 +279,17 @@ pub fn vfs(
         return Ok((vfs, None));
     };
     let coherence = arena.place(Coherence::new(mode, run.shadow, generation))?;
+    if mode != Mode::Off {
+        let room = arena_of(arena, ABSENCE_ROOM)?;
+        if let Some(absences) = Absences::new(room) {
+            vfs = vfs.with_absences(arena.place(absences)?, coherence);
+        }
+    }
     let Ok(files) = files else {
         return Ok((vfs, Some(coherence)));
     };
     let files = arena.place(files)?;
-    let room = anonymous(INDEX_ROOM)?;
-    let base = NonNull::from(&mut *room).cast();
-    // SAFETY: fresh memory of the process's own, given away here.
-    let room = arena.place(unsafe { IndexArena::new(base, INDEX_ROOM) })?;
+    let room = arena_of(arena, INDEX_ROOM)?;
     if let Ok(catalogue) = Catalogue::open(files, room) {
         vfs = vfs.with_index(arena.place(catalogue)?, coherence);
     }

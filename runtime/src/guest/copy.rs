@@ -11,7 +11,7 @@ use core::arch::global_asm;
 use super::Address;
 use crate::errno::Errno;
 use crate::sys::abi::PAGE;
-use crate::sys::host::getpid;
+use crate::sys::host::gettid;
 use crate::sys::nr;
 use crate::sys::raw::{Nr, call};
 
@@ -114,7 +114,7 @@ fn by_kernel(nr: Nr, ours: usize, guests: Address, len: usize) -> Result<usize, 
     let local = [ours, len];
     let remote = [guests.0, len];
     let args = [
-        getpid() as usize,
+        gettid() as usize,
         local.as_ptr().addr(),
         1,
         remote.as_ptr().addr(),

@@ -38,10 +38,16 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
 pub fn shebang(start: &[u8]) -> Option<Option<Shebang<'_>>> {
     let whole = start.len() < WINDOW;
     let window = &start[..start.len().min(WINDOW)];
-    let line = window.strip_prefix(b"#!")?;
+    let mut line = window.strip_prefix(b"#!")?;
     let (line, ended) = match line.iter().position(|byte| *byte == b'\n') {
         Some(end) => (&line[..end], true),
-        None => (line, whole),
+        None => {
+            if !whole {
+                // The last byte of the window is looked at for an end of line only.
+                line = line.split_last().map_or(line, |(_, line)| line);
+            }
+            (line, whole)
+        }
     };
     // A NUL ends what the kernel sees as a string.
     let (line, ended) = match line.iter().position(|byte| *byte == 0) {

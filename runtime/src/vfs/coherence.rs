@@ -14,7 +14,7 @@ pub enum Mode {
     /// elfuse. The default.
     #[default]
     Lease,
-    /// The tree cannot change: a directory is compared at first touch only.
+    /// Nobody changes the tree but its guests: a directory is compared at first touch, and again after a change made through elfuse.
     Frozen,
     /// Directories are compared at every touch, and every answer with the host's, whose word counts.
     Strict,
@@ -158,7 +158,8 @@ impl<'a> Coherence<'a> {
             return None;
         }
         let holds = match self.mode {
-            Mode::Frozen => true,
+            // What the guest itself changes counts in a tree that nobody else changes.
+            Mode::Frozen => self.stamp() == Some(lease.stamp.load(Ordering::Acquire)),
             Mode::Strict | Mode::Off => false,
             Mode::Lease => {
                 self.stamp() == Some(lease.stamp.load(Ordering::Acquire)) && now().0 < until
@@ -174,7 +175,7 @@ impl<'a> Coherence<'a> {
                 self.stamp()
                     .map(|stamp| (now().0.saturating_add(LEASE), stamp)),
             ),
-            Mode::Frozen => Ticket(Some((u64::MAX, 0))),
+            Mode::Frozen => Ticket(self.stamp().map(|stamp| (u64::MAX, stamp))),
             Mode::Strict | Mode::Off => Ticket(None),
         }
     }
@@ -347,12 +348,16 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_tree_is_compared_once_and_the_strict_mode_compares_always() {
+    fn a_frozen_tree_is_compared_once_and_after_changes_of_its_guests_and_the_strict_mode_compares_always()
+     {
         let generation = Generation::new();
         let frozen = Coherence::new(Mode::Frozen, false, &generation);
         let lease = granted(&frozen, 100);
-        frozen.mutate_begin();
         assert!(holds(&frozen, &lease, u64::MAX));
+        frozen.mutate_begin();
+        assert!(!holds(&frozen, &lease, 101));
+        frozen.mutate_end();
+        assert!(!holds(&frozen, &lease, 101));
         assert!(!holds(&frozen, &Lease::default(), 0));
         for (mode, shadow) in [
             (Mode::Strict, false),

@@ -43,7 +43,8 @@ pub struct HostStat {
     pub dev: u64,
     /// `st_ino`.
     pub ino: u64,
-    /// `st_mode`: type and permissions.
+    /// `st_mode`: type and permissions. Where the host knows that this process may search a directory that not everybody may, all
+    /// three bits of search permission are set.
     pub mode: u32,
     /// `st_mtim`.
     pub mtime: Time,

@@ -392,7 +392,11 @@ impl<H: Host> Walk<'_, '_, H> {
         };
         match taken.step {
             Step::Symlink if self.follows(component) => self.follow(component),
-            Step::Symlink if self.want.last == Last::Text && (taken.by_index || self.asks_all) => {
+            Step::Symlink
+                if self.want.last == Last::Text
+                    && (taken.by_index || self.asks_all)
+                    && !self.is_magic() =>
+            {
                 end(self, What::Text, None)
             }
             Step::Symlink => end(self, What::Host, Some(Kind::Symlink)),

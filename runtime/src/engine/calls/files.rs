@@ -5,9 +5,9 @@ use crate::engine::proc;
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
-    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_CREAT, O_EXCL, O_NOFOLLOW, O_TRUNC, O_WRONLY, OpenHow,
-    RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS,
-    RESOLVE_NO_XDEV,
+    AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_CREAT, O_EXCL, O_NOFOLLOW,
+    O_TRUNC, O_WRONLY, OpenHow, RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
 };
 use crate::sys::host::Fd;
 use crate::sys::nr;
@@ -89,18 +89,14 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
         | RESOLVE_BENEATH
         | RESOLVE_IN_ROOT
         | RESOLVE_CACHED;
-    if len > LEN || resolve & !KNOWN != 0 || flags >> 32 != 0 {
-        // A newer structure, or flags of which nothing is known here: the kernel knows which of them it refuses, and refuses before
-        // it walks. What it would accept could not be walked rightly, so it is told an empty path.
-        let refused = call.host(
-            nr::OPENAT2,
-            [usize::MAX, c"".as_ptr().addr(), call.args[2], len, 0, 0],
-        );
-        return if refused == Raw::from(Errno::ENOENT) {
-            Errno::EINVAL.into()
-        } else {
-            refused
-        };
+    let both = RESOLVE_BENEATH | RESOLVE_IN_ROOT;
+    if resolve & !KNOWN != 0 || resolve & both == both || flags >> 32 != 0 {
+        return Errno::EINVAL.into();
+    }
+    match newer_fields(call, call.address(2).plus(LEN), len - LEN) {
+        Ok(false) => {}
+        Ok(true) => return Errno::E2BIG.into(),
+        Err(errno) => return errno.into(),
     }
     let want = Want {
         no_symlinks: resolve & RESOLVE_NO_SYMLINKS != 0,
@@ -126,14 +122,33 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
     })
 }
 
-/// Resolves for a call that takes `AT_SYMLINK_NOFOLLOW` and `AT_EMPTY_PATH`.
+/// Whether a structure of a newer kernel says anything in the fields that are not known here.
+fn newer_fields(call: &Call<'_>, mut at: Address, mut len: usize) -> Result<bool, Errno> {
+    while len > 0 {
+        let mut part = [0; 256];
+        let part = &mut part[..len.min(256)];
+        call.memory.read(at, part)?;
+        if part.iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+        at = at.plus(part.len());
+        len -= part.len();
+    }
+    Ok(false)
+}
+
+/// Resolves for a call that takes `AT_SYMLINK_NOFOLLOW` and `AT_EMPTY_PATH` and knows the flags `known`: the kernel refuses others before
+/// it looks at the path.
 fn flagged(
     call: &mut Call<'_>,
-    flags: usize,
+    (flags, known): (usize, usize),
     dir: Fd,
     path: Address,
     then: impl FnOnce(&Call<'_>, &At<'_>) -> Raw,
 ) -> Raw {
+    if flags & !known != 0 {
+        return Errno::EINVAL.into();
+    }
     if flags & AT_EMPTY_PATH != 0 && names_nothing(call, path) {
         return call.as_given();
     }
@@ -151,8 +166,15 @@ pub fn names_nothing(call: &Call<'_>, path: Address) -> bool {
     path.is_null() || call.memory.read_bytes::<1>(path) == Ok([0])
 }
 
+/// `AT_STATX_SYNC_TYPE`.
+const SYNC: usize = 0x6000;
+/// What the calls of the stat family know.
+const STAT_FLAGS: usize = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | SYNC;
+/// `R_OK`, `W_OK`, `X_OK`.
+const ACCESS_MODES: usize = 7;
+
 fn stat_at(call: &mut Call<'_>, dir: Fd, path: Address, into: usize, flags: usize) -> Raw {
-    flagged(call, flags, dir, path, |call, at| {
+    flagged(call, (flags, STAT_FLAGS), dir, path, |call, at| {
         let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
         call.host(nr::NEWFSTATAT, [at.dir(), at.path, into, flags, 0, 0])
     })
@@ -188,15 +210,28 @@ pub fn newfstatat(call: &mut Call<'_>) -> Raw {
 /// statx(2).
 pub fn statx(call: &mut Call<'_>) -> Raw {
     let (flags, mask, into) = (call.flags(2), call.args[3], call.args[4]);
-    flagged(call, flags, call.fd(0), call.address(1), |call, at| {
-        let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
-        call.host(nr::STATX, [at.dir(), at.path, flags, mask, into, 0])
-    })
+    const RESERVED: usize = 0x8000_0000;
+    if mask & RESERVED != 0 || flags & SYNC == SYNC {
+        return Errno::EINVAL.into();
+    }
+    flagged(
+        call,
+        (flags, STAT_FLAGS),
+        call.fd(0),
+        call.address(1),
+        |call, at| {
+            let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
+            call.host(nr::STATX, [at.dir(), at.path, flags, mask, into, 0])
+        },
+    )
 }
 
 /// access(2).
 pub fn access(call: &mut Call<'_>) -> Raw {
     let mode = call.args[1];
+    if mode & !ACCESS_MODES != 0 {
+        return Errno::EINVAL.into();
+    }
     call.at(Fd::CWD, call.address(0), FOLLOW, |call, at| {
         call.host(nr::FACCESSAT, [at.dir(), at.path, mode, 0, 0, 0])
     })
@@ -205,6 +240,9 @@ pub fn access(call: &mut Call<'_>) -> Raw {
 /// faccessat(2), which has no flags.
 pub fn faccessat(call: &mut Call<'_>) -> Raw {
     let mode = call.args[2];
+    if mode & !ACCESS_MODES != 0 {
+        return Errno::EINVAL.into();
+    }
     call.at(call.fd(0), call.address(1), FOLLOW, |call, at| {
         call.host(nr::FACCESSAT, [at.dir(), at.path, mode, 0, 0, 0])
     })
@@ -213,10 +251,20 @@ pub fn faccessat(call: &mut Call<'_>) -> Raw {
 /// faccessat2(2).
 pub fn faccessat2(call: &mut Call<'_>) -> Raw {
     let (mode, flags) = (call.args[2], call.flags(3));
-    flagged(call, flags, call.fd(0), call.address(1), |call, at| {
-        let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
-        call.host(nr::FACCESSAT2, [at.dir(), at.path, mode, flags, 0, 0])
-    })
+    const KNOWN: usize = AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
+    if mode & !ACCESS_MODES != 0 {
+        return Errno::EINVAL.into();
+    }
+    flagged(
+        call,
+        (flags, KNOWN),
+        call.fd(0),
+        call.address(1),
+        |call, at| {
+            let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
+            call.host(nr::FACCESSAT2, [at.dir(), at.path, mode, flags, 0, 0])
+        },
+    )
 }
 
 /// name_to_handle_at(2), which follows only when told to.

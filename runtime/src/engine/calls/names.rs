@@ -65,6 +65,9 @@ pub fn mknodat(call: &mut Call<'_>) -> Raw {
 fn unlink_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize) -> Raw {
     let directory = flags & AT_REMOVEDIR != 0;
     one(call, dir, path, |call, at| {
+        if at.is_mount_point {
+            return Errno::EBUSY.into();
+        }
         let remove = || call.host(nr::UNLINKAT, [at.dir(), at.path, flags, 0, 0, 0]);
         let removed = remove();
         let is_full = removed == Errno::ENOTEMPTY.into() || removed == Errno::EEXIST.into();
@@ -130,6 +133,11 @@ fn two(
             second_start,
             second_area,
         )?;
+        let is_root = old_at.is_root || new_at.is_root;
+        if old_at.mount != new_at.mount && !is_root {
+            // On the host both may lie on one file system.
+            return Err(Errno::EXDEV);
+        }
         Ok(call.process.mutating(|| then(call, &old_at, &new_at)))
     };
     run().unwrap_or_else(|errno: Errno| errno.into())
@@ -141,6 +149,9 @@ fn rename_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
         return Errno::EINVAL.into();
     }
     two(call, old, new, PARENT, |call, old, new| {
+        if old.is_mount_point || new.is_mount_point || old.is_root || new.is_root {
+            return Errno::EBUSY.into();
+        }
         let rename = || {
             call.host(
                 nr::RENAMEAT2,
