@@ -46,6 +46,7 @@ pub fn theme(name: &str, sysroot: Sysroot<'_>, programs: &Programs) -> Vec<Case>
     let ground = Ground::Shared {
         root: sysroot.root.to_owned(),
         index: index(sysroot, programs),
+        is_copied: false,
     };
     let mut cases: Vec<Case> = Vec::new();
     for line in text.lines() {
