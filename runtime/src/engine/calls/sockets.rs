@@ -59,6 +59,16 @@ impl Name {
     }
 }
 
+/// Whether the call's first argument is a socket of that family.
+fn is_unix_socket(call: &Call<'_>) -> bool {
+    const SOL_SOCKET: usize = 1;
+    const SO_DOMAIN: usize = 39;
+    let (mut domain, mut len) = (0_i32, size_of::<i32>() as u32);
+    let (domain_at, len_at) = ((&raw mut domain).addr(), (&raw mut len).addr());
+    let args = [call.args[0], SOL_SOCKET, SO_DOMAIN, domain_at, len_at, 0];
+    call.host(nr::GETSOCKOPT, args).0 == 0 && domain == i32::from(AF_UNIX)
+}
+
 /// What is to be passed in the place of a guest's address; `None`: that one, as it is no path.
 fn host_name(call: &Call<'_>, at: Address, len: usize, want: Want) -> Result<Option<Name>, Errno> {
     if len <= FAMILY_LEN || len > ADDRESS_LEN {
@@ -67,6 +77,10 @@ fn host_name(call: &Call<'_>, at: Address, len: usize, want: Want) -> Result<Opt
     let mut given = [0; ADDRESS_LEN];
     call.memory.read(at, &mut given[..len])?;
     if given[..FAMILY_LEN] != AF_UNIX.to_ne_bytes() || given[FAMILY_LEN] == 0 {
+        return Ok(None);
+    }
+    if !is_unix_socket(call) {
+        // The kernel says what it says before it reads the address.
         return Ok(None);
     }
     let path = &given[FAMILY_LEN..len];
