@@ -123,12 +123,7 @@ fn replace(lines: &mut Vec<String>, exception: &Exception) -> bool {
     let Some(at) = lines.windows(count).position(same) else {
         return false;
     };
-    let indent: String = lines[at].chars().take_while(|c| *c == ' ').collect();
-    let elfuse = exception
-        .elfuse
-        .iter()
-        .map(|line| format!("{indent}{line}"));
-    lines.splice(at..at + count, elfuse);
+    lines.splice(at..at + count, exception.elfuse.iter().cloned());
     true
 }
 
@@ -162,8 +157,8 @@ mod tests {
     #[test]
     fn lines_that_follow_each_other_are_replaced_by_those_of_elfuse() {
         let all = parse("Why.\n  t: c\n    b\n    c\n    => x\n");
-        let found = expected(&outcome(&["a", "  b", "  c", "d"]), "t: c", &all).unwrap();
-        assert_eq!(found.output, ["a", "  x", "d"]);
+        let found = expected(&outcome(&["a", "b", "c", "d"]), "t: c", &all).unwrap();
+        assert_eq!(found.output, ["a", "x", "d"]);
     }
 
     #[test]
