@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::room::Room;
-use crate::scratch::{Random, Stop, index_files};
+use crate::scratch::{Random, Stop};
 
 /// One kind of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +34,9 @@ impl Disturbance {
 }
 
 fn break_index(directory: &Path, random: &mut Random, stop: &Stop) {
-    let inside = directory.ends_with(".elfuse");
-    let mut files: Vec<PathBuf> = if inside {
-        let root = directory.parent().expect("it lies in a tree");
-        let found = index_files(root).into_iter();
-        found.map(|path| root.join(path)).collect()
-    } else {
-        let entries = fs::read_dir(directory).expect("an index").flatten();
-        entries.map(|entry| entry.path()).collect()
-    };
+    // The store alone: a run does not read the sidecars, and a guest that watches a directory would be told of one.
+    let entries = fs::read_dir(directory).expect("an index").flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     files.retain(|path| path.is_file());
     let whole: Vec<(PathBuf, Vec<u8>)> = files
         .into_iter()
