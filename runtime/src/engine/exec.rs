@@ -617,6 +617,7 @@ fn replace(
         program_fd: ready.file.0,
         exe: ready.strings.get(ready.exe),
         execfn: ready.strings.get(ready.execfn),
+        sysroot_fd: call.process.sysroot().ok().map(|fd| fd.0),
         filter_armed: call.process.is_armed(),
         signal_mask: call.context.mask.0,
     };
