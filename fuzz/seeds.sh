@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")"
 elfuse_index=${ELFUSE_INDEX:-../target/debug/elfuse-index}
 [ -x "$elfuse_index" ] || (cd .. && cargo build -p elfuse-indexer)
-for target in sidecar keys loader_cache ld_so_cache inspect walk conf resolve inherited; do
+for target in sidecar keys loader_cache ld_so_cache inspect walk conf resolve inherited vfs; do
     mkdir -p "corpus/$target"
 done
 
@@ -52,6 +52,19 @@ find "$small" -name .elfuse-sidecar-index | sort | while read -r file; do
     tail -c +65 "$file" >"corpus/sidecar/seed-payload-$number"
     number=$((number + 1))
 done
+
+echo "seeds: paths over an index"
+seed_path() {
+    # Two bytes of length, how to resolve, where to start; the path; the index.
+    { printf '%b' "\\0$(printf %03o "${#2}")\\0000\\000$3\\0$4"; printf '%s' "$2"; cat "$small/.elfuse/loader-cache"; } >"corpus/vfs/seed-$1"
+}
+seed_path missing /usr/bin/missing 0 000
+seed_path link usr/bin/link/../../lib/x 0 000
+seed_path text bin/link 2 100
+seed_path make /usr/bin/empty/new/ 4 000
+seed_path beneath ../../etc/./ 1 010
+seed_path magic /proc/self/exe 0 000
+seed_path mount /m/../m/a//b 3 200
 
 echo "seeds: trees"
 printf '/a/l/../b\n/a/l\n>../c/./d\0/c/d\n/\0/c/b\n=file\0/x\n>x\0/y\n>/a//l/\0' >corpus/walk/seed-links

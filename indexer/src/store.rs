@@ -16,7 +16,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 use elfuse_format::FormatError;
-use elfuse_format::header::{HEADER_LEN, Header};
+use elfuse_format::header::{self, HEADER_LEN, Header};
 use elfuse_format::names;
 use elfuse_format::sidecar::Kind;
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
@@ -111,6 +111,42 @@ impl Lock {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Says in the store's generation file, if there is one, that no change is in flight. Where a run died in the middle of one, the
+    /// count would else stay up for ever and keep all others from believing anything without a look at the host.
+    ///
+    /// Runs that are changing something just now are not disturbed: they take the count no lower than 0, and until then what
+    /// others believe was looked at after this.
+    ///
+    /// # Errors
+    /// If the file may be opened and not written to. One that is none of ours is left alone: a run replaces it.
+    pub fn reset_generation(&self) -> anyhow::Result<()> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = rustix::fs::openat(
+            &self.dir,
+            names::GENERATION,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        // Without the right to write it, it is somebody else's to reset.
+        let Ok(file) = opened.map(File::from) else {
+            return Ok(());
+        };
+        let Ok(bytes) = read_whole(&file) else {
+            return Ok(());
+        };
+        let is_one = Header::parse(&bytes)
+            .is_ok_and(|header| header.kind == header::Kind::Generation as u16);
+        let in_flight = HEADER_LEN..HEADER_LEN + 8;
+        if !is_one || bytes.get(in_flight).is_none_or(|count| count == [0; 8]) {
+            return Ok(());
+        }
+        let written = rustix::io::pwrite(&file, &[0; 8], HEADER_LEN as u64);
+        written.map(drop).with_context(|| {
+            let path = self.store.join(names::GENERATION);
+            format!("setting the count of changes in {} to 0", path.display())
+        })
     }
 
     /// Whether the lock that is held is the one that others will ask for: `clean` removes it, with or without the store.

@@ -9,6 +9,7 @@
 
 pub mod calls;
 pub mod compile;
+pub mod disturb;
 pub mod entered;
 pub mod exceptions;
 pub mod outcome;

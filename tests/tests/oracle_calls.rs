@@ -1,5 +1,6 @@
 //! Scripts of system calls, and small programs, each run by the real kernel and by `elfuse run` in every way: see `elfuse_tests::oracle`.
 
+use elfuse_tests::oracle::disturb::Disturbance;
 use elfuse_tests::oracle::{calls, suite};
 use elfuse_tests::oracle_programs;
 
@@ -78,7 +79,38 @@ fn what_is_refused_is_refused_as_by_the_real_kernel() {
 }
 
 #[test]
+fn rights_of_root_are_those_under_the_real_kernel() {
+    check("root");
+}
+
+#[test]
 fn signals_threads_and_processes_are_those_of_the_real_kernel() {
     let programs = oracle_programs!();
     suite::check("process", &calls::processes(&programs), &programs);
+}
+
+#[test]
+fn an_index_that_is_broken_meanwhile_changes_nothing() {
+    let programs = oracle_programs!();
+    for theme in ["open", "hidden", "directories"] {
+        suite::check_while(
+            Disturbance::BreakIndex,
+            theme,
+            &calls::theme(theme),
+            &programs,
+        );
+    }
+}
+
+#[test]
+fn directories_that_are_touched_meanwhile_change_nothing() {
+    let programs = oracle_programs!();
+    for theme in ["walk", "make"] {
+        suite::check_while(
+            Disturbance::TouchDirectories,
+            theme,
+            &calls::theme(theme),
+            &programs,
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! Programs of the example sysroots at work, each run by the real kernel and by `elfuse run` in every way: see
 //! `elfuse_tests::oracle`.
 
+use elfuse_tests::oracle::disturb::Disturbance;
 use elfuse_tests::oracle::programs::{self, Sysroot};
 use elfuse_tests::oracle::suite;
 use elfuse_tests::{oracle_programs, sysroot};
@@ -57,4 +58,13 @@ fn a_debugger_works_as_under_the_real_kernel() {
         shell: "/bin/bash",
     };
     check("debugger", bundle);
+}
+
+#[test]
+fn programs_do_not_notice_that_their_index_is_broken_meanwhile() {
+    let programs = oracle_programs!();
+    let mut cases = programs::theme("languages", debian(), &programs);
+    cases.retain(|case| case.name.ends_with("starts") || case.name.contains("imports"));
+    assert!(cases.len() > 5, "too few cases are left");
+    suite::check_while(Disturbance::BreakIndex, "languages", &cases, &programs);
 }

@@ -254,6 +254,7 @@ fn make(job: &Job<'_>, out: &mut Output) -> anyhow::Result<Exit> {
         }
         .make(out)
     })??;
+    lock.reset_generation()?;
     print(job.command, &summary, out)?;
     Ok(Exit::Success)
 }

@@ -29,7 +29,7 @@ pub const LEASE: u64 = 2_000_000;
 ///
 /// Who changes names raises `in_flight` before and moves `generation` on after; both words only ever go up, but for `in_flight`
 /// going down again. If it dies in between, `in_flight` stays up, and nothing is believed without a look at the host from then on,
-/// until `elfuse-index seal` sets it to 0.
+/// until `elfuse-index build` or `seal` sets it to 0.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Generation {

@@ -514,7 +514,7 @@ fn before_slash(bytes: &[u8]) -> usize {
         let mut word = [0; 8];
         word.copy_from_slice(eight);
         // A byte that is a slash becomes zero, and borrows from its top bit; a byte above one may do so too.
-        let found = u64::from_le_bytes(word) ^ ONES * u64::from(b'/');
+        let found = u64::from_le_bytes(word) ^ (ONES * u64::from(b'/'));
         let found = found.wrapping_sub(ONES) & !found & TOPS;
         if found != 0 {
             return before + found.trailing_zeros() as usize / 8;

@@ -27,18 +27,16 @@ static void put_link(const char *path) {
 }
 
 void show_program(char **arguments, char **environment) {
-    put_list("  arguments", arguments);
-    put_list("  environment", environment);
+    put_list("arguments", arguments);
+    put_list("environment", environment);
     char name[16] = {0};
     call(__NR_prctl, PR_GET_NAME, name, 0);
-    put("  name ");
+    put("name ");
     put_escaped(name, length(name));
     put_line();
-    put("  ");
     put_link("/proc/self/exe");
-    put("  ");
     put_link("/proc/self/cwd");
-    put("  descriptors");
+    put("descriptors");
     for (int fd = 0; fd < 64; fd++)
         if (call(__NR_fcntl, fd, F_GETFD, 0) >= 0) {
             put(" ");
@@ -47,7 +45,7 @@ void show_program(char **arguments, char **environment) {
     put_line();
     word blocked = 0;
     call4(__NR_rt_sigprocmask, 0, 0, &blocked, 8);
-    put("  blocked ");
+    put("blocked ");
     put_octal(blocked);
     put_line();
 }

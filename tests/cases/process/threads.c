@@ -157,9 +157,16 @@ static void *execute(void *argument) {
     return NULL;
 }
 
+/* Without descriptors, which would be there or not in the program that is executed. */
+static void *look_around(void *argument) {
+    for (;;)
+        access("missing", F_OK);
+    return argument;
+}
+
 static void execute_in_thread(void) {
     pthread_t thread, other;
-    start(&other, work, (void *)100000000, 0);
+    start(&other, look_around, NULL, 0);
     start(&thread, execute, NULL, 0);
     join(thread);
 }

@@ -6,6 +6,7 @@
 //! @ cwd /w/d              the directory it starts in, else /w
 //! @ bind shared /mnt      a directory of its own, seen there
 //! @ tree NAME             another tree than `standard`
+//! @ privileged            it keeps the rights of root, where the test has them
 //! @ without WAY reason    a way it is not run in
 //! openat AT_FDCWD "l" 0   the script (see `cases/calls/calls.h`)
 //! ```
@@ -127,6 +128,7 @@ fn option(case: &mut Case, line: &str) {
                 .environment
                 .push((name.to_owned(), value.to_owned()));
         }
+        "privileged" => case.job.privileged = true,
         "tree" => case.ground = standing_in(rest),
         "without" => {
             let (way, reason) = rest.split_once(' ').unwrap_or((rest, ""));

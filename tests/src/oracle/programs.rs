@@ -5,6 +5,7 @@
 //! @ run PROGRAM ARGUMENT...   what is started; a blank behind a backslash is part of an argument. Else a shell with the rest
 //! @ env NAME=VALUE
 //! @ file NAME                 a compiled program that lies in /tmp
+//! @ limit SECONDS             how long it may run, else 30
 //! @ ignore-trees              what it leaves in /tmp is not compared
 //! @ status-only               nor is what it prints
 //! a line for the shell
@@ -46,6 +47,7 @@ pub fn theme(name: &str, sysroot: Sysroot<'_>, programs: &Programs) -> Vec<Case>
     let ground = Ground::Shared {
         root: sysroot.root.to_owned(),
         index: index(sysroot, programs),
+        is_copied: false,
     };
     let mut cases: Vec<Case> = Vec::new();
     for line in text.lines() {
@@ -132,6 +134,7 @@ fn option(case: &mut Case, line: &str, programs: &Programs) {
             }
             case.job.files.push(programs.directory.join(rest));
         }
+        "limit" => case.job.limit_secs = rest.parse().expect("@ limit SECONDS"),
         "ignore-trees" => case.job.ignores_trees = true,
         "status-only" => case.job.ignores_output = true,
         _ => panic!("{}: no option {key:?}", case.name),

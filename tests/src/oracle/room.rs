@@ -49,6 +49,8 @@ pub enum Ground {
         root: PathBuf,
         /// What `--index-dir` was when the index was built.
         index: PathBuf,
+        /// Whether each room has a copy of the index, to be spoilt.
+        is_copied: bool,
     },
 }
 
@@ -98,7 +100,12 @@ impl Room {
         let (root, index) = match ground {
             Ground::Own(_) => (directory.join("root"), own_index.clone()),
             Ground::Shared { root, .. } if way == Way::Bare => (root.clone(), own_index.clone()),
-            Ground::Shared { root, index } => (root.clone(), index.clone()),
+            Ground::Shared {
+                root,
+                is_copied: true,
+                ..
+            } => (root.clone(), own_index.clone()),
+            Ground::Shared { root, index, .. } => (root.clone(), index.clone()),
         };
         let mut own = vec![directory.clone(), own_index];
         if let Ground::Own(_) = ground {
@@ -121,6 +128,19 @@ impl Room {
         match (ground, way) {
             (Ground::Own(tree), Way::Stale) => tree.make_decoys(&root, &programs.directory, owner),
             (Ground::Own(tree), _) => tree.make(&root, &programs.directory, owner),
+            (
+                Ground::Shared {
+                    index,
+                    is_copied: true,
+                    ..
+                },
+                _,
+            ) if way.is_elfuse() => {
+                for file in fs::read_dir(index).expect("an index").flatten() {
+                    let copy = directory.join("index").join(file.file_name());
+                    fs::copy(file.path(), copy).expect("a file of the index");
+                }
+            }
             (Ground::Shared { .. }, _) => {}
         }
         Self {
@@ -134,6 +154,21 @@ impl Room {
     /// Whether the tree is the room's own.
     fn owns_root(&self) -> bool {
         self.root.starts_with(&self.directory)
+    }
+
+    /// The directory of the index that this way is told of, or finds.
+    #[must_use]
+    pub fn index_directory(&self) -> PathBuf {
+        match self.index_at() {
+            IndexAt::Inside => self.root.join(".elfuse"),
+            IndexAt::Beside | IndexAt::Nowhere => self.index.clone(),
+        }
+    }
+
+    /// The tree.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where the index lies that this way is told of.

@@ -5,17 +5,19 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::thread;
 
 use rayon::prelude::*;
 use rustix::fs::StatVfsMountFlags;
 use tempfile::TempDir;
 
 use super::compile::Programs;
+use super::disturb::Disturbance;
 use super::exceptions::{self, Exception};
 use super::outcome::Outcome;
 use super::room::{Ground, Job, Room};
 use super::way::{IndexAt, Way};
-use crate::scratch::age;
+use crate::scratch::{Random, Stop, age};
 
 /// A job, its name, and the tree it is done in.
 #[derive(Debug, Clone)]
@@ -35,6 +37,42 @@ pub struct Case {
 /// # Panics
 /// Anything differs that is not among the exceptions. The message has all of it.
 pub fn check(theme: &str, cases: &[Case], programs: &Programs) {
+    run(theme, cases, &Way::asked_for(), None, programs);
+}
+
+/// The same, in the ways that believe an index, while something happens beside.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_while(disturbed: Disturbance, theme: &str, cases: &[Case], programs: &Programs) {
+    let believing = [
+        Way::Kernel,
+        Way::Lease,
+        Way::Frozen,
+        Way::Strict,
+        Way::Shadow,
+    ];
+    let ways = Way::asked_for();
+    let ways: Vec<Way> = ways
+        .into_iter()
+        .filter(|way| believing.contains(way))
+        .collect();
+    let mut cases = cases.to_vec();
+    for case in &mut cases {
+        if let Ground::Shared { is_copied, .. } = &mut case.ground {
+            *is_copied = true;
+        }
+    }
+    run(theme, &cases, &ways, Some(disturbed), programs);
+}
+
+fn run(
+    theme: &str,
+    cases: &[Case],
+    ways: &[Way],
+    disturbed: Option<Disturbance>,
+    programs: &Programs,
+) {
     let asked_for = std::env::var("ELFUSE_ORACLE_CASE").ok();
     let wanted = |case: &&Case| {
         asked_for.as_deref().is_none_or(|text| {
@@ -45,21 +83,36 @@ pub fn check(theme: &str, cases: &[Case], programs: &Programs) {
     let names: BTreeSet<_> = cases.iter().map(|case| &case.name).collect();
     assert_eq!(names.len(), cases.len(), "{theme}: two cases have one name");
     let all: Vec<Case> = cases.iter().filter(wanted).cloned().collect();
-    let ways = Way::asked_for();
     let exceptions = exceptions::read();
     check_names(theme, cases, &exceptions);
 
     let place = Place::new(programs);
-    let rooms = furnish(&all, &ways, &place);
+    let rooms = furnish(&all, ways, &place);
     let mut report = String::new();
     let mut failed = BTreeSet::new();
     let mut runs = 0;
+    let seed = disturbed.map_or(0, |_| crate::scratch::seed());
     let outcomes: Vec<Vec<(Way, Outcome)>> = all
         .par_iter()
         .zip(&rooms)
-        .map(|(case, rooms)| {
-            let run = |room: &Room| (room.way, room.run(&case.job, &place.programs));
-            rooms.iter().map(run).collect()
+        .enumerate()
+        .map(|(number, (case, rooms))| {
+            let mut random = Random(seed ^ number as u64);
+            let mut run = |room: &Room| {
+                let outcome = match disturbed.filter(|_| room.way.is_elfuse()) {
+                    None => room.run(&case.job, &place.programs),
+                    Some(disturbed) => {
+                        let stop = Stop::default();
+                        thread::scope(|scope| {
+                            let _at_end = stop.at_end();
+                            scope.spawn(|| disturbed.disturb(room, &mut random, &stop));
+                            room.run(&case.job, &place.programs)
+                        })
+                    }
+                };
+                (room.way, outcome)
+            };
+            rooms.iter().map(&mut run).collect()
         })
         .collect();
     for (case, outcomes) in all.iter().zip(&outcomes) {

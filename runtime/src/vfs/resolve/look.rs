@@ -141,8 +141,9 @@ impl<H: Host> Walk<'_, '_, H> {
         let (step, child) = match self.guide.step(name)? {
             index::Step::Directory(child) => (exists(Kind::Directory), Some(child)),
             index::Step::Symlink(target) => {
-                // Longer than a symlink can be.
-                text.set(target).ok().filter(|()| !target.is_empty())?;
+                // No symlink is empty, longer than the room for it, or has a NUL.
+                let is_one = !target.is_empty() && !target.contains(&0);
+                text.set(target).ok().filter(|()| is_one)?;
                 (Step::Symlink, None)
             }
             index::Step::File => (exists(Kind::File), None),

@@ -1,0 +1,102 @@
+//! What happens beside a run and must not show in it: its index is damaged, removed and put back, its directories are touched.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
+use super::room::Room;
+use crate::scratch::{Random, Stop};
+
+/// One kind of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disturbance {
+    /// The files of the index are cut, overwritten in place, removed, and put back.
+    BreakIndex,
+    /// Directories get new times, as if somebody had made and removed a name in each.
+    TouchDirectories,
+}
+
+impl Disturbance {
+    /// Goes on until told to stop.
+    ///
+    /// # Panics
+    /// The room has no index, or no directories.
+    pub fn disturb(self, room: &Room, random: &mut Random, stop: &Stop) {
+        match self {
+            Self::BreakIndex => break_index(&room.index_directory(), random, stop),
+            Self::TouchDirectories => touch_directories(room.root(), random, stop),
+        }
+    }
+}
+
+fn break_index(directory: &Path, random: &mut Random, stop: &Stop) {
+    // The store alone: a run does not read the sidecars, and a guest that watches a directory would be told of one.
+    let entries = fs::read_dir(directory).expect("an index").flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.retain(|path| path.is_file());
+    let whole: Vec<(PathBuf, Vec<u8>)> = files
+        .into_iter()
+        .map(|path| {
+            let content = fs::read(&path).expect("a file of the index");
+            (path, content)
+        })
+        .collect();
+    assert!(!whole.is_empty(), "no index in {}", directory.display());
+    while !stop.is_set() {
+        let (path, content) = &whole[random.below(whole.len())];
+        // Others may have it open or mapped; and a case may have removed the directory it lies in.
+        let open = OpenOptions::new().write(true).open(path);
+        match (random.below(5), open) {
+            (0, Ok(file)) => drop(file.set_len(random.below(content.len() + 1) as u64)),
+            (1 | 2, Ok(file)) => {
+                let byte = [(random.number() & 0xff) as u8];
+                let at = random.below(content.len().max(1)) as u64;
+                let _ = file.write_at(&byte, at);
+            }
+            (3, _) => drop(fs::remove_file(path)),
+            _ => put_back(path, content),
+        }
+        thread::sleep(Duration::from_micros(random.below(400) as u64));
+    }
+    for (path, content) in &whole {
+        put_back(path, content);
+    }
+}
+
+/// As it is published: under another name first.
+fn put_back(path: &Path, content: &[u8]) {
+    let temporary = path.with_extension("4711.tmp");
+    if fs::write(&temporary, content).is_ok() {
+        let _ = fs::rename(&temporary, path);
+    }
+}
+
+fn touch_directories(root: &Path, random: &mut Random, stop: &Stop) {
+    let walk = walkdir::WalkDir::new(root).into_iter().flatten();
+    let directories: Vec<PathBuf> = walk
+        .filter(|entry| entry.file_type().is_dir())
+        .map(walkdir::DirEntry::into_path)
+        .collect();
+    assert!(
+        !directories.is_empty(),
+        "no directories in {}",
+        root.display()
+    );
+    let time = |nanos| Timespec {
+        tv_sec: 0,
+        tv_nsec: nanos,
+    };
+    let now = Timestamps {
+        last_access: time(UTIME_OMIT),
+        last_modification: time(UTIME_NOW),
+    };
+    while !stop.is_set() {
+        let path = &directories[random.below(directories.len())];
+        let _ = rustix::fs::utimensat(CWD, path, &now, AtFlags::SYMLINK_NOFOLLOW);
+        thread::sleep(Duration::from_micros(random.below(100) as u64));
+    }
+}
