@@ -251,22 +251,18 @@ extern "C" fn on_signal(signal: i32, info: *const SigInfo, context: *mut UContex
     // SAFETY: the kernel's own frame, this thread's until the handler returns.
     let (info, context) = unsafe { (&*info, &mut *context) };
     let signal = signal.cast_unsigned();
-    match signal {
-        SIGSYS if info.code == SYS_SECCOMP => {
-            if dispatch::trapped(info, context) {
-                return 0;
-            }
+    let is_call = signal == SIGSYS && info.code == SYS_SECCOMP;
+    if is_call && dispatch::trapped(info, context) {
+        return 0;
+    }
+    if matches!(signal, SIGSEGV | SIGBUS) {
+        if let Some(rip) = fix_up(context.context.rip) {
+            context.context.rip = rip;
+            return 0;
         }
-        SIGSEGV | SIGBUS => {
-            if let Some(rip) = fix_up(context.context.rip) {
-                context.context.rip = rip;
-                return 0;
-            }
-            if signal == SIGBUS && store::heal(info.addr) {
-                return 0;
-            }
+        if signal == SIGBUS && store::heal(info.addr) {
+            return 0;
         }
-        _ => {}
     }
     pass_on(signal, info)
 }
