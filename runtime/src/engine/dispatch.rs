@@ -1,7 +1,9 @@
 //! The table: which system calls are trapped, what is done for each, and which test covers it.
 
 use super::call::Call;
-use super::calls::{attributes, credentials, directories, files, names, refused, signals, sockets};
+use super::calls::{
+    attributes, credentials, directories, files, names, refused, signals, sockets, tracing,
+};
 use super::exec;
 use super::process::process;
 use super::{store, tell};
@@ -146,6 +148,9 @@ table! {
     }
     "exit" {
         EXIT_GROUP end,
+    }
+    "tracing" {
+        PTRACE tracing::ptrace,
     }
     "credentials" {
         SETUID credentials::change,
