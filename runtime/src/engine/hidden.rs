@@ -173,7 +173,12 @@ mod tests {
             ] {
                 let mut bytes = listing(layout, names);
                 let (left, next) = layout.fit(&mut bytes, 4096, 0, |name| name == b"x");
-                assert_eq!(bytes[..left], listing(layout, &["a", "b"]));
+                let (first, name) = layout.entry(&bytes[..left], 0).unwrap();
+                assert_eq!(name, b"a");
+                assert_eq!(
+                    layout.entry(&bytes[..left], first),
+                    Some((left - first, &b"b"[..]))
+                );
                 assert_eq!(next, None);
             }
             let mut bytes = listing(layout, &["x", "x"]);
