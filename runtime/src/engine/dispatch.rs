@@ -1,7 +1,9 @@
 //! The table: which system calls are trapped, what is done for each, and which test covers it.
 
 use super::call::Call;
-use super::calls::{attributes, credentials, directories, files, names, refused, signals, sockets};
+use super::calls::{
+    attributes, credentials, directories, files, names, refused, signals, sockets, tracing,
+};
 use super::exec;
 use super::process::process;
 use super::{store, tell};
@@ -142,6 +144,9 @@ table! {
         EPOLL_PWAIT signals::epoll_pwait,
         EPOLL_PWAIT2 signals::epoll_pwait,
         IO_PGETEVENTS signals::pselect6,
+    }
+    "tracing" {
+        PTRACE tracing::ptrace,
     }
     "exit" {
         EXIT_GROUP end,

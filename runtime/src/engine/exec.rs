@@ -12,6 +12,7 @@ use core::sync::atomic::AtomicU32;
 use super::arena::Arena;
 use super::call::{At, Call, FOLLOW, NO_FOLLOW, fd_link};
 use super::calls::files::names_nothing;
+use super::calls::tracing;
 use super::pool::{Text, Work};
 use super::{signals, tell};
 use crate::errno::Errno;
@@ -675,6 +676,7 @@ fn go(
     if !shared {
         tell::freeze();
     }
+    tracing::before_exec(call);
     let path = c"/proc/thread-self/exe".as_ptr().addr();
     // SAFETY: see the top.
     let failed = unsafe {
