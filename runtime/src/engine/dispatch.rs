@@ -145,11 +145,11 @@ table! {
         EPOLL_PWAIT2 signals::epoll_pwait,
         IO_PGETEVENTS signals::pselect6,
     }
-    "tracing" {
-        PTRACE tracing::ptrace,
-    }
     "exit" {
         EXIT_GROUP end,
+    }
+    "tracing" {
+        PTRACE tracing::ptrace,
     }
     "credentials" {
         SETUID credentials::change,

@@ -12,7 +12,7 @@ use super::pool::Pool;
 use crate::errno::Errno;
 use crate::options::Inherited;
 use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE};
-use crate::sys::host::{Fd, close, dup_from, fstat, openat, soft_limit};
+use crate::sys::host::{Fd, close, fstat, keep_from, openat, soft_limit};
 use crate::sys::raw::Raw;
 use crate::vfs::{Coherence, Vfs};
 
@@ -56,7 +56,8 @@ pub fn process() -> &'static Process {
     unsafe { at.as_ref() }.expect("the process's state is set before its handlers")
 }
 
-/// Opens the directory that a cached descriptor stands for, numbered as high as the limit allows: guests count on low numbers.
+/// Opens the directory that a cached descriptor stands for, numbered as high as the limit allows: guests count on low numbers. It stays
+/// open over exec, so that a guest without a number to spare can still be served.
 ///
 /// # Errors
 /// Those of open(2).
@@ -64,7 +65,7 @@ pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
     let low = openat(Fd::CWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0)?;
     let limit = soft_limit(RLIMIT_NOFILE).unwrap_or(1024).min(1 << 20) as i32;
     for least in [limit - 24, limit / 2] {
-        if let Ok(high) = dup_from(low, least.max(3)) {
+        if let Ok(high) = keep_from(low, least.max(3)) {
             close(low);
             return Ok(high);
         }

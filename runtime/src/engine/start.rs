@@ -198,7 +198,7 @@ pub fn set_up(
             runtime_path: arena.string(&text[..len])?.to_bytes(),
             armed: AtomicBool::new(run.filter_armed),
             sysroot_path: arena.string(run.sysroot)?,
-            sysroot_fd: AtomicI32::new(-1),
+            sysroot_fd: AtomicI32::new(run.sysroot_fd.unwrap_or(-1)),
             pool: { arena.place(Pool::new()?)? },
             vfs: Vfs::new(mounts),
             coherence: None,
