@@ -242,11 +242,7 @@ extern "C" fn on_signal(signal: i32, info: *const SigInfo, context: *mut UContex
     let (info, context) = unsafe { (&*info, &mut *context) };
     let signal = signal.cast_unsigned();
     match signal {
-        SIGSYS if info.code == SYS_SECCOMP => {
-            if dispatch::trapped(info, context) {
-                return 0;
-            }
-        }
+        SIGSYS if info.code == SYS_SECCOMP && dispatch::trapped(info, context) => return 0,
         SIGSEGV | SIGBUS => {
             if let Some(rip) = fix_up(context.context.rip) {
                 context.context.rip = rip;
