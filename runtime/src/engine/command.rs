@@ -28,6 +28,7 @@ use crate::sys::host::{
 };
 use crate::sys::nr;
 use crate::text::Shown;
+use crate::trace::TraceBits;
 use crate::vfs::path::{Area, PathBuf};
 use crate::vfs::{Found, Last, Mount, Mounts, Start, Vfs, Want};
 
@@ -226,13 +227,15 @@ fn settle(
         Err(errno) => fail(format_args!("--index-dir {}: {}", Shown(dir), errno.text())),
     });
     let index_dir = index_dir.or_else(|| outside(setting, vector, sysroot));
-    let (counters_fd, stats_fd) = match options.stats {
-        Stats::Off => (None, None),
+    let counters_fd = match options.stats {
+        Stats::Off => None,
         _ => match tell::create() {
-            Ok((counters, error)) => (Some(counters), error),
+            Ok(counters) => Some(counters),
             Err(errno) => fail(format_args!("--stats: no memory file: {}", errno.text())),
         },
     };
+    let prints = counters_fd.is_some() || options.trace != TraceBits::NONE;
+    let stats_fd = if prints { tell::error_now() } else { None };
     let run = Inherited {
         sysroot,
         sysroot_dev,
