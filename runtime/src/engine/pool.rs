@@ -10,8 +10,10 @@
 //! lives on that could hold one.
 #![allow(unsafe_code)]
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use super::stacks::SignalStack;
 use crate::errno::Errno;
 use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
 use crate::sys::host::{getpid, getppid, gettid, share_memory, tgkill};
@@ -80,6 +82,41 @@ pub struct Pool {
 unsafe impl Sync for Pool {}
 // SAFETY: as above.
 unsafe impl Send for Pool {}
+
+/// Who takes areas: one run of the handler. What it has taken itself is in use, wherever it was when it took that.
+#[derive(Debug, Default)]
+pub struct Taker {
+    /// Bit n: it took area n.
+    taken: Cell<u32>,
+    /// The signal stack of its thread.
+    signal_stack: SignalStack,
+}
+
+const _: () = assert!(AREAS <= u32::BITS as usize);
+
+impl Taker {
+    /// In a thread with this signal stack.
+    #[must_use]
+    pub fn on(signal_stack: SignalStack) -> Self {
+        Self {
+            taken: Cell::new(0),
+            signal_stack,
+        }
+    }
+
+    /// Whether the frame in which this thread took another area was left by siglongjmp(3): it would have to lie deeper in the same stack
+    /// than `here`. Who is not on the signal stack any more has left all that was there.
+    fn has_left(&self, frame: usize, here: usize) -> bool {
+        const SAME_STACK: usize = 1 << 20;
+        let stack = self.signal_stack;
+        let is_on = |at: usize| at.wrapping_sub(stack.start) < stack.len;
+        match (is_on(here), is_on(frame)) {
+            (false, true) => true,
+            (true, false) => false,
+            _ => here.wrapping_sub(frame) < SAME_STACK,
+        }
+    }
+}
 
 /// An area in use.
 #[derive(Debug)]
@@ -160,15 +197,15 @@ impl Pool {
     ///
     /// # Errors
     /// ENOMEM: all are taken and no more can be mapped.
-    pub fn take(&self) -> Result<Taken<'_>, Errno> {
+    pub fn take(&self, taker: &Taker) -> Result<Taken<'_>, Errno> {
         let thread = gettid();
         let here = 0_u8;
         let frame = (&raw const here).addr();
-        if let Some(taken) = self.take_free(thread, frame) {
+        if let Some(taken) = self.take_free(thread, frame, taker) {
             return Ok(taken);
         }
-        self.reclaim(thread, frame);
-        if let Some(taken) = self.take_free(thread, frame) {
+        self.reclaim(thread, frame, taker);
+        if let Some(taken) = self.take_free(thread, frame, taker) {
             return Ok(taken);
         }
         // SAFETY: only a free range is taken.
@@ -188,13 +225,14 @@ impl Pool {
         })
     }
 
-    fn take_free(&self, thread: u32, frame: usize) -> Option<Taken<'_>> {
+    fn take_free(&self, thread: u32, frame: usize, taker: &Taker) -> Option<Taken<'_>> {
         for (number, owner) in self.page.owners.iter().enumerate() {
             if owner
                 .compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed)
                 .is_ok()
             {
                 self.page.frames[number].store(frame, Ordering::Relaxed);
+                taker.taken.set(taker.taken.get() | 1 << number);
                 // SAFETY: one of the `AREAS` areas.
                 let work = unsafe { self.areas.add(number) };
                 return Some(Taken {
@@ -208,15 +246,16 @@ impl Pool {
     }
 
     /// Frees areas whose owners are gone: threads that ended, children of vfork that were killed, and handlers of this very thread that
-    /// siglongjmp(3) left, whose frames would have to lie deeper in the stack than the one that asks.
-    fn reclaim(&self, asking: u32, frame: usize) {
-        const SAME_STACK: usize = 1 << 20;
+    /// siglongjmp(3) left.
+    fn reclaim(&self, asking: u32, here: usize, taker: &Taker) {
         let process = self.process();
         let is_gone = |of, thread| tgkill(of, thread, 0) == Err(Errno::ESRCH);
-        for (owner, taken_at) in self.page.owners.iter().zip(&self.page.frames) {
+        let areas = self.page.owners.iter().zip(&self.page.frames);
+        for (number, (owner, frame)) in areas.enumerate() {
             let thread = owner.load(Ordering::Relaxed);
-            let depth = frame.wrapping_sub(taken_at.load(Ordering::Relaxed));
-            let left = thread == asking && (1..SAME_STACK).contains(&depth);
+            let is_own = taker.taken.get() & 1 << number != 0;
+            let left =
+                thread == asking && !is_own && taker.has_left(frame.load(Ordering::Relaxed), here);
             // A child of vfork is a process of its own.
             let gone = thread != 0 && is_gone(process, thread) && is_gone(thread, thread);
             if left || gone {
@@ -262,4 +301,34 @@ pub fn leave_with_image(owner: *const AtomicU32) {
 pub fn stay_with_image() {
     // SAFETY: no address.
     let _ = unsafe { call(nr::SET_TID_ADDRESS, [0; 6]) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Taker;
+    use crate::engine::stacks::SignalStack;
+
+    #[test]
+    fn a_frame_deeper_in_the_same_stack_was_left_and_one_further_up_was_not() {
+        let taker = Taker::default();
+        assert!(taker.has_left(0x7000_0000, 0x7000_0000));
+        assert!(taker.has_left(0x7000_0000, 0x7000_0800));
+        assert!(!taker.has_left(0x7000_0800, 0x7000_0000));
+        assert!(!taker.has_left(0x6000_0000, 0x7000_0000));
+    }
+
+    #[test]
+    fn what_was_on_the_signal_stack_was_left_by_who_is_not_there_and_nothing_else_by_who_is() {
+        let taker = Taker::on(SignalStack {
+            start: 0x7000_1000,
+            flags: 0,
+            len: 0x1000,
+        });
+        let (on, below, above) = (0x7000_1800, 0x7000_0800, 0x7000_2800);
+        assert!(taker.has_left(on, below) && taker.has_left(on, above));
+        assert!(!taker.has_left(below, on) && !taker.has_left(above, on));
+        assert!(
+            taker.has_left(on, on) && taker.has_left(on - 8, on) && !taker.has_left(on + 8, on)
+        );
+    }
 }

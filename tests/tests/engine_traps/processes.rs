@@ -48,6 +48,13 @@ fn children_that_share_memory_give_their_working_areas_back() {
 }
 
 #[test]
+fn calls_that_siglongjmp_left_give_their_working_areas_back() {
+    let (said, mapped) = exhaustion(&["jump out"]);
+    assert_eq!(said.well(), "jumped 1000 times, opened 0, wrong 0\n");
+    assert_eq!(mapped, 0, "areas had run out");
+}
+
+#[test]
 fn more_calls_than_there_are_areas_can_wait_at_a_time() {
     same_and(
         &["many waiting"],
