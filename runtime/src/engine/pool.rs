@@ -6,8 +6,8 @@
 //!
 //! # Safety
 //! An area belongs to whoever changed its owner word from 0 to their thread's number, until they change it back; no other reference
-//! to it exists meanwhile. The owner words lie on a page that fork(2) clears in the child (MADV_WIPEONFORK), where no other thread
-//! lives on that could hold one.
+//! to it exists meanwhile. A child of fork(2) has copies of the words, with numbers of its parent's threads in them: a handler that its
+//! fork interrupted may go on there, so that these areas too are taken over only when there is no other.
 #![allow(unsafe_code)]
 
 use core::cell::Cell;
@@ -53,28 +53,35 @@ pub struct Work {
     pub second_area: Area,
 }
 
+/// How many such children there can be at a time: a thread that waits for each.
+const MAX_TRACED: usize = 8;
+
 /// What fork(2) clears in the child.
 #[derive(Debug)]
 #[repr(C)]
-pub struct ForkPage {
+struct ForkPage {
     /// Process that this memory belongs to; 0: nobody has asked since a fork. A child of vfork(2) sees its parent's.
     process: AtomicU32,
-    owners: [AtomicU32; AREAS],
-    /// Stack address of the handler that took each area.
-    frames: [AtomicUsize; AREAS],
     /// Children of vfork(2) that asked to be traced and have not executed anything yet.
     to_be_traced: [AtomicU32; MAX_TRACED],
 }
 
-/// How many such children there can be at a time: a thread that waits for each.
-const MAX_TRACED: usize = 8;
-
 const _: () = assert!(size_of::<ForkPage>() <= PAGE);
+
+/// Who has an area.
+#[derive(Debug)]
+struct Owner {
+    /// Number of the thread; 0: nobody.
+    thread: AtomicU32,
+    /// Address on the stack of the handler that took it.
+    frame: AtomicUsize,
+}
 
 /// The areas of a process.
 #[derive(Debug)]
 pub struct Pool {
     page: &'static ForkPage,
+    owners: [Owner; AREAS],
     areas: *mut Work,
 }
 
@@ -144,6 +151,12 @@ impl Pool {
         page.process.store(getpid(), Ordering::Relaxed);
         Ok(Self {
             page,
+            owners: [const {
+                Owner {
+                    thread: AtomicU32::new(0),
+                    frame: AtomicUsize::new(0),
+                }
+            }; AREAS],
             areas: areas.as_mut_ptr().cast(),
         })
     }
@@ -226,12 +239,16 @@ impl Pool {
     }
 
     fn take_free(&self, thread: u32, frame: usize, taker: &Taker) -> Option<Taken<'_>> {
-        for (number, owner) in self.page.owners.iter().enumerate() {
+        for (number, owner) in self.owners.iter().enumerate() {
+            let Owner {
+                thread: owner,
+                frame: of,
+            } = owner;
             if owner
                 .compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed)
                 .is_ok()
             {
-                self.page.frames[number].store(frame, Ordering::Relaxed);
+                of.store(frame, Ordering::Relaxed);
                 taker.taken.set(taker.taken.get() | 1 << number);
                 // SAFETY: one of the `AREAS` areas.
                 let work = unsafe { self.areas.add(number) };
@@ -250,8 +267,11 @@ impl Pool {
     fn reclaim(&self, asking: u32, here: usize, taker: &Taker) {
         let process = self.process();
         let is_gone = |of, thread| tgkill(of, thread, 0) == Err(Errno::ESRCH);
-        let areas = self.page.owners.iter().zip(&self.page.frames);
-        for (number, (owner, frame)) in areas.enumerate() {
+        for (number, owner) in self.owners.iter().enumerate() {
+            let Owner {
+                thread: owner,
+                frame,
+            } = owner;
             let thread = owner.load(Ordering::Relaxed);
             let is_own = taker.taken.get() & 1 << number != 0;
             let left =

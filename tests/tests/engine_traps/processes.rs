@@ -79,6 +79,11 @@ fn what_a_child_that_shares_memory_says_of_signals_is_its_own_affair() {
 }
 
 #[test]
+fn a_child_forked_within_a_call_goes_on_with_that_call() {
+    same_and(&["fork within call"], "in the child: status 0, wrong 0\n");
+}
+
+#[test]
 fn filters_are_not_stacked_over_exec() {
     let said = Guest::new().run(&["/bin/traps", "execute again", "5"]);
     assert_eq!(said.well(), "1 1 1 1 1 1 wrong 0\n");
