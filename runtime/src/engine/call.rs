@@ -9,7 +9,7 @@
 use core::ffi::CStr;
 
 use super::magic;
-use super::pool::{Taken, Text, Work};
+use super::pool::{Taken, Taker, Text, Work};
 use super::process::Process;
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
@@ -33,6 +33,8 @@ pub struct Call<'c> {
     pub memory: Memory,
     /// The process.
     pub process: &'static Process,
+    /// What it has taken of the work areas.
+    pub taker: Taker,
 }
 
 /// Where the guest has a path, and the directory that this is relative to.
@@ -140,7 +142,7 @@ impl Call<'_> {
     /// # Errors
     /// ENOMEM.
     pub fn area(&self) -> Result<Taken<'static>, Errno> {
-        self.process.pool.take()
+        self.process.pool.take(&self.taker)
     }
 
     /// Reads the path at `from` and makes `then` with where it lies, relative to `dir`.
@@ -253,7 +255,7 @@ impl Call<'_> {
                     if rest.is_empty() && !magic::is_ours(self.process, &place, text) {
                         return self.place(&place, true);
                     }
-                    magic::target(self.process, &place, text, start)?;
+                    magic::target(self, &place, text, start)?;
                     let target = start.as_bytes();
                     beyond = target.len() + rest.len();
                     let room = told.get_mut(..beyond).ok_or(Errno::ENAMETOOLONG)?;

@@ -8,6 +8,7 @@ use super::arena::Arena;
 use super::call::Call;
 use super::calls::directories;
 use super::exec::{self, Vectors};
+use super::pool::Taker;
 use super::process::{self, Process};
 use super::say::say;
 use super::start::{
@@ -423,6 +424,7 @@ fn plain_call<'c>(process: &'static Process, context: &'c mut UContext) -> Call<
         context,
         memory: Memory::Direct,
         process,
+        taker: Taker::default(),
     }
 }
 
