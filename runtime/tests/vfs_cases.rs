@@ -621,7 +621,7 @@ fn a_walk_may_lead_deeper_than_a_path_is_long() {
     let name = "d".repeat(250);
     let tree = tree(&[], &[]);
     let start = format!("/{}", vec![name.as_str(); 16].join("/"));
-    let path = vec![name.as_str(); 2].join("/");
+    let path = [name.as_str(); 2].join("/");
     with_walker(&tree, |vfs, host| {
         let mut area = Area::new();
         let start = Start::Guest(start.as_bytes());

@@ -35,6 +35,9 @@ pub struct Call<'c> {
     pub process: &'static Process,
 }
 
+/// Where the guest has a path, and the directory that this is relative to.
+pub type Named = (Fd, Address);
+
 /// Where a path of the guest's lies on the host, ready for one call.
 #[derive(Debug, Clone, Copy)]
 pub struct At<'w> {
@@ -158,20 +161,19 @@ impl Call<'_> {
                 ..
             } = taken.work();
             let path = self.memory.read_string(from, first)?;
-            let at = self.locate(dir, from, path, want, told, start, area)?;
+            let at = self.locate((dir, from), path, want, told, start, area)?;
             Ok(then(self, &at))
         };
         run().unwrap_or_else(|errno: Errno| errno.into())
     }
 
-    /// Where `path` lies, which the guest has at `given`. `told` and `start` are room to work in.
+    /// Where `path` lies, which the guest has at `given` and means relative to `dir`. `told` and `start` are room to work in.
     ///
     /// # Errors
     /// What the call is to return.
     pub fn locate<'w>(
         &self,
-        dir: Fd,
-        given: Address,
+        (dir, given): Named,
         path: &[u8],
         want: Want,
         told: &mut Text,

@@ -139,6 +139,7 @@ table! {
         RT_SIGPROCMASK signals::rt_sigprocmask,
         RT_SIGRETURN signals::rt_sigreturn,
         RT_SIGSUSPEND signals::rt_sigsuspend,
+        SIGALTSTACK signals::sigaltstack,
         PPOLL signals::ppoll,
         PSELECT6 signals::pselect6,
         EPOLL_PWAIT signals::epoll_pwait,

@@ -235,15 +235,8 @@ fn open_path(call: &Call<'_>, strings: &mut Strings<'_>, path: Kept) -> Result<(
         told, start, area, ..
     } = taken.work();
     let text = strings.get(path);
-    let at = call.locate(
-        Fd::CWD,
-        Address(strings.address(path)),
-        text,
-        FOLLOW,
-        told,
-        start,
-        area,
-    )?;
+    let named = (Fd::CWD, Address(strings.address(path)));
+    let at = call.locate(named, text, FOLLOW, told, start, area)?;
     let file = open(&at)?;
     let exe = strings.keep(at.guest.unwrap_or(b"/"))?;
     Ok((file, exe))
@@ -258,7 +251,7 @@ pub fn open_guest(call: &Call<'_>, path: &[u8]) -> Result<Fd, Errno> {
     let Work {
         told, start, area, ..
     } = taken.work();
-    let at = call.locate(Fd::CWD, Address(0), path, FOLLOW, told, start, area)?;
+    let at = call.locate((Fd::CWD, Address(0)), path, FOLLOW, told, start, area)?;
     open(&at)
 }
 
@@ -275,7 +268,7 @@ pub fn identity(
     let Work {
         told, start, area, ..
     } = taken.work();
-    let at = call.locate(Fd::CWD, Address(0), path, FOLLOW, told, start, area)?;
+    let at = call.locate((Fd::CWD, Address(0)), path, FOLLOW, told, start, area)?;
     let exe = arena.string(at.guest.unwrap_or(b"/"))?.to_bytes();
     Ok((exe, arena.string(path)?.to_bytes()))
 }
@@ -496,7 +489,7 @@ fn open_ready<'w>(
     } else {
         FOLLOW
     };
-    let at = call.locate(dir, path, text, want, told, start, area)?;
+    let at = call.locate((dir, path), text, want, told, start, area)?;
     let file = open(&at)?;
     let exe = match (at.magic, at.host) {
         (true, Some(link)) => linked(call, link, told, start, &mut strings),

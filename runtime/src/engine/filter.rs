@@ -130,7 +130,7 @@ impl Program {
         let middle = bounds.len() / 2;
         let at = self.push(JUMP_GREATER_EQUAL, bounds[middle])?;
         let below = self.tree(&bounds[..middle], trapped)?;
-        let above = self.tree(&bounds[middle + 1..], trapped ^ (middle % 2 == 0))?;
+        let above = self.tree(&bounds[middle + 1..], trapped ^ middle.is_multiple_of(2))?;
         let mark = |target| match target {
             Target::Allow => Ok(ALLOW_MARK),
             Target::Trap => Ok(TRAP_MARK),

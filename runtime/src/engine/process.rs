@@ -9,6 +9,7 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use super::pool::Pool;
+use super::stacks::Stacks;
 use crate::errno::Errno;
 use crate::options::Inherited;
 use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE};
@@ -31,6 +32,8 @@ pub struct Process {
     pub sysroot_fd: AtomicI32,
     /// Work areas.
     pub pool: &'static Pool,
+    /// Signal stacks that stand in for the guest's.
+    pub stacks: &'static Stacks,
     /// Lookup.
     pub vfs: Vfs<'static>,
     /// Where changes are announced to the other runs on this sysroot; `None`: to nobody.
@@ -84,6 +87,7 @@ impl Process {
             sysroot_path: self.sysroot_path,
             sysroot_fd: AtomicI32::new(self.cached_fd().0),
             pool: self.pool,
+            stacks: self.stacks,
             vfs: self.vfs,
             coherence: self.coherence,
         }

@@ -17,6 +17,7 @@ use super::filter::Program as Filter;
 use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
+use super::stacks::Stacks;
 use super::tell::{self, Step};
 use super::{dispatch, exec, signals, store};
 use crate::errno::Errno;
@@ -200,6 +201,7 @@ pub fn set_up(
             sysroot_path: arena.string(run.sysroot)?,
             sysroot_fd: AtomicI32::new(run.sysroot_fd.unwrap_or(-1)),
             pool: { arena.place(Pool::new()?)? },
+            stacks: { arena.place(Stacks::new()?)? },
             vfs: Vfs::new(mounts),
             coherence: None,
         };

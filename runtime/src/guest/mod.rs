@@ -74,7 +74,7 @@ impl Memory {
     ///
     /// # Errors
     /// EFAULT; ENAMETOOLONG: no NUL within the buffer's length.
-    pub fn read_string<'b>(self, from: Address, into: &'b mut [u8]) -> Result<&'b mut [u8], Errno> {
+    pub fn read_string(self, from: Address, into: &mut [u8]) -> Result<&mut [u8], Errno> {
         match self {
             Self::Direct => copy::string_direct(from, into),
             Self::ByKernel => copy::string_by_kernel(from, into),

@@ -181,7 +181,7 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
             // The symlink that the descriptor stands for, opened with O_PATH | O_NOFOLLOW.
             return read_open_link(call, dir, into, room, [second, told], second_start);
         }
-        let at = call.locate(dir, path, text, Want::new(Last::Text), told, start, area)?;
+        let at = call.locate((dir, path), text, Want::new(Last::Text), told, start, area)?;
         if let Some(text) = at.text {
             let len = text.len().min(room);
             call.memory.write(into, &text[..len])?;

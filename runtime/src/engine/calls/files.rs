@@ -69,7 +69,7 @@ pub fn openat(call: &mut Call<'_>) -> Raw {
 pub fn openat2(call: &mut Call<'_>) -> Raw {
     const LEN: usize = size_of::<OpenHow>();
     let len = call.args[3];
-    if len < LEN || len > 4096 {
+    if !(LEN..=4096).contains(&len) {
         // EINVAL, E2BIG: the kernel looks at the size before anything else.
         return call.as_given();
     }

@@ -1,7 +1,7 @@
 //! Calls that make, remove, rename and read names. They resolve the directory and never follow the last component, whatever slashes
 //! stand behind it (`fs/namei.c`, `filename_parentat`).
 
-use crate::engine::call::{At, Call, FOLLOW, NO_FOLLOW, PARENT};
+use crate::engine::call::{At, Call, FOLLOW, NO_FOLLOW, Named, PARENT};
 use crate::engine::hidden;
 use crate::engine::pool::Work;
 use crate::errno::Errno;
@@ -104,14 +104,11 @@ pub fn unlinkat(call: &mut Call<'_>) -> Raw {
     unlink_at(call, call.fd(0), call.address(1), flags)
 }
 
-/// A path and the directory it is relative to.
-type Named = (Fd, Address);
-
 /// Two paths, of which the second one's last component is made.
 fn two(
     call: &mut Call<'_>,
-    (old_dir, old): Named,
-    (new_dir, new): Named,
+    old: Named,
+    new: Named,
     want_old: Want,
     then: impl FnOnce(&Call<'_>, &At<'_>, &At<'_>) -> Raw,
 ) -> Raw {
@@ -127,18 +124,10 @@ fn two(
             second_area,
             ..
         } = taken.work();
-        let old_text = call.memory.read_string(old, first)?;
-        let new_text = call.memory.read_string(new, second)?;
-        let old_at = call.locate(old_dir, old, old_text, want_old, told, start, area)?;
-        let new_at = call.locate(
-            new_dir,
-            new,
-            new_text,
-            PARENT,
-            told,
-            second_start,
-            second_area,
-        )?;
+        let old_text = call.memory.read_string(old.1, first)?;
+        let new_text = call.memory.read_string(new.1, second)?;
+        let old_at = call.locate(old, old_text, want_old, told, start, area)?;
+        let new_at = call.locate(new, new_text, PARENT, told, second_start, second_area)?;
         let is_root = old_at.is_root || new_at.is_root;
         let is_known = old_at.guest.is_some() && new_at.guest.is_some() && !old_at.magic;
         if is_known && !is_root && !call.same_mount(&old_at, &new_at) {

@@ -104,7 +104,7 @@ fn host_name(call: &Call<'_>, at: Address, len: usize, want: Want) -> Result<Opt
         second_start,
         ..
     } = taken.work();
-    let found = call.locate(Fd::CWD, at, path, want, told, start, area)?;
+    let found = call.locate((Fd::CWD, at), path, want, told, start, area)?;
     let (Some(host), Some(guest)) = (found.host, found.guest) else {
         return Ok(None);
     };
