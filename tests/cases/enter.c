@@ -19,6 +19,7 @@
 #include <linux/capability.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -81,6 +82,16 @@ static void without_namespaces_rights(void) {
         fail("capset", "");
 }
 
+/* As many descriptors as a session usually has, whatever the test has. */
+static void usual_limits(void) {
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur > 1024)
+        limit.rlim_cur = 1024;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        fail("limiting", "descriptors");
+}
+
 int main(int count, char **arguments) {
     const char *root = NULL, *directory = NULL;
     struct {
@@ -114,6 +125,7 @@ int main(int count, char **arguments) {
         fail("closing", "descriptors");
     setsid();
     umask(022);
+    usual_limits();
     if (root) {
         own_namespaces();
         for (int i = 0; i < bind_count; i++)

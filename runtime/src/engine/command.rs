@@ -237,6 +237,7 @@ fn settle(
         sysroot,
         sysroot_dev,
         sysroot_ino,
+        sysroot_fd: None,
         index_dir,
         coherence: options.coherence,
         shadow: options.shadow,

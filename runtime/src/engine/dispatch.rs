@@ -1,7 +1,9 @@
 //! The table: which system calls are trapped, what is done for each, and which test covers it.
 
 use super::call::Call;
-use super::calls::{attributes, credentials, directories, files, names, refused, signals, sockets};
+use super::calls::{
+    attributes, credentials, directories, files, names, refused, signals, sockets, tracing,
+};
 use super::exec;
 use super::process::process;
 use super::{store, tell};
@@ -137,6 +139,7 @@ table! {
         RT_SIGPROCMASK signals::rt_sigprocmask,
         RT_SIGRETURN signals::rt_sigreturn,
         RT_SIGSUSPEND signals::rt_sigsuspend,
+        SIGALTSTACK signals::sigaltstack,
         PPOLL signals::ppoll,
         PSELECT6 signals::pselect6,
         EPOLL_PWAIT signals::epoll_pwait,
@@ -145,6 +148,9 @@ table! {
     }
     "exit" {
         EXIT_GROUP end,
+    }
+    "tracing" {
+        PTRACE tracing::ptrace,
     }
     "credentials" {
         SETUID credentials::change,

@@ -610,6 +610,7 @@ fn replace(
         program_fd: ready.file.0,
         exe: ready.strings.get(ready.exe),
         execfn: ready.strings.get(ready.execfn),
+        sysroot_fd: call.process.sysroot().ok().map(|fd| fd.0),
         filter_armed: call.process.is_armed(),
         signal_mask: call.context.mask.0,
     };
@@ -662,6 +663,10 @@ fn go(
     signals::uninstall_for_exec(shared);
     // A tracer is told of an exec by SIGTRAP. It is to come when the program is in place, not the runtime: the new image opens it again.
     let mask = signal_mask(SIG_BLOCK, SignalSet::of(SIGTRAP));
+    if shared && call.process.pool.is_traced_from_exec() {
+        const PTRACE_TRACEME: usize = 0;
+        let _ = call.host(nr::PTRACE, [PTRACE_TRACEME, 0, 0, 0, 0, 0]);
+    }
     if shared {
         super::pool::leave_with_image(owner);
     }

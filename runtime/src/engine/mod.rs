@@ -16,6 +16,7 @@ pub mod proc;
 pub mod process;
 pub mod say;
 pub mod signals;
+pub mod stacks;
 pub mod start;
 pub mod store;
 pub mod tell;

@@ -60,7 +60,12 @@ pub struct ForkPage {
     owners: [AtomicU32; AREAS],
     /// Stack address of the handler that took each area.
     frames: [AtomicUsize; AREAS],
+    /// Children of vfork(2) that asked to be traced and have not executed anything yet.
+    to_be_traced: [AtomicU32; MAX_TRACED],
 }
+
+/// How many such children there can be at a time: a thread that waits for each.
+const MAX_TRACED: usize = 8;
 
 const _: () = assert!(size_of::<ForkPage>() <= PAGE);
 
@@ -110,6 +115,28 @@ impl Pool {
     #[must_use]
     pub fn is_guest_in_memory(&self) -> bool {
         self.process() != getpid()
+    }
+
+    /// Remembers that this child of vfork(2) is to be traced from its exec on; false: it is none, or there are too many.
+    #[must_use]
+    pub fn trace_from_exec(&self) -> bool {
+        let own = getpid();
+        let take = |word: &AtomicU32| {
+            let taken = word.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed);
+            taken.is_ok()
+        };
+        self.is_guest_in_memory() && self.page.to_be_traced.iter().any(take)
+    }
+
+    /// Whether this process asked for it; it is forgotten now.
+    #[must_use]
+    pub fn is_traced_from_exec(&self) -> bool {
+        let own = getpid();
+        let forget = |word: &AtomicU32| {
+            let found = word.compare_exchange(own, 0, Ordering::Relaxed, Ordering::Relaxed);
+            found.is_ok()
+        };
+        self.page.to_be_traced.iter().any(forget)
     }
 
     /// The process that this memory belongs to.

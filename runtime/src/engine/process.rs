@@ -9,10 +9,11 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use super::pool::Pool;
+use super::stacks::Stacks;
 use crate::errno::Errno;
 use crate::options::Inherited;
 use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE};
-use crate::sys::host::{Fd, close, dup_from, fstat, openat, soft_limit};
+use crate::sys::host::{Fd, close, fstat, keep_from, openat, soft_limit};
 use crate::sys::raw::Raw;
 use crate::vfs::{Coherence, Vfs};
 
@@ -31,6 +32,8 @@ pub struct Process {
     pub sysroot_fd: AtomicI32,
     /// Work areas.
     pub pool: &'static Pool,
+    /// Signal stacks that stand in for the guest's.
+    pub stacks: &'static Stacks,
     /// Lookup.
     pub vfs: Vfs<'static>,
     /// Where changes are announced to the other runs on this sysroot; `None`: to nobody.
@@ -56,7 +59,8 @@ pub fn process() -> &'static Process {
     unsafe { at.as_ref() }.expect("the process's state is set before its handlers")
 }
 
-/// Opens the directory that a cached descriptor stands for, numbered as high as the limit allows: guests count on low numbers.
+/// Opens the directory that a cached descriptor stands for, numbered as high as the limit allows: guests count on low numbers. It stays
+/// open over exec, so that a guest without a number to spare can still be served.
 ///
 /// # Errors
 /// Those of open(2).
@@ -64,7 +68,7 @@ pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
     let low = openat(Fd::CWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0)?;
     let limit = soft_limit(RLIMIT_NOFILE).unwrap_or(1024).min(1 << 20) as i32;
     for least in [limit - 24, limit / 2] {
-        if let Ok(high) = dup_from(low, least.max(3)) {
+        if let Ok(high) = keep_from(low, least.max(3)) {
             close(low);
             return Ok(high);
         }
@@ -83,6 +87,7 @@ impl Process {
             sysroot_path: self.sysroot_path,
             sysroot_fd: AtomicI32::new(self.cached_fd().0),
             pool: self.pool,
+            stacks: self.stacks,
             vfs: self.vfs,
             coherence: self.coherence,
         }

@@ -165,6 +165,16 @@ pub fn return_from_signal() -> usize {
     (&raw const elfuse_restorer).addr()
 }
 
+/// A context as the kernel reads it from a frame.
+#[must_use]
+pub fn context_bytes(context: &UContext) -> &[u8] {
+    const _: () = assert!(size_of::<UContext>() == 304);
+    // SAFETY: a live structure of words and half-words without a hole between them: 304 bytes of fields.
+    unsafe {
+        core::slice::from_raw_parts(core::ptr::from_ref(context).cast(), size_of::<UContext>())
+    }
+}
+
 /// Gives the kernel the guest's own word on the three signals as far as it lasts over an exec: whether they are ignored.
 pub fn uninstall_for_exec(shared: bool) {
     for (signal, guest) in OWN.into_iter().zip(&GUEST) {
@@ -241,18 +251,18 @@ extern "C" fn on_signal(signal: i32, info: *const SigInfo, context: *mut UContex
     // SAFETY: the kernel's own frame, this thread's until the handler returns.
     let (info, context) = unsafe { (&*info, &mut *context) };
     let signal = signal.cast_unsigned();
-    match signal {
-        SIGSYS if info.code == SYS_SECCOMP && dispatch::trapped(info, context) => return 0,
-        SIGSEGV | SIGBUS => {
-            if let Some(rip) = fix_up(context.context.rip) {
-                context.context.rip = rip;
-                return 0;
-            }
-            if signal == SIGBUS && store::heal(info.addr) {
-                return 0;
-            }
+    let is_call = signal == SIGSYS && info.code == SYS_SECCOMP;
+    if is_call && dispatch::trapped(info, context) {
+        return 0;
+    }
+    if matches!(signal, SIGSEGV | SIGBUS) {
+        if let Some(rip) = fix_up(context.context.rip) {
+            context.context.rip = rip;
+            return 0;
         }
-        _ => {}
+        if signal == SIGBUS && store::heal(info.addr) {
+            return 0;
+        }
     }
     pass_on(signal, info)
 }

@@ -17,6 +17,7 @@ use super::filter::Program as Filter;
 use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
+use super::stacks::Stacks;
 use super::tell::{self, Step};
 use super::{dispatch, exec, signals, store};
 use crate::errno::Errno;
@@ -198,8 +199,9 @@ pub fn set_up(
             runtime_path: arena.string(&text[..len])?.to_bytes(),
             armed: AtomicBool::new(run.filter_armed),
             sysroot_path: arena.string(run.sysroot)?,
-            sysroot_fd: AtomicI32::new(-1),
+            sysroot_fd: AtomicI32::new(run.sysroot_fd.unwrap_or(-1)),
             pool: { arena.place(Pool::new()?)? },
+            stacks: { arena.place(Stacks::new()?)? },
             vfs: Vfs::new(mounts),
             coherence: None,
         };

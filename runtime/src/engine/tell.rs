@@ -13,7 +13,7 @@ use super::process::process;
 use super::say::Stream;
 use crate::errno::Errno;
 use crate::options::{Inherited, Stats};
-use crate::sys::host::{Fd, close, dup_from, getpid, memory_file, monotonic_ns, truncate};
+use crate::sys::host::{Fd, close, getpid, keep_from, memory_file, monotonic_ns, truncate};
 use crate::sys::memory::shared;
 use crate::sys::names;
 use crate::sys::raw::{Nr, Raw, count_in};
@@ -107,13 +107,11 @@ pub fn create() -> Result<(i32, Option<i32>), Errno> {
 
 /// A copy that stays over exec, numbered high.
 fn keep_high(fd: Fd) -> Result<Fd, Errno> {
-    use crate::sys::abi::{F_SETFD, RLIMIT_NOFILE};
+    use crate::sys::abi::RLIMIT_NOFILE;
     let limit = crate::sys::host::soft_limit(RLIMIT_NOFILE)
         .unwrap_or(1024)
         .min(1 << 20) as i32;
-    let high = dup_from(fd, (limit - 16).max(3))?;
-    crate::sys::host::fcntl(high, F_SETFD, 0)?;
-    Ok(high)
+    keep_from(fd, (limit - 16).max(3))
 }
 
 /// Maps the counters that the run has.

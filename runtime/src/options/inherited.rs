@@ -46,6 +46,8 @@ pub struct Inherited<'a> {
     pub sysroot_dev: u64,
     /// `st_ino` of the sysroot.
     pub sysroot_ino: u64,
+    /// A descriptor of the sysroot that stays open over exec, if the guest has not closed it.
+    pub sysroot_fd: Option<i32>,
     /// `--index-dir`, made absolute.
     pub index_dir: Option<&'a [u8]>,
     /// When the index is believed.
@@ -83,6 +85,8 @@ pub struct Inherited<'a> {
 /// The part of an [`Inherited`] that differs from one program to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Executed<'a> {
+    /// [`Inherited::sysroot_fd`].
+    pub sysroot_fd: Option<i32>,
     /// [`Inherited::filter_armed`].
     pub filter_armed: bool,
     /// [`Inherited::program_fd`].
@@ -201,6 +205,11 @@ impl<'a> Inherited<'a> {
         out.letter(b's').string(self.sysroot);
         out.letter(b'd').hex(self.sysroot_dev);
         out.letter(b'i').hex(self.sysroot_ino);
+        out.letter(b'r');
+        match program.sysroot_fd {
+            Some(fd) => out.hex(fd.unsigned_abs().into()),
+            None => out.bytes(b"-"),
+        };
         out.letter(b'x');
         match self.index_dir {
             Some(dir) => out.string(dir),
@@ -257,6 +266,9 @@ impl<'a> Inherited<'a> {
             sysroot: from.field(b's', "sysroot", Reader::string)?,
             sysroot_dev: from.field(b'd', "sysroot device", Reader::hex)?,
             sysroot_ino: from.field(b'i', "sysroot inode", Reader::hex)?,
+            sysroot_fd: from.field(b'r', "sysroot's descriptor", |from| {
+                from.unless_dash(Reader::positive)
+            })?,
             index_dir: from.field(b'x', "index directory", |from| {
                 from.unless_dash(Reader::string)
             })?,
@@ -296,6 +308,7 @@ impl<'a> Inherited<'a> {
 
     fn program(&self) -> Executed<'a> {
         Executed {
+            sysroot_fd: self.sysroot_fd,
             filter_armed: self.filter_armed,
             program_fd: self.program_fd,
             exe: self.exe,
@@ -340,6 +353,10 @@ impl Executed<'_> {
     /// As of [`Inherited`].
     fn check(&self) -> Result<(), &'static str> {
         first_broken(&[
+            (
+                self.sysroot_fd.is_none_or(|fd| fd >= 0),
+                "sysroot's descriptor",
+            ),
             (self.program_fd >= 0, "program descriptor"),
             (absolute(self.exe), "path of the executable"),
             (!self.execfn.contains(&0), "execfn"),

@@ -220,6 +220,15 @@ pub fn dup_from(fd: Fd, least: i32) -> Result<Fd, Errno> {
     fcntl(fd, F_DUPFD_CLOEXEC, least as usize).map(|fd| Fd(fd as i32))
 }
 
+/// fcntl(2) with F_DUPFD: a copy numbered `least` or more that stays open over exec.
+///
+/// # Errors
+/// Those of the call.
+pub fn keep_from(fd: Fd, least: i32) -> Result<Fd, Errno> {
+    const F_DUPFD: usize = 0;
+    fcntl(fd, F_DUPFD, least as usize).map(|fd| Fd(fd as i32))
+}
+
 /// memfd_create(2), closed on exec; it may be sealed.
 ///
 /// # Errors

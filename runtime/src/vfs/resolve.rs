@@ -415,12 +415,13 @@ impl<H: Host> Walk<'_, '_, H> {
             Step::Absent => Err(Errno::ENOENT),
             Step::Exists(kind) => {
                 let is_no_directory = matches!(kind, Some(Kind::File | Kind::Other));
-                let needs_directory = !is_last || slash && self.want.last != Last::Create;
+                let is_left_alone = matches!(self.want.last, Last::Create | Last::Parent);
+                let needs_directory = !is_last || slash && !is_left_alone;
                 if is_no_directory && needs_directory {
                     return Err(Errno::ENOTDIR);
                 }
-                if self.asks_all && needs_directory {
-                    self.must_be_directory()?;
+                if self.asks_all && needs_directory && !self.stat_here()?.is_directory() {
+                    return Err(Errno::ENOTDIR);
                 }
                 self.guide.enter(taken.child);
                 if !is_last {

@@ -146,13 +146,7 @@ static void cloned(void) {
 }
 
 /* A tracer passes on what it does not know: a signal of the runtime is none of its business. */
-static void traced(void) {
-    pid_t child = fork();
-    if (child == 0) {
-        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
-        execv("/bin/process", given);
-        _exit(98);
-    }
+static void trace(pid_t child) {
     int status, first = 0, traps = 0;
     while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
         int signal = WSTOPSIG(status);
@@ -164,6 +158,40 @@ static void traced(void) {
     say("stopped by %d\n", first);
     say("times %d\n", traps);
     say_end("traced", status);
+}
+
+static void traced(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        execv("/bin/process", given);
+        _exit(98);
+    }
+    trace(child);
+}
+
+/* Its tracer cannot let it go on before it has executed something. */
+static void traced_after_vfork(void) {
+    for (volatile int i = 0; i < 2; i++) {
+        pid_t child = vfork();
+        if (child == 0) {
+            ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+            paths_wrong();
+            execv("/bin/process", given);
+            _exit(98);
+        }
+        trace(child);
+        child = vfork();
+        if (child == 0)
+            _exit(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0 ? 5 : 6);
+        wait_for("traced and ended", child);
+    }
+    pid_t child = vfork();
+    if (child == 0) {
+        execv("/bin/process", given);
+        _exit(98);
+    }
+    wait_for("not traced", child);
 }
 
 static void limited(void) {
@@ -242,6 +270,7 @@ const struct named_case spawn_cases[] = {
     {"posix_spawn with signals", spawned_with_signals},
     {"clone3", cloned},
     {"a child that is traced", traced},
+    {"a child of vfork that is traced", traced_after_vfork},
     {"limits over exec", kept},
     {"timers over exec", timers},
     {"exec in a handler", handler},

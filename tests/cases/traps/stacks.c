@@ -47,6 +47,98 @@ static void smallest_signal_stack(void) {
     say("wrong %d, at least what the kernel says: %d\n", wrong, sysconf(_SC_MINSIGSTKSZ) >= (long)getauxval(AT_MINSIGSTKSZ));
 }
 
+static void say_stack(const char *what, const char *expected) {
+    stack_t now = {.ss_flags = 77};
+    need(sigaltstack(NULL, &now) == 0);
+    say("%s: %s, flags %d, %zu bytes\n", what, now.ss_sp == expected ? "as given" : "another", now.ss_flags, now.ss_size);
+}
+
+static char *given_stack;
+static void say_from_handler(int signal) {
+    stack_t other = {.ss_sp = given_stack, .ss_size = 8192};
+    wrong += signal > 0 ? paths_wrong() : 1;
+    say_stack("in the handler", given_stack);
+    say("to change it there: %s\n", how(sigaltstack(&other, NULL)));
+}
+
+/* What was enough for decades: 2048 bytes to say that there is one, 8192 bytes to do something there. */
+static void old_signal_stacks(void) {
+    struct sigaction action = {.sa_handler = say_from_handler, .sa_flags = SA_ONSTACK};
+    stack_t stack = {.ss_sp = given_stack = guarded(8192), .ss_size = 2048}, old;
+    need(sigaction(SIGUSR1, &action, NULL) == 0);
+    say_stack("at first", NULL);
+    say("2048 bytes: %s, wrong %d\n", how(sigaltstack(&stack, NULL)), paths_wrong());
+    say_stack("then", given_stack);
+    stack.ss_size = 8192;
+    say("8192 bytes: %s", how(sigaltstack(&stack, &old)));
+    say(", before: %zu bytes %d\n", old.ss_size, old.ss_sp == given_stack);
+    raise(SIGUSR1);
+    pid_t child = fork();
+    if (child == 0) {
+        say_stack("in a child", given_stack);
+        raise(SIGUSR1);
+        _exit(wrong);
+    }
+    int status;
+    need(waitpid(child, &status, 0) == child);
+    child = vfork();
+    if (child == 0) {
+        stack_t none = {.ss_flags = SS_DISABLE};
+        _exit(sigaltstack(&none, NULL) != 0 || paths_wrong());
+    }
+    need(waitpid(child, &status, 0) == child);
+    say("children: status %d\n", status);
+    say_stack("after them", given_stack);
+    raise(SIGUSR1);
+    stack_t bad = {.ss_sp = given_stack, .ss_size = 2047};
+    say("too small: %s", how(sigaltstack(&bad, NULL)));
+    bad = (stack_t){.ss_sp = given_stack, .ss_size = 8192, .ss_flags = 4};
+    say(", with unknown flags: %s", how(sigaltstack(&bad, NULL)));
+    say(", by a bad pointer: %s", how(syscall(SYS_sigaltstack, 8, NULL)));
+    say(", told to one: %s\n", how(syscall(SYS_sigaltstack, NULL, 8)));
+    say_stack("still", given_stack);
+    stack.ss_flags = 1u << 31;
+    say("disarmed by itself: %s\n", how(sigaltstack(&stack, NULL)));
+    signal(SIGUSR1, SIG_DFL);
+    say_stack("so", given_stack);
+    stack.ss_flags = SS_DISABLE;
+    say("none: %s\n", how(sigaltstack(&stack, NULL)));
+    say_stack("in the end", NULL);
+    say("wrong %d\n", wrong + paths_wrong());
+}
+
+static void only_work(int signal) { wrong += signal > 0 ? paths_wrong() : 1; }
+
+static void *work_on_signal_stack(void *argument) {
+    stack_t stack = {.ss_sp = guarded(8192), .ss_size = 8192}, none = {.ss_flags = SS_DISABLE}, now;
+    need(sigaltstack(NULL, &now) == 0 && now.ss_flags == SS_DISABLE);
+    need(sigaltstack(&stack, NULL) == 0);
+    for (int i = 0; i < 20; i++)
+        pthread_kill(pthread_self(), SIGUSR1);
+    long odd = sigaltstack(argument ? &none : NULL, &now) != 0 || now.ss_sp != stack.ss_sp || now.ss_size != stack.ss_size;
+    return (void *)odd;
+}
+
+/* One after the other, and many at a time, each with a small signal stack of its own. */
+static void signal_stacks_of_threads(void) {
+    enum { AT_A_TIME = 40 };
+    static char yes;
+    struct sigaction action = {.sa_handler = only_work, .sa_flags = SA_ONSTACK};
+    need(sigaction(SIGUSR1, &action, NULL) == 0);
+    long odd = 0;
+    for (int round = 0; round < 5; round++) {
+        pthread_t threads[AT_A_TIME];
+        void *result;
+        for (int i = 0; i < AT_A_TIME; i++)
+            need(pthread_create(&threads[i], NULL, work_on_signal_stack, &yes) == 0);
+        for (int i = 0; i < AT_A_TIME; i++) {
+            pthread_join(threads[i], &result);
+            odd += (long)result;
+        }
+    }
+    say("odd %ld, wrong %d\n", odd, wrong);
+}
+
 static void say_signal_stack(void) { say("%lu\n", getauxval(AT_MINSIGSTKSZ)); }
 
 /* The 128 bytes below the stack pointer are the guest's, and every register but rax, rcx and r11. */
@@ -157,6 +249,8 @@ static void high_water(void) {
 const struct trap stack_traps[] = {
     {"smallest thread", smallest_thread},
     {"smallest signal stack", smallest_signal_stack},
+    {"old signal stacks", old_signal_stacks},
+    {"signal stacks of threads", signal_stacks_of_threads},
     {"say signal stack", say_signal_stack},
     {"red zone", red_zone},
     {"registers", registers},

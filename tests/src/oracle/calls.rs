@@ -7,6 +7,7 @@
 //! @ bind shared /mnt      a directory of its own, seen there
 //! @ tree NAME             another tree than `standard`
 //! @ privileged            it keeps the rights of root, where the test has them
+//! @ root-only             it is left out where the test has them not: a user namespace does not give them
 //! @ without WAY reason    a way it is not run in
 //! openat AT_FDCWD "l" 0   the script (see `cases/calls/calls.h`)
 //! ```
@@ -100,6 +101,7 @@ fn case(name: &str) -> Case {
         },
         ground: standing_in("standard"),
         without: Vec::new(),
+        needs_root: false,
     }
 }
 
@@ -128,6 +130,7 @@ fn option(case: &mut Case, line: &str) {
                 .environment
                 .push((name.to_owned(), value.to_owned()));
         }
+        "root-only" => case.needs_root = true,
         "privileged" => case.job.privileged = true,
         "tree" => case.ground = standing_in(rest),
         "without" => {

@@ -113,6 +113,7 @@ fn case(name: &str, ground: &Ground, shell: &str) -> Case {
         },
         ground: ground.clone(),
         without: Vec::new(),
+        needs_root: false,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -80,6 +80,19 @@ pub struct Room {
     directory: PathBuf,
     root: PathBuf,
     index: PathBuf,
+    user: u32,
+}
+
+/// Runs on a sysroot whose store cannot be written share a file by its identity, which would outlive a tree that is gone.
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Ok(found) = fs::metadata(&self.root).as_ref()
+            && self.owns_root()
+        {
+            let name = format!("elfuse-{}-{:x}-{:x}", self.user, found.dev(), found.ino());
+            let _ = fs::remove_file(Path::new("/dev/shm").join(name));
+        }
+    }
 }
 
 impl Room {
@@ -148,6 +161,7 @@ impl Room {
             directory,
             root,
             index,
+            user: owner.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Case {
     pub ground: Ground,
     /// Ways that it is not run in, by name, each with a reason beside it in the case.
     pub without: Vec<String>,
+    /// Whether only root can be asked about it.
+    pub needs_root: bool,
 }
 
 /// Runs the cases of a theme in all ways.
@@ -82,7 +84,16 @@ fn run(
     };
     let names: BTreeSet<_> = cases.iter().map(|case| &case.name).collect();
     assert_eq!(names.len(), cases.len(), "{theme}: two cases have one name");
-    let all: Vec<Case> = cases.iter().filter(wanted).cloned().collect();
+    let is_root = rustix::process::geteuid().is_root();
+    let possible = |case: &&Case| {
+        let possible = is_root || !case.needs_root;
+        if !possible {
+            eprintln!("LEFT OUT, as only root can see it: {theme}: {}", case.name);
+        }
+        possible
+    };
+    let all = cases.iter().filter(wanted).filter(possible);
+    let all: Vec<Case> = all.cloned().collect();
     let exceptions = exceptions::read();
     check_names(theme, cases, &exceptions);
 

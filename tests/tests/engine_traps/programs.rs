@@ -1,6 +1,7 @@
 //! Kinds of programs: how they are linked, what their files look like, and what is none.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use elfuse_tests::need;
@@ -55,6 +56,33 @@ fn programs_of_musl_start() {
     guest.add_of_host("/lib/ld-musl-x86_64.so.1");
     greets(&guest, "/bin/static");
     greets(&guest, "/bin/dynamic");
+}
+
+#[test]
+fn scripts_are_started_by_what_their_first_lines_say() {
+    let guest = Guest::new();
+    guest.add("hello-static", "bin/hello");
+    let script = |at: &str, text: &str| {
+        let path = guest.scratch.file(at, text);
+        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("chmod");
+    };
+    script("bin/direct", "#!/bin/hello  an argument \n");
+    script("bin/of-script", "#!/bin/direct\n");
+    script("bin/of-itself", "#!/bin/of-itself\n");
+    script("bin/of-nothing", "#!/bin/missing\n");
+    for (script, words) in [
+        ("/bin/direct", "/bin/hello\nan argument\n/bin/direct\none\n"),
+        (
+            "/bin/of-script",
+            "/bin/hello\nan argument\n/bin/direct\n/bin/of-script\none\n",
+        ),
+    ] {
+        let (native, run) = (guest.native(&[script, "one"]), guest.run(&[script, "one"]));
+        assert_eq!(native, run);
+        assert!(run.text.starts_with(words) && run.status == 7, "{run:#?}");
+    }
+    assert_eq!(guest.run(&["/bin/of-itself"]).status, 126);
+    assert_eq!(guest.run(&["/bin/of-nothing"]).status, 127);
 }
 
 #[test]

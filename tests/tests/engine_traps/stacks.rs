@@ -19,6 +19,17 @@ fn a_handler_on_the_least_signal_stack_works_with_paths() {
 }
 
 #[test]
+fn signal_stacks_that_were_enough_for_decades_still_are() {
+    let text = same(&["old signal stacks"]);
+    assert!(text.ends_with("wrong 0\n"), "{text}");
+    assert!(
+        text.contains("in the handler: as given, flags 1, 8192 bytes\n"),
+        "{text}"
+    );
+    same_and(&["signal stacks of threads"], "odd 0, wrong 0\n");
+}
+
+#[test]
 fn the_guest_is_told_of_two_frames_and_the_handlers_stack() {
     let guest = Guest::new();
     let line = ["/bin/traps", "say signal stack"];

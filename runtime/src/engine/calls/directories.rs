@@ -94,7 +94,8 @@ fn list(call: &mut Call<'_>, layout: Layout) -> Raw {
                     let guest = start.as_bytes();
                     in_sysroot = call.process.vfs.mounts().over(guest).is_none();
                     at_root = guest == b"/";
-                    is_fd_list = guest.starts_with(b"/proc/") && guest.ends_with(b"/fd");
+                    is_fd_list = guest.starts_with(b"/proc/")
+                        && (guest.ends_with(b"/fd") || guest.ends_with(b"/fdinfo"));
                 }
                 let hides = |name: &[u8]| {
                     in_sysroot && is_reserved(name, at_root) || is_fd_list && own.is_fd(name)

@@ -8,3 +8,4 @@ pub mod names;
 pub mod refused;
 pub mod signals;
 pub mod sockets;
+pub mod tracing;

@@ -2,13 +2,15 @@
 
 use crate::engine::call::Call;
 use crate::engine::signals::{
-    decode_action, encode_action, guest_action, may_remember, return_from_signal,
+    context_bytes, decode_action, encode_action, guest_action, may_remember, return_from_signal,
 };
+use crate::engine::stacks::{SignalStack, Thread};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
     SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGKILL, SIGSET_LEN, SIGSYS, SignalSet, UContext,
 };
+use crate::sys::host::{getpid, gettid, tgkill};
 use crate::sys::nr;
 use crate::sys::raw::Raw;
 
@@ -86,6 +88,111 @@ pub fn rt_sigreturn(call: &mut Call<'_>) -> Raw {
     }
     call.context.context.rip = return_from_signal();
     Raw(0)
+}
+
+/// sigaltstack(2). The handler may be running on the very stack that it is about, which the kernel does not change then: it takes effect
+/// with the return from the handler.
+pub fn sigaltstack(call: &mut Call<'_>) -> Raw {
+    let (new, old) = (call.address(0), call.address(1));
+    let before = SignalStack::from_words(call.context.stack);
+    let on = match before.len {
+        0 => SignalStack::DISABLED,
+        _ if before.holds(call.context.context.rsp) => SignalStack::ON,
+        _ => 0,
+    };
+    let shown = SignalStack {
+        flags: before.flags & SignalStack::AUTODISARM | on,
+        ..call.process.stacks.guests(before)
+    };
+    let mut run = || {
+        let next = if new.is_null() {
+            None
+        } else {
+            let wanted = call.memory.read_bytes::<{ SignalStack::LEN }>(new)?;
+            if on == SignalStack::ON {
+                return Err(Errno::EPERM);
+            }
+            Some(checked_stack(call, decode_stack(&wanted))?)
+        };
+        let told = if old.is_null() {
+            Ok(())
+        } else {
+            call.memory.write(old, &encode_stack(shown))
+        };
+        let result = told.map(|()| 0);
+        if let Some(next) = next {
+            change_stack(call, before, next, result.into())?;
+        }
+        result
+    };
+    run().into()
+}
+
+/// What the kernel is to have in the place of the stack that the guest wants.
+fn checked_stack(call: &Call<'_>, wanted: SignalStack) -> Result<SignalStack, Errno> {
+    const MINIMUM: usize = 2048;
+    match wanted.flags & !SignalStack::AUTODISARM {
+        SignalStack::DISABLED => Ok(SignalStack {
+            start: 0,
+            len: 0,
+            ..wanted
+        }),
+        0 | SignalStack::ON if wanted.len < MINIMUM => Err(Errno::ENOMEM),
+        // In a child of vfork(2) what stands in for a stack is the parent's.
+        0 | SignalStack::ON if call.process.pool.is_guest_in_memory() => Ok(wanted),
+        0 | SignalStack::ON => {
+            let own = Thread {
+                process: getpid(),
+                thread: gettid(),
+            };
+            let is_gone =
+                |other: Thread| tgkill(other.process, other.thread, 0) == Err(Errno::ESRCH);
+            Ok(call.process.stacks.stand_in(wanted, own, is_gone))
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Makes the return from the handler change the signal stack, and `result` what the call returns. Where the frame that it returns from lies on a signal stack, kernels from 6.12
+/// on leave that as it is; so the return leads, with all signals blocked, to a second one from a copy of the frame on the guest's stack. The
+/// copy shares the first frame's vector registers, which nothing can overwrite until then.
+fn change_stack(
+    call: &mut Call<'_>,
+    before: SignalStack,
+    next: SignalStack,
+    result: Raw,
+) -> Result<(), Errno> {
+    const RED_ZONE: usize = 128;
+    const LEN: usize = size_of::<UContext>();
+    if before.len == 0 {
+        call.context.stack = next.words();
+        return Ok(());
+    }
+    let mut last = *call.context;
+    last.stack = next.words();
+    last.context.rax = result.0.cast_unsigned();
+    let at = (last.context.rsp.wrapping_sub(RED_ZONE + LEN)) & !15;
+    call.memory.write(Address(at), context_bytes(&last))?;
+    call.context.context.rsp = at;
+    call.context.context.rip = return_from_signal();
+    call.context.mask = SignalSet(!0);
+    Ok(())
+}
+
+fn decode_stack(bytes: &[u8; SignalStack::LEN]) -> SignalStack {
+    let (words, _) = bytes.as_chunks();
+    SignalStack::from_words(core::array::from_fn(|word| {
+        usize::from_ne_bytes(words[word])
+    }))
+}
+
+/// What fills the hole behind the flags is not looked at by anybody.
+fn encode_stack(stack: SignalStack) -> [u8; SignalStack::LEN] {
+    let mut bytes = [0; SignalStack::LEN];
+    for (to, word) in bytes.chunks_exact_mut(8).zip(stack.words()) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
 }
 
 /// Makes the call with a signal set of ours in the place of the one that argument `at` points to.

@@ -44,7 +44,7 @@ impl<H: Host> Walk<'_, '_, H> {
     }
 
     /// What the host says of where the walk is.
-    fn stat_here(&mut self) -> Result<HostStat, Errno> {
+    pub(super) fn stat_here(&mut self) -> Result<HostStat, Errno> {
         let at = locate(self.area, self.mounts, self.mount, b"")?;
         self.host.stat(at.location(&self.area.at, &self.area.host))
     }
