@@ -171,10 +171,6 @@ impl Call<'_> {
     ///
     /// # Errors
     /// What the call is to return.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each room is another part of the caller's work area"
-    )]
     pub fn locate<'w>(
         &self,
         (dir, given): Named,
