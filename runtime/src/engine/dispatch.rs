@@ -31,8 +31,8 @@ pub struct Row {
 
 macro_rules! table {
     ($($test:literal { $($nr:ident $serve:path,)* })*) => {
-        /// Every call of Linux on x86-64 that names or reveals a path, or would block SIGSYS; sorted by test. All others go straight to
-        /// the kernel.
+        /// Every call of Linux on x86-64 that names or reveals a path, changes who may search a directory, or meets the runtime's signals:
+        /// their masks, handlers and stacks, and tracers; sorted by test. All others go straight to the kernel.
         pub const TABLE: &[Row] = &[$($(Row { nr: nr::$nr, serve: $serve, test: $test },)*)*];
     };
 }

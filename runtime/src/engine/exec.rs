@@ -347,7 +347,7 @@ fn check(call: &Call<'_>, file: Fd, strings: &mut Strings<'_>) -> Result<Next, E
     }
 }
 
-/// A program's argument vector: what replaces its first word, and the guest's own words.
+/// Where the arguments and the environment of a program to be executed are.
 #[derive(Debug, Clone, Copy)]
 pub struct Vectors {
     /// Address of the guest's `argv`.

@@ -1,4 +1,4 @@
-//! The seccomp filter as a classic BPF program: decided here, installed by [`super::arm`].
+//! The seccomp filter as a classic BPF program: decided here, installed by [`super::start`].
 //!
 //! The kernel runs it once for every system call number when it is installed, and afterwards for every call whose answer depends
 //! on more than the number. So the numbers are a binary tree, and where a call comes from is looked at only for those that are

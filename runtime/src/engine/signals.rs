@@ -2,8 +2,8 @@
 //! guest does with these signals is remembered and passed on.
 //!
 //! # Safety
-//! The kernel calls [`entry`] with a signal frame, whose `siginfo` and `ucontext` are live and this thread's alone until the handler
-//! returns. [`entry`] leaves every register and the frame as it found them before it jumps to a handler of the guest, so that one
+//! The kernel calls `elfuse_signal_entry` with a signal frame, whose `siginfo` and `ucontext` are live and this thread's alone until the handler
+//! returns. It leaves every register and the frame as it found them before it jumps to a handler of the guest, so that one
 //! sees what the kernel would have shown it. Everything else here is atomics.
 #![allow(unsafe_code)]
 

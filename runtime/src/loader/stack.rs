@@ -47,7 +47,7 @@ pub fn auxiliary(pairs: &[usize], key: usize) -> Option<usize> {
     pairs.find(|pair| pair[0] == key).map(|pair| pair[1])
 }
 
-/// How many words the vector has to move down so that its first word, `words` words below `end`, lies on a multiple of 16 bytes.
+/// How many words the vector has to move down so that its first word, now at `first`, lies on a multiple of 16 bytes.
 #[must_use]
 pub const fn words_down(first: usize) -> usize {
     (first % 16) / size_of::<usize>()
