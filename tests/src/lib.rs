@@ -8,6 +8,8 @@ pub mod elf;
 pub mod enter;
 pub mod invariant;
 pub mod ld_trace;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod lookups;
 pub mod need;
 pub mod oracle;
 pub mod scratch;

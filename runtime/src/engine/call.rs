@@ -9,12 +9,12 @@
 use core::ffi::CStr;
 
 use super::magic;
-use super::pool::{Taken, Text, Work};
+use super::pool::{Taken, Taker, Text, Work};
 use super::process::Process;
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, UContext};
-use crate::sys::host::{Fd, fstat, getcwd, readlinkat};
+use crate::sys::host::{Fd, fstat, getcwd, lstatat, readlinkat};
 use crate::sys::raw::{Args, Nr, Raw, call};
 use crate::vfs::mounts::MountId;
 use crate::vfs::path::{AT_ROOM, Area, PathBuf};
@@ -33,6 +33,8 @@ pub struct Call<'c> {
     pub memory: Memory,
     /// The process.
     pub process: &'static Process,
+    /// What it has taken of the work areas.
+    pub taker: Taker,
 }
 
 /// Where the guest has a path, and the directory that this is relative to.
@@ -140,7 +142,7 @@ impl Call<'_> {
     /// # Errors
     /// ENOMEM.
     pub fn area(&self) -> Result<Taken<'static>, Errno> {
-        self.process.pool.take()
+        self.process.pool.take(&self.taker)
     }
 
     /// Reads the path at `from` and makes `then` with where it lies, relative to `dir`.
@@ -197,7 +199,17 @@ impl Call<'_> {
         } else {
             start.set(b"/")?;
         }
-        let mut at = self.walk(path, want, told, start, area)?;
+        let falls_back = self.process.run.host_fallback && want.last != Last::Parent;
+        // SAFETY: what the walk finds borrows the area; it is not looked at any more once the fallback has taken the area over.
+        let again = unsafe { &mut *core::ptr::from_mut(area) };
+        let walked = self.walk(path, want, told, start, area);
+        if falls_back
+            && is_absent(&walked)
+            && let Some(at) = on_host(path, want, start.as_bytes(), again)
+        {
+            return Ok(at);
+        }
+        let mut at = walked?;
         if is_relative {
             at.given = given.0;
         }
@@ -243,7 +255,7 @@ impl Call<'_> {
                     if rest.is_empty() && !magic::is_ours(self.process, &place, text) {
                         return self.place(&place, true);
                     }
-                    magic::target(self.process, &place, text, start)?;
+                    magic::target(self, &place, text, start)?;
                     let target = start.as_bytes();
                     beyond = target.len() + rest.len();
                     let room = told.get_mut(..beyond).ok_or(Errno::ENAMETOOLONG)?;
@@ -350,6 +362,34 @@ impl Call<'_> {
         }
         Ok(self.process.vfs.mounts().to_guest(told, into).is_ok())
     }
+}
+
+/// Whether there is nothing in the sysroot where a path leads.
+fn is_absent(walked: &Result<At<'_>, Errno>) -> bool {
+    match walked {
+        Err(errno) => *errno == Errno::ENOENT,
+        Ok(at) => {
+            let host = at.host.filter(|_| at.base == Base::Sysroot);
+            host.is_some_and(|host| lstatat(at.dir, host).err() == Some(Errno::ENOENT))
+        }
+    }
+}
+
+/// `--host-fallback`: the same path on the host, if something is there.
+fn on_host<'w>(path: &[u8], want: Want, start: &[u8], area: &'w mut Area) -> Option<At<'w>> {
+    let kept = match path {
+        [b'/', ..] => area.keep(&[path]),
+        _ => area.keep(&[start, b"/", path]),
+    };
+    let host = CStr::from_bytes_with_nul(kept.ok()?).ok()?;
+    lstatat(Fd::CWD, host).ok()?;
+    Some(At {
+        path: host.as_ptr().addr(),
+        magic: matches!(want.last, Last::Follow | Last::Create),
+        guest: Some(host.to_bytes()),
+        host: Some(host),
+        ..At::NOWHERE
+    })
 }
 
 /// `/proc/thread-self/fd/N` of a descriptor.

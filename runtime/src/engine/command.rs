@@ -8,6 +8,7 @@ use super::arena::Arena;
 use super::call::Call;
 use super::calls::directories;
 use super::exec::{self, Vectors};
+use super::pool::Taker;
 use super::process::{self, Process};
 use super::say::say;
 use super::start::{
@@ -28,6 +29,7 @@ use crate::sys::host::{
 };
 use crate::sys::nr;
 use crate::text::Shown;
+use crate::trace::TraceBits;
 use crate::vfs::path::{Area, PathBuf};
 use crate::vfs::{Found, Last, Mount, Mounts, Start, Vfs, Want};
 
@@ -226,13 +228,15 @@ fn settle(
         Err(errno) => fail(format_args!("--index-dir {}: {}", Shown(dir), errno.text())),
     });
     let index_dir = index_dir.or_else(|| outside(setting, vector, sysroot));
-    let (counters_fd, stats_fd) = match options.stats {
-        Stats::Off => (None, None),
+    let counters_fd = match options.stats {
+        Stats::Off => None,
         _ => match tell::create() {
-            Ok((counters, error)) => (Some(counters), error),
+            Ok(counters) => Some(counters),
             Err(errno) => fail(format_args!("--stats: no memory file: {}", errno.text())),
         },
     };
+    let prints = counters_fd.is_some() || options.trace != TraceBits::NONE;
+    let stats_fd = if prints { tell::error_now() } else { None };
     let run = Inherited {
         sysroot,
         sysroot_dev,
@@ -420,6 +424,7 @@ fn plain_call<'c>(process: &'static Process, context: &'c mut UContext) -> Call<
         context,
         memory: Memory::Direct,
         process,
+        taker: Taker::default(),
     }
 }
 

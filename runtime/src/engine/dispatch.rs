@@ -5,7 +5,9 @@ use super::calls::{
     attributes, credentials, directories, files, names, refused, signals, sockets, tracing,
 };
 use super::exec;
+use super::pool::Taker;
 use super::process::process;
+use super::stacks::SignalStack;
 use super::{store, tell};
 use crate::guest::Memory;
 use crate::sys::abi::{SigInfo, UContext};
@@ -256,12 +258,14 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
     if memory == Memory::ByKernel {
         store::probe();
     }
+    let taker = Taker::on(SignalStack::from_words(context.stack));
     let mut call = Call {
         nr,
         args,
         context,
         memory,
         process,
+        taker,
     };
     let result = tell::timed(nr, || serve(&mut call));
     context.context.rax = result.0.cast_unsigned();

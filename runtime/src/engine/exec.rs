@@ -491,7 +491,7 @@ fn open_ready<'w>(
     };
     let at = call.locate((dir, path), text, want, told, start, area)?;
     let file = open(&at)?;
-    let exe = match (at.magic, at.host) {
+    let exe = match (at.is_magic_link, at.host) {
         (true, Some(link)) => linked(call, link, told, start, &mut strings),
         _ => strings.keep(at.guest.unwrap_or(b"/")),
     };

@@ -1,5 +1,6 @@
 //! Magic links of procfs whose text names the runtime or the host, and what they are to the guest.
 
+use super::call::Call;
 use super::proc;
 use super::process::Process;
 use crate::errno::Errno;
@@ -41,11 +42,11 @@ fn is_of_this_process(path: &[u8]) -> bool {
 }
 
 /// Writes the guest path of the program whose link `exe` lies at the host path `link`; whether its file was removed.
-fn program(process: &Process, link: &[u8], into: &mut PathBuf<AT_ROOM>) -> Result<bool, Errno> {
-    match proc::program(process, link, into) {
+fn program(call: &Call<'_>, link: &[u8], into: &mut PathBuf<AT_ROOM>) -> Result<bool, Errno> {
+    match proc::program(call, link, into) {
         // A program may have replaced its own text by a copy that is of no file: then it is the one that was executed.
         Err(_) if is_of_this_process(link) => {
-            let exe = process.run.exe;
+            let exe = call.process.run.exe;
             let path = exe.strip_suffix(DELETED).unwrap_or(exe);
             into.set(path).map(|()| path.len() != exe.len())
         }
@@ -58,14 +59,14 @@ fn program(process: &Process, link: &[u8], into: &mut PathBuf<AT_ROOM>) -> Resul
 /// # Errors
 /// ENOTDIR: it is none of a directory (a pipe); ENOENT: the guest has no name for it; ENAMETOOLONG.
 pub fn target(
-    process: &Process,
+    call: &Call<'_>,
     place: &Place<'_>,
     text: &[u8],
     into: &mut PathBuf<AT_ROOM>,
 ) -> Result<(), Errno> {
-    if is_ours(process, place, text) {
+    if is_ours(call.process, place, text) {
         return match name_of(place.guest) {
-            b"exe" if program(process, place.location.without_nul(), into)? => Err(Errno::ENOENT),
+            b"exe" if program(call, place.location.without_nul(), into)? => Err(Errno::ENOENT),
             b"exe" => Ok(()),
             _ => into.set(b"/"),
         };
@@ -73,26 +74,26 @@ pub fn target(
     if !text.starts_with(b"/") {
         return Err(Errno::ENOTDIR);
     }
-    process.vfs.mounts().to_guest(text, into)
+    call.process.vfs.mounts().to_guest(text, into)
 }
 
 /// What readlink(2) shows of a magic link at the host path `link` with this text on the host: the guest's path where there is one, else
 /// the text.
 pub fn shown<'t>(
-    process: &Process,
+    call: &Call<'_>,
     link: &[u8],
     text: &'t [u8],
     into: &'t mut PathBuf<AT_ROOM>,
 ) -> &'t [u8] {
     let name = name_of(link);
-    let told = if name == b"exe" && is_runtime(process, text) {
-        program(process, link, into)
+    let told = if name == b"exe" && is_runtime(call.process, text) {
+        program(call, link, into)
     } else if name == b"root" || !text.starts_with(b"/") {
         return text;
     } else {
         // A deleted file's path is none that exists; it is shown by the place it had.
         let path = text.strip_suffix(DELETED).unwrap_or(text);
-        let told = process.vfs.mounts().to_guest(path, into);
+        let told = call.process.vfs.mounts().to_guest(path, into);
         told.map(|()| path.len() != text.len())
     };
     let suffix = |deleted| if deleted { DELETED } else { b"" };

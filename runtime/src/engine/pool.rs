@@ -6,12 +6,14 @@
 //!
 //! # Safety
 //! An area belongs to whoever changed its owner word from 0 to their thread's number, until they change it back; no other reference
-//! to it exists meanwhile. The owner words lie on a page that fork(2) clears in the child (MADV_WIPEONFORK), where no other thread
-//! lives on that could hold one.
+//! to it exists meanwhile. A child of fork(2) has copies of the words, with numbers of its parent's threads in them: a handler that its
+//! fork interrupted may go on there, so that these areas too are taken over only when there is no other.
 #![allow(unsafe_code)]
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use super::stacks::SignalStack;
 use crate::errno::Errno;
 use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
 use crate::sys::host::{getpid, getppid, gettid, share_memory, tgkill};
@@ -51,28 +53,35 @@ pub struct Work {
     pub second_area: Area,
 }
 
+/// How many such children there can be at a time: a thread that waits for each.
+const MAX_TRACED: usize = 8;
+
 /// What fork(2) clears in the child.
 #[derive(Debug)]
 #[repr(C)]
-pub struct ForkPage {
+struct ForkPage {
     /// Process that this memory belongs to; 0: nobody has asked since a fork. A child of vfork(2) sees its parent's.
     process: AtomicU32,
-    owners: [AtomicU32; AREAS],
-    /// Stack address of the handler that took each area.
-    frames: [AtomicUsize; AREAS],
     /// Children of vfork(2) that asked to be traced and have not executed anything yet.
     to_be_traced: [AtomicU32; MAX_TRACED],
 }
 
-/// How many such children there can be at a time: a thread that waits for each.
-const MAX_TRACED: usize = 8;
-
 const _: () = assert!(size_of::<ForkPage>() <= PAGE);
+
+/// Who has an area.
+#[derive(Debug)]
+struct Owner {
+    /// Number of the thread; 0: nobody.
+    thread: AtomicU32,
+    /// Address on the stack of the handler that took it.
+    frame: AtomicUsize,
+}
 
 /// The areas of a process.
 #[derive(Debug)]
 pub struct Pool {
     page: &'static ForkPage,
+    owners: [Owner; AREAS],
     areas: *mut Work,
 }
 
@@ -80,6 +89,41 @@ pub struct Pool {
 unsafe impl Sync for Pool {}
 // SAFETY: as above.
 unsafe impl Send for Pool {}
+
+/// Who takes areas: one run of the handler. What it has taken itself is in use, wherever it was when it took that.
+#[derive(Debug, Default)]
+pub struct Taker {
+    /// Bit n: it took area n.
+    taken: Cell<u32>,
+    /// The signal stack of its thread.
+    signal_stack: SignalStack,
+}
+
+const _: () = assert!(AREAS <= u32::BITS as usize);
+
+impl Taker {
+    /// In a thread with this signal stack.
+    #[must_use]
+    pub fn on(signal_stack: SignalStack) -> Self {
+        Self {
+            taken: Cell::new(0),
+            signal_stack,
+        }
+    }
+
+    /// Whether the frame in which this thread took another area was left by siglongjmp(3): it would have to lie deeper in the same stack
+    /// than `here`. Who is not on the signal stack any more has left all that was there.
+    fn has_left(&self, frame: usize, here: usize) -> bool {
+        const SAME_STACK: usize = 1 << 20;
+        let stack = self.signal_stack;
+        let is_on = |at: usize| at.wrapping_sub(stack.start) < stack.len;
+        match (is_on(here), is_on(frame)) {
+            (false, true) => true,
+            (true, false) => false,
+            _ => here.wrapping_sub(frame) < SAME_STACK,
+        }
+    }
+}
 
 /// An area in use.
 #[derive(Debug)]
@@ -107,6 +151,12 @@ impl Pool {
         page.process.store(getpid(), Ordering::Relaxed);
         Ok(Self {
             page,
+            owners: [const {
+                Owner {
+                    thread: AtomicU32::new(0),
+                    frame: AtomicUsize::new(0),
+                }
+            }; AREAS],
             areas: areas.as_mut_ptr().cast(),
         })
     }
@@ -160,15 +210,15 @@ impl Pool {
     ///
     /// # Errors
     /// ENOMEM: all are taken and no more can be mapped.
-    pub fn take(&self) -> Result<Taken<'_>, Errno> {
+    pub fn take(&self, taker: &Taker) -> Result<Taken<'_>, Errno> {
         let thread = gettid();
         let here = 0_u8;
         let frame = (&raw const here).addr();
-        if let Some(taken) = self.take_free(thread, frame) {
+        if let Some(taken) = self.take_free(thread, frame, taker) {
             return Ok(taken);
         }
-        self.reclaim(thread, frame);
-        if let Some(taken) = self.take_free(thread, frame) {
+        self.reclaim(thread, frame, taker);
+        if let Some(taken) = self.take_free(thread, frame, taker) {
             return Ok(taken);
         }
         // SAFETY: only a free range is taken.
@@ -188,13 +238,18 @@ impl Pool {
         })
     }
 
-    fn take_free(&self, thread: u32, frame: usize) -> Option<Taken<'_>> {
-        for (number, owner) in self.page.owners.iter().enumerate() {
+    fn take_free(&self, thread: u32, frame: usize, taker: &Taker) -> Option<Taken<'_>> {
+        for (number, owner) in self.owners.iter().enumerate() {
+            let Owner {
+                thread: owner,
+                frame: of,
+            } = owner;
             if owner
                 .compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed)
                 .is_ok()
             {
-                self.page.frames[number].store(frame, Ordering::Relaxed);
+                of.store(frame, Ordering::Relaxed);
+                taker.taken.set(taker.taken.get() | 1 << number);
                 // SAFETY: one of the `AREAS` areas.
                 let work = unsafe { self.areas.add(number) };
                 return Some(Taken {
@@ -208,15 +263,19 @@ impl Pool {
     }
 
     /// Frees areas whose owners are gone: threads that ended, children of vfork that were killed, and handlers of this very thread that
-    /// siglongjmp(3) left, whose frames would have to lie deeper in the stack than the one that asks.
-    fn reclaim(&self, asking: u32, frame: usize) {
-        const SAME_STACK: usize = 1 << 20;
+    /// siglongjmp(3) left.
+    fn reclaim(&self, asking: u32, here: usize, taker: &Taker) {
         let process = self.process();
         let is_gone = |of, thread| tgkill(of, thread, 0) == Err(Errno::ESRCH);
-        for (owner, taken_at) in self.page.owners.iter().zip(&self.page.frames) {
+        for (number, owner) in self.owners.iter().enumerate() {
+            let Owner {
+                thread: owner,
+                frame,
+            } = owner;
             let thread = owner.load(Ordering::Relaxed);
-            let depth = frame.wrapping_sub(taken_at.load(Ordering::Relaxed));
-            let left = thread == asking && (1..SAME_STACK).contains(&depth);
+            let is_own = taker.taken.get() & 1 << number != 0;
+            let left =
+                thread == asking && !is_own && taker.has_left(frame.load(Ordering::Relaxed), here);
             // A child of vfork is a process of its own.
             let gone = thread != 0 && is_gone(process, thread) && is_gone(thread, thread);
             if left || gone {
@@ -262,4 +321,34 @@ pub fn leave_with_image(owner: *const AtomicU32) {
 pub fn stay_with_image() {
     // SAFETY: no address.
     let _ = unsafe { call(nr::SET_TID_ADDRESS, [0; 6]) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Taker;
+    use crate::engine::stacks::SignalStack;
+
+    #[test]
+    fn a_frame_deeper_in_the_same_stack_was_left_and_one_further_up_was_not() {
+        let taker = Taker::default();
+        assert!(taker.has_left(0x7000_0000, 0x7000_0000));
+        assert!(taker.has_left(0x7000_0000, 0x7000_0800));
+        assert!(!taker.has_left(0x7000_0800, 0x7000_0000));
+        assert!(!taker.has_left(0x6000_0000, 0x7000_0000));
+    }
+
+    #[test]
+    fn what_was_on_the_signal_stack_was_left_by_who_is_not_there_and_nothing_else_by_who_is() {
+        let taker = Taker::on(SignalStack {
+            start: 0x7000_1000,
+            flags: 0,
+            len: 0x1000,
+        });
+        let (on, below, above) = (0x7000_1800, 0x7000_0800, 0x7000_2800);
+        assert!(taker.has_left(on, below) && taker.has_left(on, above));
+        assert!(!taker.has_left(below, on) && !taker.has_left(above, on));
+        assert!(
+            taker.has_left(on, on) && taker.has_left(on - 8, on) && !taker.has_left(on + 8, on)
+        );
+    }
 }

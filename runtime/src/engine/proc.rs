@@ -8,7 +8,6 @@ use core::ffi::CStr;
 use super::call::{At, Call, fd_link};
 use super::listing::{Lines, Listing, Mapping};
 use super::pool::{Text, Work};
-use super::process::Process;
 use crate::errno::Errno;
 use crate::loader::stack::auxiliary;
 use crate::sys::abi::{
@@ -173,9 +172,9 @@ impl Output<'_> {
 ///
 /// # Errors
 /// Those of reading `auxv` and `maps` of that process; ENOENT: the guest has no name for it, or it cannot be told.
-pub fn program(process: &Process, link: &[u8], into: &mut PathBuf<AT_ROOM>) -> Result<bool, Errno> {
+pub fn program(call: &Call<'_>, link: &[u8], into: &mut PathBuf<AT_ROOM>) -> Result<bool, Errno> {
     const WORDS: usize = 64;
-    let mut taken = process.pool.take()?;
+    let mut taken = call.area()?;
     let Work { scratch, told, .. } = taken.work();
     let auxv = open_beside(link, c"auxv", told)?;
     let len = read(auxv, &mut scratch[..WORDS * size_of::<usize>()]);
@@ -195,7 +194,7 @@ pub fn program(process: &Process, link: &[u8], into: &mut PathBuf<AT_ROOM>) -> R
             return Ok(true);
         };
         if let Some((path, deleted)) = mapping.file(line).filter(|_| !mapping.is_own()) {
-            found = (process.vfs.mounts().to_guest(path, into)).map(|()| !deleted.is_empty());
+            found = (call.process.vfs.mounts().to_guest(path, into)).map(|()| !deleted.is_empty());
         }
         Ok(false)
     });

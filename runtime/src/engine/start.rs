@@ -14,7 +14,7 @@ use super::arena::Arena;
 use super::call::Call;
 use super::command;
 use super::filter::Program as Filter;
-use super::pool::Pool;
+use super::pool::{Pool, Taker};
 use super::process::{self, Process};
 use super::say::say;
 use super::stacks::Stacks;
@@ -344,6 +344,7 @@ fn open_guest(process: &'static Process, path: &[u8]) -> Result<Fd, Errno> {
         context: &mut context,
         memory: Memory::Direct,
         process,
+        taker: Taker::default(),
     };
     exec::open_guest(&call, path)
 }

@@ -91,18 +91,23 @@ pub fn done(step: Step, trace: TraceBits) {
     }
 }
 
-/// Makes the counters of a run that begins: descriptors of the memory file and of what standard error is now.
+/// A descriptor of what standard error is now, to print to at the end: many programs close theirs before they end. `None`: it is closed
+/// already, and there is nothing to print to.
+#[must_use]
+pub fn error_now() -> Option<i32> {
+    keep_high(Fd(2)).ok().map(|fd| fd.0)
+}
+
+/// Makes the counters of a run that begins: the memory file's descriptor.
 ///
 /// # Errors
 /// Those of memfd_create(2), ftruncate(2) and fcntl(2).
-pub fn create() -> Result<(i32, Option<i32>), Errno> {
+pub fn create() -> Result<i32, Errno> {
     let low = memory_file(c"elfuse-counters")?;
     truncate(low, size_of::<Counters>() as u64)?;
     let file = keep_high(low);
     close(low);
-    // Standard error may be closed: then there is nothing to print to.
-    let error = keep_high(Fd(2)).ok();
-    Ok((file?.0, error.map(|fd| fd.0)))
+    file.map(|fd| fd.0)
 }
 
 /// A copy that stays over exec, numbered high.

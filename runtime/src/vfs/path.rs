@@ -229,6 +229,20 @@ impl Area {
     }
 }
 
+impl Area {
+    /// Keeps a path of the caller's, made of these parts, where a location's would stand: its bytes and a NUL.
+    ///
+    /// # Errors
+    /// [`Errno::ENAMETOOLONG`].
+    pub fn keep(&mut self, parts: &[&[u8]]) -> Result<&[u8], Errno> {
+        self.host.clear();
+        for part in parts {
+            self.host.extend(part)?;
+        }
+        Ok(self.host.with_nul())
+    }
+}
+
 impl Default for Area {
     fn default() -> Self {
         Self::new()

@@ -199,11 +199,16 @@ static sigjmp_buf back;
 static void jump(int signal) { siglongjmp(back, signal); }
 
 static void interrupted_open(void) {
-    struct itimerval soon = {.it_value = {0, 20000}};
+    /* Again and again, as the first may come before the call has begun. */
+    struct itimerval often = {{0, 20000}, {0, 20000}};
     handle(SIGALRM, count, 0);
-    setitimer(ITIMER_REAL, &soon, NULL);
+    setitimer(ITIMER_REAL, &often, NULL);
     int result = open("fifo", O_RDONLY);
-    say("open of a fifo: %s, caught %d\n", how(result), caught);
+    int error = errno;
+    memset(&often, 0, sizeof often);
+    setitimer(ITIMER_REAL, &often, NULL);
+    errno = error;
+    say("open of a fifo: %s, caught %d\n", how(result), caught > 0);
     paths_work("after");
 }
 

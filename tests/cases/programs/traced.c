@@ -19,8 +19,11 @@ static void wait_for_ever(int depth) {
 }
 
 int main(int count, char **arguments) {
-    if (count > 2)
+    if (count > 2) {
+        puts("waits");
+        fflush(stdout);
         wait_for_ever(2);
+    }
     int answer = times(6, 7);
     int missing = open("/missing", O_RDONLY);
     printf("%d %d %d %s\n", answer, missing, count, arguments[count - 1]);

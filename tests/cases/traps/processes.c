@@ -109,6 +109,45 @@ static void vfork_leaves_alone(void) {
     }
 }
 
+/* A fork in a handler that interrupted a call: the child goes on in that call, after others. */
+static int forked_in_handler = -1;
+static void fork_in_handler(int signal) {
+    if (signal == SIGALRM && forked_in_handler < 0) {
+        forked_in_handler = fork();
+        paths_wrong();
+        if (forked_in_handler != 0)
+            usleep(100000);
+    }
+}
+
+static void fork_within_call(void) {
+    struct sigaction action = {.sa_handler = fork_in_handler, .sa_flags = SA_RESTART};
+    need(sigaction(SIGALRM, &action, NULL) == 0);
+    need(mkfifo("other-fifo", 0600) == 0);
+    ualarm(20000, 0);
+    pid_t first = getpid(), writer = fork();
+    if (writer == 0) {
+        /* Only who opens the right one of the two gets through: once for the parent, once for its child. */
+        usleep(60000);
+        for (int i = 0; i < 2; i++) {
+            int fd = open("other-fifo", O_WRONLY);
+            usleep(50000);
+            close(fd);
+        }
+        _exit(0);
+    }
+    int fd = open("other-fifo", O_RDONLY);
+    struct stat opened, named;
+    need(fd >= 0 && fstat(fd, &opened) == 0 && stat("other-fifo", &named) == 0);
+    int wrong = opened.st_ino != named.st_ino || paths_wrong();
+    if (getpid() != first)
+        _exit(wrong);
+    int status;
+    need(waitpid(forked_in_handler, &status, 0) == forked_in_handler);
+    need(waitpid(writer, NULL, 0) == writer && unlink("other-fifo") == 0);
+    say("in the child: status %d, wrong %d\n", status, wrong);
+}
+
 static int filters(void) {
     char line[256];
     int found = -1;
@@ -220,6 +259,7 @@ const struct trap process_traps[] = {
     {"spawn often", spawn_often},
     {"killed children", killed_children},
     {"vfork leaves alone", vfork_leaves_alone},
+    {"fork within call", fork_within_call},
     {"execute again", execute_again},
     {"many waiting", many_waiting},
     {"executed among threads", executed_among_threads},

@@ -96,7 +96,7 @@ fn case(name: &str) -> Case {
             environment: vec![("PATH".to_owned(), "/bin".to_owned())],
             directory: "/w".to_owned(),
             binds: usual_binds(),
-            limit_secs: 20,
+            limit_secs: 30,
             ..Job::default()
         },
         ground: standing_in("standard"),

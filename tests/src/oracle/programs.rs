@@ -5,7 +5,7 @@
 //! @ run PROGRAM ARGUMENT...   what is started; a blank behind a backslash is part of an argument. Else a shell with the rest
 //! @ env NAME=VALUE
 //! @ file NAME                 a compiled program that lies in /tmp
-//! @ limit SECONDS             how long it may run, else 30
+//! @ limit SECONDS             how long it may run, else 60
 //! @ ignore-trees              what it leaves in /tmp is not compared
 //! @ status-only               nor is what it prints
 //! a line for the shell
@@ -108,7 +108,7 @@ fn case(name: &str, ground: &Ground, shell: &str) -> Case {
             // The example sysroots belong to the user of the test, and are closed to others where his home is.
             privileged: true,
             binds: usual_binds(),
-            limit_secs: 30,
+            limit_secs: 60,
             ..Job::default()
         },
         ground: ground.clone(),

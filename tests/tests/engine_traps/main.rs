@@ -5,6 +5,7 @@
 mod descriptors;
 mod guest;
 mod memory;
+mod options;
 mod proc;
 mod processes;
 mod programs;

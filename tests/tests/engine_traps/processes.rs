@@ -48,6 +48,13 @@ fn children_that_share_memory_give_their_working_areas_back() {
 }
 
 #[test]
+fn calls_that_siglongjmp_left_give_their_working_areas_back() {
+    let (said, mapped) = exhaustion(&["jump out"]);
+    assert_eq!(said.well(), "jumped 1000 times, opened 0, wrong 0\n");
+    assert_eq!(mapped, 0, "areas had run out");
+}
+
+#[test]
 fn more_calls_than_there_are_areas_can_wait_at_a_time() {
     same_and(
         &["many waiting"],
@@ -69,6 +76,11 @@ fn what_a_child_that_shares_memory_says_of_signals_is_its_own_affair() {
         text,
         format!("{}{}in a child: status 0\n", line(1), line(2))
     );
+}
+
+#[test]
+fn a_child_forked_within_a_call_goes_on_with_that_call() {
+    same_and(&["fork within call"], "in the child: status 0, wrong 0\n");
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
                 .result();
         };
         let len = readlinkat(at.dir, host, second)?;
-        let shown = magic::shown(call.process, host.to_bytes(), &second[..len], second_start);
+        let shown = magic::shown(call, host.to_bytes(), &second[..len], second_start);
         let len = shown.len().min(room);
         call.memory.write(into, &shown[..len])?;
         Ok(len)
@@ -217,7 +217,7 @@ fn read_open_link(
     let len = readlinkat(Fd::CWD, name, own)?;
     let shown = match &own[..len] {
         path if path.starts_with(b"/proc/") && text.starts_with(b"/") => {
-            magic::shown(call.process, path, text, shown)
+            magic::shown(call, path, text, shown)
         }
         _ => text,
     };
