@@ -199,7 +199,9 @@ impl Call<'_> {
         } else {
             start.set(b"/")?;
         }
-        let falls_back = self.process.run.host_fallback && want.last != Last::Parent;
+        // Not where the guest limits how a path may lead (openat2(2)): on the host nothing would hold it to that.
+        let is_limited = want != Want::new(want.last);
+        let falls_back = self.process.run.host_fallback && want.last != Last::Parent && !is_limited;
         // SAFETY: what the walk finds borrows the area; it is not looked at any more once the fallback has taken the area over.
         let again = unsafe { &mut *core::ptr::from_mut(area) };
         let walked = self.walk(path, want, told, start, area);

@@ -107,10 +107,16 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
         ..wanted(flags as usize)
     };
     call.at(call.fd(0), call.address(1), want, |call, at| {
+        // Where the kernel has to go by itself it is told all that the guest asked for.
+        let left = if at.host.is_some() {
+            resolve & RESOLVE_CACHED
+        } else {
+            resolve
+        };
         let how = OpenHow {
             flags,
             mode,
-            resolve: resolve & RESOLVE_CACHED,
+            resolve: left,
         };
         let how = core::ptr::from_ref(&how).addr();
         let open = || call.host(nr::OPENAT2, [at.dir(), at.path, how, LEN, 0, 0]);
