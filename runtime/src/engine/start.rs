@@ -331,8 +331,8 @@ pub fn launch(
     enter(entry, stack.pointer)
 }
 
-/// Bytes of the guest's stack that serving a call takes below the kernel's frame, at most. Measured: 2 KiB for a path and 3 KiB for an
-/// exec in a release build, 3 KiB and 4 KiB in a development build. A test holds it.
+/// Bytes of the guest's stack that serving a call takes below the kernel's frame, at most. Measured: less than 3 KiB for a path and less
+/// than 4 KiB for an exec, in development builds too. A test holds it.
 const HANDLER_STACK: usize = 8192;
 
 /// Opens a guest path of the runtime's own: an interpreter.
