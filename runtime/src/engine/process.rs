@@ -12,8 +12,8 @@ use super::pool::Pool;
 use super::stacks::Stacks;
 use crate::errno::Errno;
 use crate::options::Inherited;
-use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE};
-use crate::sys::host::{Fd, close, fstat, keep_from, openat, soft_limit};
+use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE, SIG_SETMASK, SignalSet};
+use crate::sys::host::{Fd, close, fstat, keep_from, limits, openat, set_limits, signal_mask};
 use crate::sys::raw::Raw;
 use crate::vfs::{Coherence, Vfs};
 
@@ -59,21 +59,43 @@ pub fn process() -> &'static Process {
     unsafe { at.as_ref() }.expect("the process's state is set before its handlers")
 }
 
-/// Opens the directory that a cached descriptor stands for, numbered as high as the limit allows: guests count on low numbers. It stays
-/// open over exec, so that a guest without a number to spare can still be served.
+/// Opens the directory that a cached descriptor stands for. Its number lies above the guest's limit where the hard limit leaves room:
+/// there no dup2(2) reaches it, and none of the guest's numbers is taken. Else it is as high as can be, as guests count on low ones.
+/// It stays open over exec, so that a guest without a number to spare can still be served.
 ///
 /// # Errors
 /// Those of open(2).
 pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
-    let low = openat(Fd::CWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0)?;
-    let limit = soft_limit(RLIMIT_NOFILE).unwrap_or(1024).min(1 << 20) as i32;
-    for least in [limit - 24, limit / 2] {
-        if let Ok(high) = keep_from(low, least.max(3)) {
-            close(low);
-            return Ok(high);
+    let open = || openat(Fd::CWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    let [soft, hard] = limits(RLIMIT_NOFILE).unwrap_or([1024, 1024]);
+    if soft < hard {
+        // A handler of the guest's that left by a jump would leave the limit raised.
+        let mask = signal_mask(SIG_SETMASK, SignalSet(!0));
+        let raised = set_limits(RLIMIT_NOFILE, [hard.min(soft + ABOVE), hard]);
+        let high = raised.and_then(|()| {
+            let low = open()?;
+            moved(low, soft as i32).inspect_err(|_| close(low))
+        });
+        // What it was is always allowed.
+        let _ = set_limits(RLIMIT_NOFILE, [soft, hard]);
+        signal_mask(SIG_SETMASK, mask);
+        if high.is_ok() {
+            return high;
         }
     }
-    Ok(low)
+    let low = open()?;
+    let soft = soft.min(1 << 20) as i32;
+    moved(low, (soft - 24).max(3)).or_else(|_| moved(low, (soft / 2).max(3)).or(Ok(low)))
+}
+
+/// How many numbers above the guest's limit are tried.
+const ABOVE: u64 = 16;
+
+/// A copy numbered `least` or more in the place of a descriptor.
+fn moved(fd: Fd, least: i32) -> Result<Fd, Errno> {
+    let high = keep_from(fd, least)?;
+    close(fd);
+    Ok(high)
 }
 
 impl Process {

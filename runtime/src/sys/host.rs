@@ -377,11 +377,30 @@ pub fn personality() -> usize {
 /// # Errors
 /// Those of the call.
 pub fn soft_limit(resource: usize) -> Result<u64, Errno> {
-    let mut limit = [0_u64; 2];
-    let args = [0, resource, 0, address_mut(&mut limit), 0, 0];
+    limits(resource).map(|[soft, _]| soft)
+}
+
+/// Soft and hard limit of a resource, prlimit64(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn limits(resource: usize) -> Result<[u64; 2], Errno> {
+    let mut limits = [0_u64; 2];
+    let args = [0, resource, 0, address_mut(&mut limits), 0, 0];
     // SAFETY: the buffer is a `struct rlimit64`.
     unsafe { call(nr::PRLIMIT64, args) }.result()?;
-    Ok(limit[0])
+    Ok(limits)
+}
+
+/// Sets soft and hard limit of a resource, prlimit64(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn set_limits(resource: usize, limits: [u64; 2]) -> Result<(), Errno> {
+    let args = [0, resource, core::ptr::from_ref(&limits).addr(), 0, 0, 0];
+    // SAFETY: the buffer is a `struct rlimit64` that the kernel reads.
+    unsafe { call(nr::PRLIMIT64, args) }.result()?;
+    Ok(())
 }
 
 /// Random bytes, getrandom(2); without the call, none.

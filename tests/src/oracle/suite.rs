@@ -204,6 +204,23 @@ struct Place {
     programs: Programs,
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What a case made unreadable cannot be removed otherwise.
+        let walk = walkdir::WalkDir::new(self.directory.path()).into_iter();
+        let closed = walk.filter_map(|entry| entry.err()?.path().map(Path::to_owned));
+        for path in closed.collect::<Vec<_>>() {
+            let _ = fs::set_permissions(path, PermissionsExt::from_mode(0o755));
+        }
+        let fixed = walkdir::WalkDir::new(self.directory.path())
+            .into_iter()
+            .flatten();
+        for entry in fixed.filter(|entry| entry.file_type().is_dir()) {
+            let _ = fs::set_permissions(entry.path(), PermissionsExt::from_mode(0o755));
+        }
+    }
+}
+
 impl Place {
     fn new(programs: &Programs) -> Self {
         let shared = Path::new("/dev/shm");
