@@ -297,7 +297,9 @@ impl Section {
 
 fn table(out: &mut String, columns: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let line = |cells: &mut dyn Iterator<Item = &str>| -> String {
-        cells.fold(String::from("|"), |line, cell| line + " " + cell + " |")
+        cells.fold(String::from("|"), |line, cell| {
+            line + " " + &cell.replace('|', "\\|") + " |"
+        })
     };
     _ = writeln!(out, "{}", line(&mut columns.iter().copied()));
     let rule = columns.iter().enumerate();
