@@ -18,6 +18,26 @@ pub struct Cli {
 pub enum Command {
     /// Times `elfuse-index build` against find(1) and weighs what it makes
     Indexer(IndexerOptions),
+    /// Counts the lookups that reach the host when programs start: under chroot, without and with the index
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Lookups(LookupsOptions),
+}
+
+/// Options of `elfuse-bench lookups`.
+#[derive(Debug, Args)]
+pub struct LookupsOptions {
+    /// Print the verdicts of the last results and count nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Print every lookup that fails inside the sysroot, with how often and which way, and do not write what is found
+    #[arg(long)]
+    pub list: bool,
+    /// Start only the programs with this text in their names, and print and do not write what is found
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Where indices are made (default: $XDG_CACHE_HOME/elfuse/bench)
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
 }
 
 /// Options of `elfuse-bench indexer`.

@@ -77,7 +77,7 @@ pub fn run(options: &IndexerOptions, workspace: &Workspace) -> anyhow::Result<Re
     if options.wants("debian") {
         let source = match &options.sysroot {
             Some(path) => path.clone(),
-            None => workspace.debian()?,
+            None => workspace.sysroot("debian")?,
         };
         report
             .sections

@@ -6,6 +6,8 @@
 pub mod chart;
 pub mod cli;
 pub mod indexer;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod lookups;
 pub mod machine;
 pub mod measure;
 pub mod report;

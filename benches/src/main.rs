@@ -3,16 +3,22 @@
 use clap::Parser;
 use elfuse_benches::cli::{Cli, Command};
 use elfuse_benches::indexer;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use elfuse_benches::lookups;
 use elfuse_benches::report::Report;
 use elfuse_benches::workspace::Workspace;
 
 fn main() -> anyhow::Result<()> {
-    let Command::Indexer(options) = Cli::parse().command;
+    let command = Cli::parse().command;
     let workspace = Workspace::find()?;
-    let report = if options.check {
-        Report::read(&workspace.benches(), indexer::NAME)?
-    } else {
-        indexer::run(&options, &workspace)?
+    let benches = workspace.benches();
+    let report = match command {
+        Command::Indexer(options) if options.check => Report::read(&benches, indexer::NAME)?,
+        Command::Indexer(options) => indexer::run(&options, &workspace)?,
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Command::Lookups(options) if options.check => Report::read(&benches, lookups::NAME)?,
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Command::Lookups(options) => lookups::run(&options, &workspace)?,
     };
     print!("{}", report.verdicts());
     Ok(())

@@ -44,7 +44,7 @@ pub struct Section {
     pub about: Vec<String>,
     /// Name of the row that the ratios are to.
     pub peer: String,
-    /// A row a subject.
+    /// A row a subject; none where nothing is timed.
     pub rows: Vec<Row>,
     /// Further tables.
     pub tables: Vec<Table>,
@@ -227,10 +227,12 @@ impl Report {
             self.load[0],
             self.load[1],
         );
-        _ = writeln!(
-            out,
-            "![Times as multiples of the peer's](results/{bench}.svg)\n"
-        );
+        if self.sections.iter().any(|section| !section.rows.is_empty()) {
+            _ = writeln!(
+                out,
+                "![Times as multiples of the peer's](results/{bench}.svg)\n"
+            );
+        }
         for section in &self.sections {
             section.markdown(&mut out);
         }
@@ -253,6 +255,19 @@ impl Section {
             ]
         });
         table(out, &["goal", "at most", "found", ""], goals);
+        self.times(out);
+        for extra in &self.tables {
+            _ = writeln!(out, "{}\n", extra.title);
+            let columns: Vec<&str> = extra.columns.iter().map(String::as_str).collect();
+            table(out, &columns, extra.rows.iter().cloned());
+        }
+    }
+
+    /// The rows, and their commands; nothing where there are only counts.
+    fn times(&self, out: &mut String) {
+        if self.rows.is_empty() {
+            return;
+        }
         let ratio = format!("x {}", self.peer);
         let columns = [
             "", "n", "p25 ms", "p50 ms", "p75 ms", &ratio, "p25..p75", "cpu ms", "peak MB",
@@ -277,22 +292,19 @@ impl Section {
             .iter()
             .map(|row| vec![row.name.clone(), format!("`{}`", row.command)]);
         table(out, &["", "command"], commands);
-        for extra in &self.tables {
-            _ = writeln!(out, "{}\n", extra.title);
-            let columns: Vec<&str> = extra.columns.iter().map(String::as_str).collect();
-            table(out, &columns, extra.rows.iter().cloned());
-        }
     }
 }
 
 fn table(out: &mut String, columns: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let line = |cells: &mut dyn Iterator<Item = &str>| -> String {
-        cells.fold(String::from("|"), |line, cell| line + " " + cell + " |")
+        cells.fold(String::from("|"), |line, cell| {
+            line + " " + &cell.replace('|', "\\|") + " |"
+        })
     };
     _ = writeln!(out, "{}", line(&mut columns.iter().copied()));
     let rule = columns.iter().enumerate();
     let rule = rule.map(|(i, head)| match (i, *head) {
-        (0, _) | (_, "command") => "---",
+        (0, _) | (_, "command" | "of which") => "---",
         _ => "---:",
     });
     _ = writeln!(out, "{}", line(&mut rule.into_iter()));

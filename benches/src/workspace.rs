@@ -88,12 +88,16 @@ impl Workspace {
         built.with_context(|| format!("cargo did not say where {program} is"))
     }
 
-    /// The Debian sysroot, made if it is not there.
+    /// An example sysroot, `debian` or `store`, made if it is not there.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn debian(&self) -> anyhow::Result<PathBuf> {
-        let script = self.root.join("example-sysroots/debian/make.sh");
+    pub fn sysroot(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let script = self
+            .root
+            .join("example-sysroots")
+            .join(name)
+            .join("make.sh");
         let output = Command::new(&script)
             .stderr(std::process::Stdio::inherit())
             .output()

@@ -18,7 +18,7 @@ use crate::sys::host::{Fd, fstat, getcwd, lstatat, readlinkat};
 use crate::sys::raw::{Args, Nr, Raw, call};
 use crate::vfs::mounts::MountId;
 use crate::vfs::path::{AT_ROOM, Area, PathBuf};
-use crate::vfs::{Base, Found, Last, LastComponent, MAX_SYMLINKS, Place, Start, Want};
+use crate::vfs::{Base, Found, Kind, Last, LastComponent, MAX_SYMLINKS, Place, Start, Want};
 
 /// A call of the guest.
 #[derive(Debug)]
@@ -67,6 +67,8 @@ pub struct At<'w> {
     pub is_root: bool,
     /// The symlink's text, where that was asked for and the index answered.
     pub text: Option<&'w [u8]>,
+    /// What is there, if the index says so.
+    pub kind: Option<Kind>,
 }
 
 impl At<'_> {
@@ -83,6 +85,7 @@ impl At<'_> {
         given: 0,
         is_root: false,
         text: None,
+        kind: None,
     };
 
     /// The directory as an argument.
@@ -317,6 +320,7 @@ impl Call<'_> {
             is_root: place.last == LastComponent::Root,
             given: 0,
             text: None,
+            kind: place.kind,
         })
     }
 

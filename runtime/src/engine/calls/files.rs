@@ -5,14 +5,14 @@ use crate::engine::proc;
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
-    AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_CREAT, O_EXCL, O_NOFOLLOW,
-    O_TRUNC, O_WRONLY, OpenHow, PATH_MAX, RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT,
-    RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+    AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_CREAT, O_DIRECTORY, O_EXCL,
+    O_NOFOLLOW, O_TMPFILE, O_TRUNC, O_WRONLY, OpenHow, PATH_MAX, RESOLVE_BENEATH, RESOLVE_CACHED,
+    RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
 };
 use crate::sys::host::Fd;
 use crate::sys::nr;
 use crate::sys::raw::Raw;
-use crate::vfs::{Last, Want};
+use crate::vfs::{Kind, Last, Want};
 
 /// How open(2) resolves with these flags.
 fn wanted(flags: usize) -> Want {
@@ -28,6 +28,11 @@ fn wanted(flags: usize) -> Want {
 
 fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usize) -> Raw {
     call.at(dir, path, wanted(flags), |call, at| {
+        // The kernel, too, sees that before it looks at permissions, but not before it refuses flags that contradict each other.
+        let asks_for_directory = flags & (O_TMPFILE | O_CREAT) == O_DIRECTORY;
+        if asks_for_directory && matches!(at.kind, Some(Kind::File | Kind::Other)) {
+            return Errno::ENOTDIR.into();
+        }
         let open = || call.host(nr::OPENAT, [at.dir(), at.path, flags, mode, 0, 0]);
         if flags & O_CREAT != 0 {
             call.process.mutating(open)
