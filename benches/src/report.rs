@@ -374,6 +374,13 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_in_a_cell_ends_no_column() {
+        let mut out = String::new();
+        table(&mut out, &["a"], [vec!["ls | wc".to_owned()]].into_iter());
+        assert!(out.contains("| ls \\| wc |"), "{out}");
+    }
+
+    #[test]
     fn numbers_keep_three_digits() {
         let shown = [1234.5, 55.55, 5.555, 0.012_34, 0.0].map(number);
         assert_eq!(shown, ["1234", "55.5", "5.55", "0.012", "0"]);
