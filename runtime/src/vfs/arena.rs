@@ -5,7 +5,7 @@
 //! Two rules keep this sound, and both are kept in this file:
 //! - The arena's memory is zeroed and nobody else's ([`Arena::new`] asks for that), and no byte of it is handed out twice: the only
 //!   way forward is to move `used` by compare-and-swap.
-//! - The value of a [`Once`] is written only by who moved it from [`EMPTY`] to [`BUSY`], before it is [`READY`], and read only
+//! - The value of a `Once` is written only by who moved it from `EMPTY` to `BUSY`, before it is `READY`, and read only
 //!   after that, when nobody writes it any more.
 #![allow(unsafe_code)]
 
