@@ -46,3 +46,15 @@ fn programs_of_a_store_work_as_under_the_real_kernel() {
     };
     check("store", store);
 }
+
+#[test]
+fn a_debugger_works_as_under_the_real_kernel() {
+    let programs = oracle_programs!();
+    let root = programs::bundle_of_gdb(&programs);
+    let bundle = Sysroot {
+        name: "gdb",
+        root: &root,
+        shell: "/bin/bash",
+    };
+    check("debugger", bundle);
+}

@@ -13,7 +13,7 @@ use super::pool::{Taken, Text, Work};
 use super::process::Process;
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
-use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, SignalSet};
+use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, UContext};
 use crate::sys::host::{Fd, fstat, getcwd, readlinkat};
 use crate::sys::raw::{Args, Nr, Raw, call};
 use crate::vfs::mounts::MountId;
@@ -27,8 +27,8 @@ pub struct Call<'c> {
     pub nr: Nr,
     /// Its arguments.
     pub args: Args,
-    /// The guest's signal mask: what it will be when the handler returns.
-    pub mask: &'c mut SignalSet,
+    /// The guest's registers and signal mask, as they will be when the handler returns.
+    pub context: &'c mut UContext,
     /// How guest memory is reached.
     pub memory: Memory,
     /// The process.
@@ -56,6 +56,8 @@ pub struct At<'w> {
     pub mount: Option<MountId>,
     /// See [`At::mount`].
     pub is_mount_point: bool,
+    /// Address of the guest's own path if it is relative; else 0.
+    pub given: usize,
     /// The path is slashes only.
     pub is_root: bool,
     /// The symlink's text, where that was asked for and the index answered.
@@ -73,6 +75,7 @@ impl At<'_> {
         host: None,
         mount: None,
         is_mount_point: false,
+        given: 0,
         is_root: false,
         text: None,
     };
@@ -192,7 +195,10 @@ impl Call<'_> {
         } else {
             start.set(b"/")?;
         }
-        let at = self.walk(path, want, told, start, area)?;
+        let mut at = self.walk(path, want, told, start, area)?;
+        if is_relative {
+            at.given = given.0;
+        }
         let is_too_long = |host: &CStr| host.count_bytes() >= PATH_MAX;
         if is_relative && at.host.is_some_and(is_too_long) {
             // From where it starts the path is short enough.
@@ -255,7 +261,28 @@ impl Call<'_> {
         }
     }
 
+    /// The mount that a name lies in: where a mount begins, the one that it covers.
+    fn mount_of(&self, place: &Place<'_>, is_mount_point: bool) -> Option<MountId> {
+        let mut guest = place.guest;
+        if is_mount_point {
+            let slash = guest.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            guest = &guest[..slash.max(1)];
+        }
+        self.process.vfs.mounts().over(guest)
+    }
+
+    /// Whether two places lie in one mount, so that a name can move from one to the other. Of a working directory or descriptor in a
+    /// directory that is mounted twice it is not known through which mount it was reached: then both will do.
+    #[must_use]
+    pub fn same_mount(&self, one: &At<'_>, other: &At<'_>) -> bool {
+        let mounts = self.process.vfs.mounts();
+        let host = |at: &At<'_>| at.mount.map(|id| mounts.row(id).host);
+        let is_relative = one.given != 0 || other.given != 0;
+        one.mount == other.mount || is_relative && host(one) == host(other)
+    }
+
     fn place<'w>(&self, place: &Place<'w>, magic: bool) -> Result<At<'w>, Errno> {
+        let is_mount_point = place.is_mount_point && place.last == LastComponent::Normal;
         let path = CStr::from_bytes_with_nul(place.location.path).map_err(|_| Errno::EINVAL)?;
         let dir = match place.location.base {
             Base::Sysroot => self.process.sysroot()?,
@@ -269,9 +296,10 @@ impl Call<'_> {
             guest: Some(place.guest),
             base: place.location.base,
             host: Some(path),
-            mount: self.process.vfs.mounts().over(place.guest),
-            is_mount_point: place.is_mount_point,
+            mount: self.mount_of(place, is_mount_point),
+            is_mount_point,
             is_root: place.last == LastComponent::Root,
+            given: 0,
             text: None,
         })
     }

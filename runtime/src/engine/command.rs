@@ -21,7 +21,7 @@ use crate::loader::elf::{Header, NotLoadable};
 use crate::options::inherited::Mount as Row;
 use crate::options::{Bind, Command, Inherited, RunOptions, Stats, parse};
 use crate::sys::abi::{
-    O_CLOEXEC, O_DIRECTORY, O_PATH, PATH_MAX, S_IFDIR, S_IFMT, SIG_SETMASK, SignalSet,
+    O_CLOEXEC, O_DIRECTORY, O_PATH, PATH_MAX, S_IFDIR, S_IFMT, SIG_BLOCK, SignalSet, UContext,
 };
 use crate::sys::host::{
     Fd, close, exit, fstat, getcwd, getpid, openat, pread, readlinkat, signal_mask,
@@ -394,8 +394,8 @@ fn enter_workdir(setting: &mut Setting, process: &'static Process, options: &Run
     let Ok(path) = setting.arena.string(wanted) else {
         return;
     };
-    let mut mask = SignalSet::default();
-    let mut call = plain_call(process, &mut mask);
+    let mut context = UContext::default();
+    let mut call = plain_call(process, &mut context);
     call.args[0] = path.as_ptr().addr();
     match directories::chdir(&mut call).result() {
         Ok(_) => {}
@@ -412,11 +412,11 @@ fn enter_workdir(setting: &mut Setting, process: &'static Process, options: &Run
     }
 }
 
-fn plain_call<'c>(process: &'static Process, mask: &'c mut SignalSet) -> Call<'c> {
+fn plain_call<'c>(process: &'static Process, context: &'c mut UContext) -> Call<'c> {
     Call {
         nr: nr::EXECVE,
         args: [0; 6],
-        mask,
+        context,
         memory: Memory::Direct,
         process,
     }
@@ -431,10 +431,12 @@ fn find_and_start(
     // `skip` words before the guest's own: the runtime's name, and what was its own of the command line.
     let skip = options.program_at + 1;
     let program = options.program;
-    let mut mask = SignalSet(signal_mask(SIG_SETMASK, SignalSet::default()).0);
-    signal_mask(SIG_SETMASK, mask);
-    let own_mask = mask;
-    let call = plain_call(process, &mut mask);
+    let own_mask = signal_mask(SIG_BLOCK, SignalSet::default());
+    let mut context = UContext {
+        mask: own_mask,
+        ..UContext::default()
+    };
+    let call = plain_call(process, &mut context);
     let (path, file) = if program.contains(&b'/') {
         let path = setting
             .arena

@@ -1,7 +1,7 @@
 //! The table: which system calls are trapped, what is done for each, and which test covers it.
 
 use super::call::Call;
-use super::calls::{attributes, directories, files, names, refused, signals, sockets};
+use super::calls::{attributes, credentials, directories, files, names, refused, signals, sockets};
 use super::exec;
 use super::process::process;
 use super::{store, tell};
@@ -135,6 +135,7 @@ table! {
     "signals" {
         RT_SIGACTION signals::rt_sigaction,
         RT_SIGPROCMASK signals::rt_sigprocmask,
+        RT_SIGRETURN signals::rt_sigreturn,
         RT_SIGSUSPEND signals::rt_sigsuspend,
         PPOLL signals::ppoll,
         PSELECT6 signals::pselect6,
@@ -145,12 +146,24 @@ table! {
     "exit" {
         EXIT_GROUP end,
     }
+    "credentials" {
+        SETUID credentials::change,
+        SETGID credentials::change,
+        SETREUID credentials::change,
+        SETREGID credentials::change,
+        SETRESUID credentials::change,
+        SETRESGID credentials::change,
+        SETFSUID credentials::change,
+        SETFSGID credentials::change,
+        SETGROUPS credentials::change,
+        CAPSET credentials::change,
+    }
     "refused" {
-        CHROOT refused::not_permitted,
+        CHROOT refused::on_a_directory,
         PIVOT_ROOT refused::not_permitted,
-        MOUNT refused::not_permitted,
-        UMOUNT2 refused::not_permitted,
-        OPEN_TREE refused::not_permitted,
+        MOUNT refused::mount,
+        UMOUNT2 refused::on_a_path,
+        OPEN_TREE refused::open_tree,
         OPEN_TREE_ATTR refused::not_permitted,
         MOVE_MOUNT refused::not_permitted,
         FSOPEN refused::not_permitted,
@@ -163,7 +176,7 @@ table! {
         SWAPON refused::not_permitted,
         SWAPOFF refused::not_permitted,
         ACCT refused::not_permitted,
-        QUOTACTL refused::not_permitted,
+        QUOTACTL refused::quotactl,
         USELIB refused::not_there,
         IO_URING_SETUP refused::not_there,
     }
@@ -177,7 +190,6 @@ fn end(call: &mut Call<'_>) -> Raw {
 
 /// Calls that cannot be made from a handler: their children or their caller would go on in it.
 const NEVER: &[Nr] = &[
-    nr::RT_SIGRETURN,
     nr::RESTART_SYSCALL,
     nr::CLONE,
     nr::CLONE3,
@@ -225,7 +237,7 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
         None if process.run.trace.has(TraceBits::SYSCALLS) => |call: &mut Call<'_>| call.as_given(),
         None => return false,
     };
-    let registers = &mut context.context;
+    let registers = &context.context;
     let args = [
         registers.rdi,
         registers.rsi,
@@ -241,11 +253,12 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
     let mut call = Call {
         nr,
         args,
-        mask: &mut context.mask,
+        context,
         memory,
         process,
     };
-    registers.rax = tell::timed(nr, || serve(&mut call)).0.cast_unsigned();
+    let result = tell::timed(nr, || serve(&mut call));
+    context.context.rax = result.0.cast_unsigned();
     true
 }
 

@@ -21,9 +21,9 @@ use crate::loader::plan::Plan;
 use crate::loader::script::{WINDOW, shebang};
 use crate::options::{Inherited, List};
 use crate::sys::abi::{
-    AT_EACCESS, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, F_SETFD, FD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW,
-    O_NONBLOCK, O_RDONLY, PATH_MAX, PROT_READ, PROT_WRITE, S_IFLNK, S_IFMT, S_IFREG, SIG_BLOCK,
-    SIG_SETMASK, SIGTRAP, SignalSet,
+    AT_EACCESS, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, F_GETFD, F_SETFD, FD_CLOEXEC, O_CLOEXEC,
+    O_NOFOLLOW, O_NONBLOCK, O_RDONLY, PATH_MAX, PROT_READ, PROT_WRITE, S_IFLNK, S_IFMT, S_IFREG,
+    SIG_BLOCK, SIG_SETMASK, SIGTRAP, SignalSet,
 };
 use crate::sys::host::{
     Fd, close, faccessat2, fcntl, fstat, lstatat, openat, pread, readlinkat, signal_mask,
@@ -455,6 +455,10 @@ fn open_ready<'w>(
         area,
     } = rooms;
     if flags & AT_EMPTY_PATH != 0 && names_nothing(call, path) {
+        if dir == Fd::CWD {
+            // A directory.
+            return Err(Errno::EACCES);
+        }
         let mut text = [0; 32];
         let link = fd_link(dir, &mut text).ok_or(Errno::EBADF)?;
         // Opened anew, as the guest's own descriptor need not be readable and must not be closed here.
@@ -463,18 +467,21 @@ fn open_ready<'w>(
             close(file);
             return Err(errno);
         }
-        let len = readlinkat(Fd::CWD, link, told)?;
-        let exe = match call.process.vfs.mounts().to_guest(&told[..len], start) {
-            Ok(()) => strings.keep(start.as_bytes())?,
-            // A memfd or the like: shown as the host shows it, which needs a slash in front here.
-            Err(_) => strings.keep(if told.starts_with(b"/") {
-                &told[..len]
-            } else {
-                b"/"
-            })?,
+        let exe = linked(call, link, told, start, &mut strings);
+        let execfn = dev_fd(dir, b"", second).and_then(|execfn| strings.keep(execfn));
+        // A script is opened again by its interpreter, which cannot be done by a descriptor that is closed on exec.
+        let closes = fcntl(dir, F_GETFD, 0).is_ok_and(|flags| flags & FD_CLOEXEC != 0);
+        return match (exe, execfn, closes && is_script(file)) {
+            (Ok(exe), Ok(execfn), false) => ready(call, file, strings, exe, execfn),
+            (Err(errno), ..) | (_, Err(errno), _) => {
+                close(file);
+                Err(errno)
+            }
+            (.., true) => {
+                close(file);
+                Err(Errno::ENOENT)
+            }
         };
-        let execfn = strings.keep(dev_fd(dir, b"", second)?)?;
-        return ready(call, file, strings, exe, execfn);
     }
     let text = &*call.memory.read_string(path, first)?;
     let by_dir = dir != Fd::CWD && !text.starts_with(b"/");
@@ -491,7 +498,11 @@ fn open_ready<'w>(
     };
     let at = call.locate(dir, path, text, want, told, start, area)?;
     let file = open(&at)?;
-    let exe = match strings.keep(at.guest.unwrap_or(b"/")) {
+    let exe = match (at.magic, at.host) {
+        (true, Some(link)) => linked(call, link, told, start, &mut strings),
+        _ => strings.keep(at.guest.unwrap_or(b"/")),
+    };
+    let exe = match exe {
         Ok(exe) => exe,
         Err(errno) => {
             close(file);
@@ -501,11 +512,33 @@ fn open_ready<'w>(
     ready(call, file, strings, exe, execfn)
 }
 
+/// Guest path of what a magic link leads to; of a memory file or the like, what the host shows.
+fn linked(
+    call: &Call<'_>,
+    link: &CStr,
+    told: &mut Text,
+    into: &mut PathBuf<AT_ROOM>,
+    strings: &mut Strings<'_>,
+) -> Result<Kept, Errno> {
+    let len = readlinkat(Fd::CWD, link, told)?;
+    let told = &told[..len];
+    match call.process.vfs.mounts().to_guest(told, into) {
+        Ok(()) => strings.keep(into.as_bytes()),
+        Err(_) if told.starts_with(b"/") => strings.keep(told),
+        Err(_) => strings.keep(b"/"),
+    }
+}
+
+fn is_script(file: Fd) -> bool {
+    let mut start = [0; 2];
+    pread(file, &mut start, 0) == Ok(2) && start == *b"#!"
+}
+
 /// The name that a program executed through a descriptor goes by: `/dev/fd/N` or `/dev/fd/N/path`.
 fn dev_fd<'b>(dir: Fd, path: &[u8], into: &'b mut Text) -> Result<&'b [u8], Errno> {
     let mut text = [0; 32];
     let link = fd_link(dir, &mut text).ok_or(Errno::EBADF)?.to_bytes();
-    let number = link.strip_prefix(b"/proc/self/fd/").unwrap_or(link);
+    let number = link.rsplit(|byte| *byte == b'/').next().unwrap_or(link);
     let parts = [
         &b"/dev/fd/"[..],
         number,
@@ -585,7 +618,7 @@ fn replace(
         exe: ready.strings.get(ready.exe),
         execfn: ready.strings.get(ready.execfn),
         filter_armed: call.process.is_armed(),
-        signal_mask: call.mask.0,
+        signal_mask: call.context.mask.0,
         ..call.process.run
     };
     let room = state.len() - 1;
@@ -632,7 +665,7 @@ fn go(
 ) -> Result<usize, Errno> {
     let shared = call.process.pool.is_guest_in_memory();
     fcntl(file, F_SETFD, 0)?;
-    signals::uninstall_for_exec();
+    signals::uninstall_for_exec(shared);
     // A tracer is told of an exec by SIGTRAP. It is to come when the program is in place, not the runtime: the new image opens it again.
     let mask = signal_mask(SIG_BLOCK, SignalSet::of(SIGTRAP));
     if shared {
@@ -653,7 +686,7 @@ fn go(
         super::pool::stay_with_image();
     }
     signal_mask(SIG_SETMASK, mask);
-    signals::reinstall();
+    signals::reinstall(shared);
     let _ = fcntl(file, F_SETFD, FD_CLOEXEC);
     failed.result()
 }

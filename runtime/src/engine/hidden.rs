@@ -1,6 +1,8 @@
 //! The index's own names: left out of listings, and never in the way of removing a directory.
 
-use elfuse_format::names::is_reserved;
+use core::ffi::CStr;
+
+use elfuse_format::names::{SIDECAR, is_reserved};
 
 use super::call::{At, Call};
 use crate::errno::Errno;
@@ -32,17 +34,35 @@ impl Layout {
         Some((len, &name[..end]))
     }
 
-    /// Moves the entries together, leaving out those that `hide` says: how many bytes are left.
-    pub fn retain(self, entries: &mut [u8], hide: impl Fn(&[u8]) -> bool) -> usize {
-        let (mut from, mut to) = (0, 0);
+    /// Where the kernel goes on behind the entry at `at`: what lseek(2) takes.
+    fn next(self, entries: &[u8], at: usize) -> Option<usize> {
+        let next = entries.get(at + 8..at + 16)?;
+        Some(u64::from_ne_bytes(next.try_into().ok()?) as usize)
+    }
+
+    /// Moves together the entries that `hide` does not say, as many as `room` bytes hold: how many bytes they are. If one did not fit, also
+    /// where the kernel is to go on: at that entry. `before`: where the list stood.
+    pub fn fit(
+        self,
+        entries: &mut [u8],
+        room: usize,
+        before: usize,
+        hide: impl Fn(&[u8]) -> bool,
+    ) -> (usize, Option<usize>) {
+        let (mut from, mut to, mut resume) = (0, 0, before);
         while let Some((len, name)) = self.entry(entries, from) {
-            if !hide(name) {
+            let hidden = hide(name);
+            if !hidden && to + len > room {
+                return (to, Some(resume));
+            }
+            resume = self.next(entries, from).unwrap_or(resume);
+            if !hidden {
                 entries.copy_within(from..from + len, to);
                 to += len;
             }
             from += len;
         }
-        to
+        (to, None)
     }
 }
 
@@ -53,12 +73,33 @@ pub fn clear(call: &Call<'_>, at: &At<'_>) -> bool {
         return false;
     };
     let flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-    let Ok(dir) = openat(at.dir, host, flags, 0) else {
-        return false;
+    let dir = match openat(at.dir, host, flags, 0) {
+        Ok(dir) => dir,
+        Err(Errno::EMFILE | Errno::ENFILE) => return clear_blindly(call, at, host),
+        Err(_) => return false,
     };
     let cleared = clear_open(call, dir);
     close(dir);
     cleared == Ok(true)
+}
+
+/// Without a descriptor the directory cannot be looked through: its sidecar is removed, whatever else is there. At worst an index is gone
+/// that would have been believed.
+fn clear_blindly(call: &Call<'_>, at: &At<'_>, host: &CStr) -> bool {
+    let run = || {
+        let mut taken = call.area()?;
+        let path = &mut taken.work().scratch;
+        let host = host.to_bytes();
+        let len = host.len() + 1 + SIDECAR.len();
+        let room = path.get_mut(..=len).ok_or(Errno::ENAMETOOLONG)?;
+        room[..host.len()].copy_from_slice(host);
+        room[host.len()] = b'/';
+        room[host.len() + 1..len].copy_from_slice(SIDECAR);
+        room[len] = 0;
+        let args = [at.dir(), room.as_ptr().addr(), 0, 0, 0, 0];
+        call.host(nr::UNLINKAT, args).result()
+    };
+    run().is_ok()
 }
 
 fn clear_open(call: &Call<'_>, dir: Fd) -> Result<bool, Errno> {
@@ -109,10 +150,11 @@ mod tests {
 
     fn listing(layout: Layout, names: &[&str]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for name in names {
+        for (number, name) in names.iter().enumerate() {
             let len = (layout.name + name.len() + 2).next_multiple_of(8);
             let start = bytes.len();
             bytes.resize(start + len, 0);
+            bytes[start + 8..start + 16].copy_from_slice(&(number as u64 + 1).to_ne_bytes());
             bytes[start + 16..start + 18].copy_from_slice(&(len as u16).to_ne_bytes());
             let at = start + layout.name;
             bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
@@ -130,11 +172,23 @@ mod tests {
                 &["x", "a", "x", "b"],
             ] {
                 let mut bytes = listing(layout, names);
-                let left = layout.retain(&mut bytes, |name| name == b"x");
+                let (left, next) = layout.fit(&mut bytes, 4096, 0, |name| name == b"x");
                 assert_eq!(bytes[..left], listing(layout, &["a", "b"]));
+                assert_eq!(next, None);
             }
             let mut bytes = listing(layout, &["x", "x"]);
-            assert_eq!(layout.retain(&mut bytes, |_| true), 0);
+            assert_eq!(layout.fit(&mut bytes, 4096, 0, |_| true), (0, None));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_where_the_kernel_goes_on() {
+        for layout in [Layout::NEW, Layout::OLD] {
+            let mut bytes = listing(layout, &["x", "a", "b"]);
+            let one = listing(layout, &["a"]).len();
+            // The entries of these listings say as the next one's place how many came before.
+            let (left, next) = layout.fit(&mut bytes, one, 0, |name| name == b"x");
+            assert_eq!((left, next), (one, Some(2)));
         }
     }
 }

@@ -159,10 +159,23 @@ pub fn install() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Address to go on at for the guest's rt_sigreturn(2), made from here: one from the guest's own code is trapped.
+#[must_use]
+pub fn return_from_signal() -> usize {
+    (&raw const elfuse_restorer).addr()
+}
+
 /// Gives the kernel the guest's own word on the three signals as far as it lasts over an exec: whether they are ignored.
-pub fn uninstall_for_exec() {
+pub fn uninstall_for_exec(shared: bool) {
     for (signal, guest) in OWN.into_iter().zip(&GUEST) {
-        if guest.load().handler == SIG_IGN {
+        let marked =
+            signal_action(signal).map_or(0, |action| action.flags & (MARK_IGNORED | MARK_DEFAULT));
+        let ignored = match marked {
+            MARK_IGNORED if shared => true,
+            MARK_DEFAULT if shared => false,
+            _ => guest.load().handler == SIG_IGN,
+        };
+        if ignored {
             let ignore = SigAction {
                 handler: SIG_IGN,
                 ..SigAction::default()
@@ -172,8 +185,17 @@ pub fn uninstall_for_exec() {
     }
 }
 
+/// Flags that mean nothing for these signals (SA_NOCLDSTOP, SA_NOCLDWAIT): they mark the kernel's own copy of an action of a process
+/// that shares another one's memory and so cannot write down what its guest wants.
+const MARK_IGNORED: u64 = 1;
+const MARK_DEFAULT: u64 = 2;
+
 /// Takes the signals back after an exec that failed.
-pub fn reinstall() {
+pub fn reinstall(shared: bool) {
+    if shared {
+        // The kernel's actions are as they were: nothing but SIG_IGN was set, which lasts.
+        return;
+    }
     for (signal, guest) in OWN.into_iter().zip(&GUEST) {
         let _ = set_action(signal, &installed(signal, &guest.load()));
     }
@@ -191,8 +213,20 @@ pub fn guest_action(
     let guest = Remembered::of(signal)?;
     let old = guest.load();
     if let Some(new) = new
-        && remember
+        && !remember
     {
+        let mark = match new.handler {
+            SIG_DFL => MARK_DEFAULT,
+            SIG_IGN => MARK_IGNORED,
+            _ => 0,
+        };
+        let ours = installed(signal, &SigAction::default());
+        let marked = SigAction {
+            flags: ours.flags | mark,
+            ..ours
+        };
+        let _ = set_action(signal, &marked);
+    } else if let Some(new) = new {
         // The kernel's action first: between the two the old handler must not run under the new flags' mask for long, and a
         // failure leaves everything as it was.
         if let Err(errno) = set_action(signal, &installed(signal, new)) {

@@ -29,6 +29,7 @@ use crate::options::{Inherited, Stats};
 use crate::sys::abi::{
     O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
     PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SignalSet, SockFprog,
+    UContext,
 };
 use crate::sys::host::{
     Fd, close, exit, openat, personality, prctl, pread, random, readlinkat, set_name, signal_mask,
@@ -300,7 +301,7 @@ pub fn launch(
             (random >> 32) as usize % (0x0200_0000 / PAGE) * PAGE
         };
     show(&extent, start_brk, &stack, &strings);
-    name(run.execfn);
+    name(run);
     if executable_stack {
         const PROT_GROWSDOWN: usize = 0x0100_0000;
         let page = stack.pointer & !(PAGE - 1);
@@ -332,11 +333,11 @@ const SIGNAL_STACK_EXTRA: usize = 8192;
 
 /// Opens a guest path of the runtime's own: an interpreter.
 fn open_guest(process: &'static Process, path: &[u8]) -> Result<Fd, Errno> {
-    let mut mask = SignalSet::default();
+    let mut context = UContext::default();
     let call = Call {
         nr: nr::OPEN,
         args: [0; 6],
-        mask: &mut mask,
+        context: &mut context,
         memory: Memory::Direct,
         process,
     };
@@ -461,9 +462,17 @@ fn show(extent: &crate::loader::plan::Extent, start_brk: usize, stack: &Stack, s
     };
 }
 
-/// Sets `comm` as exec does: the last component of the path that was executed.
-fn name(execfn: &[u8]) {
-    let last = execfn.rsplit(|byte| *byte == b'/').next().unwrap_or(execfn);
+/// Sets `comm` as exec does: the last component of the path that was executed, or, of a program executed by its descriptor, the file's
+/// own name.
+fn name(run: &Inherited<'_>) {
+    let by_descriptor = run.execfn.strip_prefix(b"/dev/fd/");
+    let path = match by_descriptor {
+        Some(number) if !number.contains(&b'/') => {
+            run.exe.strip_suffix(b" (deleted)").unwrap_or(run.exe)
+        }
+        _ => run.execfn,
+    };
+    let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
     let mut name = [0; 16];
     let len = last.len().min(15);
     name[..len].copy_from_slice(&last[..len]);

@@ -83,7 +83,7 @@ pub struct SigInfo {
 }
 
 /// `struct sigcontext`: the general registers in the kernel's order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct SigContext {
     pub r8: usize,
@@ -114,7 +114,7 @@ pub struct SigContext {
 }
 
 /// `struct ucontext`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct UContext {
     pub flags: usize,

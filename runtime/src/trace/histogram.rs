@@ -187,6 +187,7 @@ impl Histogram {
         if self.path_failed().next().is_none() {
             return Ok(());
         }
+        out.write_char('\n')?;
         let mut table = Table::new([
             Column::left("failing path call"),
             Column::right("count"),

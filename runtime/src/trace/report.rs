@@ -13,7 +13,7 @@ pub const SCHEMA: u32 = 1;
 /// What is printed at the end of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'a> {
-    /// How lookups were answered: name of the verdict, and how often.
+    /// What came of asking the index: name of the verdict, and how often.
     pub verdicts: &'a [(&'static str, u64)],
     /// The system calls that the runtime made.
     pub host_calls: &'a HostCalls,
@@ -33,23 +33,33 @@ impl Report<'_> {
     pub fn text(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         if let Some(steps) = self.steps {
             steps.text(out)?;
+            out.write_char('\n')?;
         }
         if let Some(histogram) = self.histogram {
             histogram.text(out, self.call_name)?;
+            out.write_char('\n')?;
         }
-        let mut table = Table::new([Column::left("lookups answered by"), Column::right("times")]);
-        table.print(out, |row| {
-            for (name, count) in self.verdicts.iter().filter(|(_, count)| *count != 0) {
-                row(&[name, count])?;
-            }
-            Ok(())
-        })?;
+        // Without an index there is nothing to answer by.
+        if self.verdicts.iter().any(|(_, count)| *count != 0) {
+            self.verdict_table(out)?;
+            out.write_char('\n')?;
+        }
         self.host_calls.text(out, self.call_name)?;
         let (total, failing) = self.host_calls.totals();
         writeln!(
             out,
             "  {total} host calls, {failing} of them lookups that failed"
         )
+    }
+
+    fn verdict_table(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let mut table = Table::new([Column::left("index verdict"), Column::right("times")]);
+        table.print(out, |row| {
+            for (name, count) in self.verdicts.iter().filter(|(_, count)| *count != 0) {
+                row(&[name, count])?;
+            }
+            Ok(())
+        })
     }
 
     /// Prints one JSON document on one line.

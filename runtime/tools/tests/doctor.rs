@@ -24,7 +24,7 @@ fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).expect("text")
 }
 
-/// An index of `root` that is sealed on this host: what was made a moment ago is too young to be, and is made older.
+/// Makes an index of `root`, sealed on this host: `build` waits until what was made a moment ago is old enough.
 fn index(root: &Path, extra: &[&str]) {
     use clap::Parser;
     let mut arguments = vec!["elfuse-index", "build", root.to_str().unwrap()];

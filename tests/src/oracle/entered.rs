@@ -1,13 +1,14 @@
 //! Running a command to its end, however it ends.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::outcome::Outcome;
 
@@ -50,7 +51,7 @@ pub fn run_to_end(mut command: Command, input: &str, limit_secs: u64) -> Outcome
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(5));
         };
-        let _ = kill_process_group(group, Signal::KILL);
+        kill_session(group);
         let _ = child.wait();
         Outcome {
             end,
@@ -68,6 +69,24 @@ pub fn run_to_end(mut command: Command, input: &str, limit_secs: u64) -> Outcome
         "this test needs the real kernel's answers, and cannot ask for them here: {cannot:?}. It needs root, or user namespaces"
     );
     outcome
+}
+
+/// Kills what belongs to a session: a debugger's child is in a group of its own, and holds the pipes as long as it lives.
+fn kill_session(leader: Pid) {
+    let session = leader.as_raw_nonzero().to_string();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // "pid (name) state parent group session": a name may have anything in it.
+        let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        if fields.split(' ').nth(3) != Some(&session) {
+            continue;
+        }
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = number.and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 fn read(mut from: impl Read) -> Vec<String> {

@@ -106,7 +106,7 @@ fn case(name: &str, ground: &Ground, shell: &str) -> Case {
             // The example sysroots belong to the user of the test, and are closed to others where his home is.
             privileged: true,
             binds: usual_binds(),
-            limit_secs: 60,
+            limit_secs: 30,
             ..Job::default()
         },
         ground: ground.clone(),
@@ -125,8 +125,10 @@ fn option(case: &mut Case, line: &str, programs: &Programs) {
                 .push((name.to_owned(), value.to_owned()));
         }
         "file" => {
-            if rest == "go-program" {
-                go(programs);
+            match rest {
+                "go-program" => go(programs),
+                "traced" => programs.compile("programs/traced.c", rest, &["-g", "-O0"]),
+                _ => panic!("{}: no compiled program {rest:?}", case.name),
             }
             case.job.files.push(programs.directory.join(rest));
         }
@@ -141,6 +143,44 @@ fn words(line: &str) -> Vec<String> {
     let joined = line.replace("\\ ", BLANK);
     let words = joined.split(' ').filter(|word| !word.is_empty());
     words.map(|word| word.replace(BLANK, " ")).collect()
+}
+
+/// A sysroot with the gdb of this machine, which the example sysroots do not have.
+///
+/// # Panics
+/// There is none, or it cannot be bundled.
+#[must_use]
+pub fn bundle_of_gdb(programs: &Programs) -> PathBuf {
+    let root = programs.directory.join("gdb-root");
+    let mut command = Command::new(&programs.index);
+    command.args(["bundle", "--quiet", "--into"]).arg(&root);
+    for (tool, package) in [("gdb", "gdb"), ("sh", "dash"), ("bash", "bash")] {
+        command.arg(need::tool(tool, package));
+    }
+    for (tool, package) in [
+        ("env", "coreutils"),
+        ("sleep", "coreutils"),
+        ("sed", "sed"),
+        ("grep", "grep"),
+    ] {
+        command.arg(need::tool(tool, package));
+    }
+    command.args(["--add", "/usr/share/gdb"]);
+    // gdb has a Python in it, and does not start without its library.
+    for entry in fs::read_dir("/usr/lib").expect("/usr/lib") {
+        let path = entry.expect("a name").path();
+        if path.join("encodings").is_dir() {
+            command.arg("--add").arg(path);
+        }
+    }
+    let output = command.output().expect("starting elfuse-index");
+    assert!(
+        matches!(output.status.code(), Some(0 | 3)),
+        "{command:?} ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    root
 }
 
 /// Compiles `cases/programs/go-program.go`, unless that was done.

@@ -3,15 +3,16 @@
 use elfuse_format::names::is_reserved;
 
 use super::files::through_link;
-use crate::engine::call::{Call, FOLLOW};
+use crate::engine::call::{Call, FOLLOW, fd_link};
 use crate::engine::hidden::Layout;
 use crate::engine::magic;
-use crate::engine::pool::Work;
+use crate::engine::pool::{Text, Work};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::host::{Fd, getcwd, readlinkat};
 use crate::sys::nr;
 use crate::sys::raw::Raw;
+use crate::vfs::path::{AT_ROOM, PathBuf};
 use crate::vfs::{Last, Want};
 
 /// chdir(2).
@@ -65,29 +66,63 @@ fn list(call: &mut Call<'_>, layout: Layout) -> Raw {
             ..
         } = taken.work();
         let room = (call.args[2] & 0xffff_ffff).min(scratch.len());
+        let into = call.address(1);
+        if room > 0 && call.memory.read(into, &mut [0]).is_err() {
+            // The kernel says so, if there is anything to be listed, and stays where it is in the list.
+            return call.as_given().result();
+        }
+        let fd = call.args[0];
+        // A name of ours may not fit a buffer that the next one fits: then more is read, and what does not fit is left for later.
+        let (mut asked, mut before) = (room, 0);
         loop {
-            let args = [call.args[0], scratch.as_mut_ptr().addr(), room, 0, 0, 0];
-            let len = call.host(call.nr, args).result()?;
+            let args = [fd, scratch.as_mut_ptr().addr(), asked, 0, 0, 0];
+            let len = match call.host(call.nr, args).result() {
+                Err(Errno::EINVAL) if asked < LARGEST_ENTRY => {
+                    const SEEK_CUR: usize = 1;
+                    before = call.host(nr::LSEEK, [fd, 0, SEEK_CUR, 0, 0, 0]).result()?;
+                    asked = LARGEST_ENTRY;
+                    continue;
+                }
+                other => other?,
+            };
             let entries = &mut scratch[..len];
             let own = Own::of(call);
             let mut left = len;
-            if own.may_be_among(layout, entries) && call.directory(call.fd(0), told, start)? {
-                let guest = start.as_bytes();
-                let in_sysroot = call.process.vfs.mounts().over(guest).is_none();
-                let is_fd_list = guest.starts_with(b"/proc/") && guest.ends_with(b"/fd");
-                left = layout.retain(entries, |name| {
-                    in_sysroot && is_reserved(name, guest == b"/") || is_fd_list && own.is_fd(name)
-                });
+            if asked != room || own.may_be_among(layout, entries) {
+                let (mut in_sysroot, mut at_root, mut is_fd_list) = (false, false, false);
+                if call.directory(call.fd(0), told, start)? {
+                    let guest = start.as_bytes();
+                    in_sysroot = call.process.vfs.mounts().over(guest).is_none();
+                    at_root = guest == b"/";
+                    is_fd_list = guest.starts_with(b"/proc/") && guest.ends_with(b"/fd");
+                }
+                let hides = |name: &[u8]| {
+                    in_sysroot && is_reserved(name, at_root) || is_fd_list && own.is_fd(name)
+                };
+                let (kept, end) = layout.fit(entries, room, before, hides);
+                if let Some(end) = end {
+                    const SEEK_SET: usize = 0;
+                    call.host(nr::LSEEK, [fd, end, SEEK_SET, 0, 0, 0])
+                        .result()?;
+                    if kept == 0 {
+                        return Err(Errno::EINVAL);
+                    }
+                }
+                left = kept;
             }
             if left == 0 && len != 0 {
+                asked = room;
                 continue;
             }
-            call.memory.write(call.address(1), &scratch[..left])?;
+            call.memory.write(into, &scratch[..left])?;
             return Ok(left);
         }
     };
     run().into()
 }
+
+/// Bytes of an entry with the longest name.
+const LARGEST_ENTRY: usize = 19 + 255 + 1 + 5;
 
 /// Names that a listing must not show.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +178,7 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
         let text = call.memory.read_string(path, first)?;
         if text.is_empty() && dir != Fd::CWD {
             // The symlink that the descriptor stands for, opened with O_PATH | O_NOFOLLOW.
-            return call.as_given().result();
+            return read_open_link(call, dir, into, room, [second, told], second_start);
         }
         let at = call.locate(dir, path, text, Want::new(Last::Text), told, start, area)?;
         if let Some(text) = at.text {
@@ -163,6 +198,31 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
         Ok(len)
     };
     run().into()
+}
+
+/// readlinkat(2) of a symlink that is open: in procfs its text may be the host's.
+fn read_open_link(
+    call: &Call<'_>,
+    link: Fd,
+    into: Address,
+    room: usize,
+    [text, own]: [&mut Text; 2],
+    shown: &mut PathBuf<AT_ROOM>,
+) -> Result<usize, Errno> {
+    let len = readlinkat(link, c"", text)?;
+    let text = &text[..len];
+    let mut name = [0; 32];
+    let name = fd_link(link, &mut name).ok_or(Errno::EBADF)?;
+    let len = readlinkat(Fd::CWD, name, own)?;
+    let shown = match &own[..len] {
+        path if path.starts_with(b"/proc/") && text.starts_with(b"/") => {
+            magic::shown(call.process, path, text, shown)
+        }
+        _ => text,
+    };
+    let len = shown.len().min(room);
+    call.memory.write(into, &shown[..len])?;
+    Ok(len)
 }
 
 /// readlink(2).

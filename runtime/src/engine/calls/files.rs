@@ -6,7 +6,7 @@ use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
     AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_CREAT, O_EXCL, O_NOFOLLOW,
-    O_TRUNC, O_WRONLY, OpenHow, RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT,
+    O_TRUNC, O_WRONLY, OpenHow, PATH_MAX, RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
 };
 use crate::sys::host::Fd;
@@ -316,6 +316,10 @@ pub fn through_link(call: &Call<'_>, at: &At<'_>, then: impl FnOnce(usize) -> Ra
     };
     if at.dir == Fd::CWD {
         return then(at.path);
+    }
+    if at.given != 0 && host.count_bytes() > PATH_MAX - 40 {
+        // With the descriptor in front it would be longer than a path may be; from where it starts it is not.
+        return then(at.given);
     }
     let run = || {
         let mut taken = call.area()?;

@@ -1,6 +1,7 @@
 //! What each trapped call does, by kind. [`super::dispatch`] has the table.
 
 pub mod attributes;
+pub mod credentials;
 pub mod directories;
 pub mod files;
 pub mod names;

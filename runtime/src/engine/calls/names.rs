@@ -6,8 +6,8 @@ use crate::engine::hidden;
 use crate::engine::pool::Work;
 use crate::errno::Errno;
 use crate::guest::Address;
-use crate::sys::abi::{AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_FOLLOW};
-use crate::sys::host::Fd;
+use crate::sys::abi::{AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, S_IFDIR, S_IFMT};
+use crate::sys::host::{Fd, lstatat};
 use crate::sys::nr;
 use crate::sys::raw::Raw;
 use crate::vfs::Want;
@@ -66,7 +66,13 @@ fn unlink_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize) -> Raw {
     let directory = flags & AT_REMOVEDIR != 0;
     one(call, dir, path, |call, at| {
         if at.is_mount_point {
-            return Errno::EBUSY.into();
+            let is_directory = at.host.and_then(|host| lstatat(at.dir, host).ok());
+            let is_directory = is_directory.is_some_and(|found| found.mode & S_IFMT == S_IFDIR);
+            return match (directory, is_directory) {
+                (false, true) => Errno::EISDIR.into(),
+                (true, false) => Errno::ENOTDIR.into(),
+                _ => Errno::EBUSY.into(),
+            };
         }
         let remove = || call.host(nr::UNLINKAT, [at.dir(), at.path, flags, 0, 0, 0]);
         let removed = remove();
@@ -134,7 +140,8 @@ fn two(
             second_area,
         )?;
         let is_root = old_at.is_root || new_at.is_root;
-        if old_at.mount != new_at.mount && !is_root {
+        let is_known = old_at.guest.is_some() && new_at.guest.is_some() && !old_at.magic;
+        if is_known && !is_root && !call.same_mount(&old_at, &new_at) {
             // On the host both may lie on one file system.
             return Err(Errno::EXDEV);
         }

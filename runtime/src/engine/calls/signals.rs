@@ -1,11 +1,13 @@
 //! Calls that block signals or say what is done on one: SIGSYS must stay open, or the next trap ends the process.
 
 use crate::engine::call::Call;
-use crate::engine::signals::{decode_action, encode_action, guest_action, may_remember};
+use crate::engine::signals::{
+    decode_action, encode_action, guest_action, may_remember, return_from_signal,
+};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
-    SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGKILL, SIGSET_LEN, SIGSYS, SignalSet,
+    SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGKILL, SIGSET_LEN, SIGSYS, SignalSet, UContext,
 };
 use crate::sys::nr;
 use crate::sys::raw::Raw;
@@ -50,7 +52,7 @@ pub fn rt_sigprocmask(call: &mut Call<'_>) -> Raw {
     if len != SIGSET_LEN {
         return Errno::EINVAL.into();
     }
-    let before = *call.mask;
+    let before = call.context.mask;
     if new != 0 {
         let set = match call.memory.read_word(Address(new)) {
             Ok(set) => SignalSet(set as u64),
@@ -63,13 +65,26 @@ pub fn rt_sigprocmask(call: &mut Call<'_>) -> Raw {
             _ => return Errno::EINVAL.into(),
         };
         // The kernel drops these two from any mask.
-        *call.mask = mask.without(SIGSYS).without(SIGKILL).without(SIGSTOP);
+        call.context.mask = mask.without(SIGSYS).without(SIGKILL).without(SIGSTOP);
     }
     if old != 0
         && let Err(errno) = call.memory.write(Address(old), &before.0.to_le_bytes())
     {
         return errno.into();
     }
+    Raw(0)
+}
+
+/// rt_sigreturn(2). A handler may have written SIGSYS into the mask that it returns to.
+pub fn rt_sigreturn(call: &mut Call<'_>) -> Raw {
+    // At the call the stack pointer stands behind the frame's return address, at its `struct ucontext`.
+    const MASK: usize = core::mem::offset_of!(UContext, mask);
+    let at = Address(call.context.context.rsp).plus(MASK);
+    if let Ok(mask) = call.memory.read_word(at) {
+        let mask = SignalSet(mask as u64).without(SIGSYS);
+        let _ = call.memory.write(at, &mask.0.to_le_bytes());
+    }
+    call.context.context.rip = return_from_signal();
     Raw(0)
 }
 

@@ -7,11 +7,11 @@
 use core::ffi::CStr;
 
 use crate::engine::call::{Call, FOLLOW, PARENT, fd_link};
-use crate::engine::pool::Work;
+use crate::engine::pool::{Text, Work};
 use crate::errno::Errno;
 use crate::guest::Address;
-use crate::sys::abi::AF_UNIX;
-use crate::sys::host::Fd;
+use crate::sys::abi::{AF_UNIX, O_CLOEXEC, O_DIRECTORY, O_PATH};
+use crate::sys::host::{Fd, close, openat};
 use crate::sys::nr;
 use crate::sys::raw::Raw;
 use crate::vfs::path::{AT_ROOM, PathBuf};
@@ -24,10 +24,20 @@ const FAMILY_LEN: usize = 2;
 const STORAGE_LEN: usize = 128;
 
 /// An address of ours in the place of one of the guest's.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Name {
     bytes: [u8; ADDRESS_LEN],
     len: usize,
+    /// A directory that the path goes through, open for as long as the address is needed.
+    through: Option<Fd>,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        if let Some(dir) = self.through {
+            close(dir);
+        }
+    }
 }
 
 impl Name {
@@ -35,6 +45,7 @@ impl Name {
         let mut name = Self {
             bytes: [0; ADDRESS_LEN],
             len: FAMILY_LEN,
+            through: None,
         };
         name.bytes[..FAMILY_LEN].copy_from_slice(&AF_UNIX.to_ne_bytes());
         for part in parts {
@@ -48,6 +59,16 @@ impl Name {
     }
 }
 
+/// Whether the call's first argument is a socket of that family.
+fn is_unix_socket(call: &Call<'_>) -> bool {
+    const SOL_SOCKET: usize = 1;
+    const SO_DOMAIN: usize = 39;
+    let (mut domain, mut len) = (0_i32, size_of::<i32>() as u32);
+    let (domain_at, len_at) = ((&raw mut domain).addr(), (&raw mut len).addr());
+    let args = [call.args[0], SOL_SOCKET, SO_DOMAIN, domain_at, len_at, 0];
+    call.host(nr::GETSOCKOPT, args).0 == 0 && domain == i32::from(AF_UNIX)
+}
+
 /// What is to be passed in the place of a guest's address; `None`: that one, as it is no path.
 fn host_name(call: &Call<'_>, at: Address, len: usize, want: Want) -> Result<Option<Name>, Errno> {
     if len <= FAMILY_LEN || len > ADDRESS_LEN {
@@ -56,6 +77,10 @@ fn host_name(call: &Call<'_>, at: Address, len: usize, want: Want) -> Result<Opt
     let mut given = [0; ADDRESS_LEN];
     call.memory.read(at, &mut given[..len])?;
     if given[..FAMILY_LEN] != AF_UNIX.to_ne_bytes() || given[FAMILY_LEN] == 0 {
+        return Ok(None);
+    }
+    if !is_unix_socket(call) {
+        // The kernel says what it says before it reads the address.
         return Ok(None);
     }
     let path = &given[FAMILY_LEN..len];
@@ -85,16 +110,58 @@ fn host_name(call: &Call<'_>, at: Address, len: usize, want: Want) -> Result<Opt
             return Ok(None);
         }
     }
-    let host = host.to_bytes();
-    let name = match found.base {
-        Base::Host => Name::new(&[host]),
-        Base::Sysroot => Name::new(&[call.process.run.sysroot, b"/", host]).or_else(|| {
-            let mut text = [0; 32];
-            let link = fd_link(found.dir, &mut text).map(CStr::to_bytes)?;
-            Name::new(&[link, b"/", host])
-        }),
+    let short = match found.base {
+        Base::Host => Name::new(&[host.to_bytes()]),
+        Base::Sysroot => Name::new(&[call.process.run.sysroot, b"/", host.to_bytes()]),
     };
-    name.map(Some).ok_or(Errno::ENAMETOOLONG)
+    match short {
+        Some(name) => Ok(Some(name)),
+        None => through_parent(found.dir, host, told).map(Some),
+    }
+}
+
+/// An address that goes through a descriptor of the directory that the last component is in: always short enough.
+fn through_parent(dir: Fd, host: &CStr, room: &mut Text) -> Result<Name, Errno> {
+    let path = host.to_bytes();
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    let (parent, last) = match slash {
+        Some(slash) => (&path[..=slash], &path[slash + 1..]),
+        None => (&b"."[..], path),
+    };
+    let parent_room = room.get_mut(..=parent.len()).ok_or(Errno::ENAMETOOLONG)?;
+    parent_room[..parent.len()].copy_from_slice(parent);
+    parent_room[parent.len()] = 0;
+    let parent = CStr::from_bytes_with_nul(parent_room).map_err(|_| Errno::EINVAL)?;
+    let parent = openat(dir, parent, O_PATH | O_DIRECTORY | O_CLOEXEC, 0)?;
+    let mut text = [0; 32];
+    let link = fd_link(parent, &mut text).map_or(&b""[..], CStr::to_bytes);
+    match Name::new(&[link, b"/", last]) {
+        Some(mut name) => {
+            name.through = Some(parent);
+            Ok(name)
+        }
+        None => {
+            close(parent);
+            Err(Errno::ENAMETOOLONG)
+        }
+    }
+}
+
+/// What the call fails with although its path leads nowhere: the kernel looks at the socket first. The path here never leads anywhere,
+/// and nothing can be made at it.
+fn socket_first(call: &Call<'_>, at: usize, errno: Errno) -> Raw {
+    let Some(nowhere) = Name::new(&[b"/proc/self/nowhere/at-all"]) else {
+        return errno.into();
+    };
+    let mut args = call.args;
+    args[at] = nowhere.bytes.as_ptr().addr();
+    args[at + 1] = nowhere.len;
+    let result = call.host(call.nr, args);
+    if result == Errno::ENOENT.into() {
+        errno.into()
+    } else {
+        result
+    }
 }
 
 /// The call with the address at arguments `at` and `at + 1` replaced.
@@ -103,7 +170,7 @@ fn named(call: &mut Call<'_>, at: usize, want: Want, mutates: bool) -> Raw {
     match host_name(call, call.address(at), len, want) {
         Ok(None) if mutates => call.process.mutating(|| call.as_given()),
         Ok(None) => call.as_given(),
-        Err(errno) => errno.into(),
+        Err(errno) => socket_first(call, at, errno),
         Ok(Some(name)) => {
             let mut args = call.args;
             args[at] = name.bytes.as_ptr().addr();

@@ -298,6 +298,9 @@ fn generation(root: &Path, store: &Path) -> Generation {
             Generation::CanBeMade
         }
         Err(_) if !writable(root) => Generation::NotNeeded,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Generation::Refused("it is not there, and cannot be made by you".into())
+        }
         Err(error) => Generation::Refused(error.to_string()),
     }
 }
