@@ -7,12 +7,12 @@ pub const NAME_MAX: usize = 255;
 /// The longest path a system call takes in bytes, its NUL included (`PATH_MAX`).
 pub const PATH_MAX: usize = 4096;
 
-/// Room for an [`Area::at`] and what is put behind it. Longer than [`PATH_MAX`], because a working directory and a path relative to
+/// Room for the guest path of an [`Area`] and what is put behind it. Longer than [`PATH_MAX`], because a working directory and a path relative to
 /// it may each be nearly as long as that.
 pub const AT_ROOM: usize = 2 * PATH_MAX;
 /// Room for the texts of symlinks that are still to be walked.
 pub const REST_ROOM: usize = 3 * PATH_MAX;
-/// Room for a path on the host: a mount's host path in front of an [`Area::at`].
+/// Room for a path on the host: a mount's host path in front of a guest path.
 pub const HOST_ROOM: usize = 3 * PATH_MAX;
 
 /// A path and its NUL in `N` bytes. Every pattern of bytes is a valid one, so it may lie in any memory that is initialised; call
