@@ -75,7 +75,7 @@ impl HostStat {
     }
 
     /// Whether it is a directory that everybody may search by its mode: only then does the kernel's answer for a name in it not
-    /// depend on who asks. (An access control list could still shut out a single user whom the mode lets in.)
+    /// depend on who asks. (A directory with an access control list, which could still shut out a single user, is never sealed.)
     #[must_use]
     pub fn is_searchable_by_all(&self) -> bool {
         self.is_directory() && self.mode & Self::SEARCH_BY_ALL == Self::SEARCH_BY_ALL

@@ -15,7 +15,7 @@ use elfuse_runtime::vfs::shadow::Mismatch;
 use elfuse_runtime::vfs::{
     Area, Base, Found, Host, HostStat, Last, Location, Mount, Mounts, Nanos,
 };
-use elfuse_runtime::vfs::{Start, Vfs, Want};
+use elfuse_runtime::vfs::{Place, Start, Vfs, Want};
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use tempfile::TempDir;
@@ -462,4 +462,42 @@ pub(crate) fn tree(nodes: &[&str], mounts: &[&str]) -> Tree {
 /// Time stamps are those of the clock's tick: until it has ticked, a change may leave no trace.
 pub(crate) fn let_the_clock_tick() {
     std::thread::sleep(std::time::Duration::from_millis(15));
+}
+
+pub(crate) fn with_walker<T>(tree: &Tree, test: impl FnOnce(&Vfs<'_>, &RealHost) -> T) -> T {
+    let strings = Strings::of(tree);
+    let mounts = strings.mounts();
+    test(&Vfs::new(&mounts), &RealHost::new(&tree.sysroot()))
+}
+
+/// What the resolver finds, from the root.
+pub(crate) fn find<T>(tree: &Tree, path: &str, last: Last, test: impl FnOnce(Found<'_>) -> T) -> T {
+    with_walker(tree, |vfs, host| {
+        let mut area = Area::new();
+        let start = Start::Guest(b"/");
+        test(vfs.resolve(host, &mut area, start, path.as_bytes(), Want::new(last)))
+    })
+}
+
+pub(crate) fn errno_of(tree: &Tree, path: &str, last: Last) -> Errno {
+    find(tree, path, last, |found| match found {
+        Found::Definite(errno) => errno,
+        other => panic!("{path} is {other:?}"),
+    })
+}
+
+pub(crate) fn place_of<T>(
+    tree: &Tree,
+    path: &str,
+    last: Last,
+    test: impl FnOnce(&Place<'_>) -> T,
+) -> T {
+    find(tree, path, last, |found| match found {
+        Found::Host(place) => test(&place),
+        other => panic!("{path} is {other:?}"),
+    })
+}
+
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
 }

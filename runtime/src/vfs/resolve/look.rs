@@ -117,10 +117,11 @@ impl<H: Host> Walk<'_, '_, H> {
             self.remember(component)?;
         }
         let name = last_name(&self.area.at, component);
-        // A symlink may have taken its place, so that following it, it is another directory.
-        let child = (step != Step::Symlink)
-            .then(|| self.guide.guess(name))
-            .flatten();
+        // Whether it is still the directory that the index has is for its key to say.
+        let child = match step {
+            Step::Exists(_) if !component.is_last => self.guide.guess(name),
+            _ => None,
+        };
         if let Some(said) = said
             && core::mem::discriminant(&said.step) != core::mem::discriminant(&step)
         {
