@@ -243,13 +243,23 @@ fn told(call: &mut Call<'_>, at: usize) -> Raw {
         args[at] = address.as_mut_ptr().addr();
         args[at + 1] = (&raw mut len).addr();
         let result = call.host(call.nr, args).result()?;
-        let mut taken = call.area()?;
-        let told = &address[..(len as usize).min(STORAGE_LEN)];
-        let shown = guest_name(call, told, &mut taken.work().start);
-        let shown = shown.as_ref().map_or(told, |name| &name.bytes[..name.len]);
-        call.memory.write(into, &shown[..shown.len().min(room)])?;
-        call.memory
-            .write(len_at, &(shown.len() as u32).to_ne_bytes())?;
+        let show = || {
+            let mut taken = call.area()?;
+            let told = &address[..(len as usize).min(STORAGE_LEN)];
+            let shown = guest_name(call, told, &mut taken.work().start);
+            let shown = shown.as_ref().map_or(told, |name| &name.bytes[..name.len]);
+            call.memory.write(into, &shown[..shown.len().min(room)])?;
+            call.memory
+                .write(len_at, &(shown.len() as u32).to_ne_bytes())?;
+            Ok(())
+        };
+        if let Err(errno) = show() {
+            if matches!(call.nr, nr::ACCEPT | nr::ACCEPT4) {
+                // As the kernel does it: nobody learns the new descriptor's number.
+                close(Fd(result as i32));
+            }
+            return Err(errno);
+        }
         Ok(result)
     };
     run().into()
