@@ -90,3 +90,19 @@ pub fn open_tree(call: &mut Call<'_>) -> Raw {
         call.host(nr::OPENAT, [at.dir(), at.path, flags, 0, 0, 0])
     })
 }
+
+/// open_tree_attr(2): with attributes to be set it needs a privilege; without, it is open_tree(2).
+pub fn open_tree_attr(call: &mut Call<'_>) -> Raw {
+    match call.args[3] {
+        0 => open_tree(call),
+        _ => Errno::EPERM.into(),
+    }
+}
+
+/// statmount(2), listmount(2): a guest is told of no mounts. The request is the first argument.
+pub fn no_mounts(call: &mut Call<'_>) -> Raw {
+    match call.memory.read_word(call.address(0)) {
+        Ok(_) => Errno::EPERM.into(),
+        Err(errno) => errno.into(),
+    }
+}
