@@ -177,7 +177,9 @@ fn named(call: &mut Call<'_>, at: usize, want: Want, mutates: bool) -> Raw {
     match host_name(call, call.address(at), len, want) {
         Ok(None) if mutates => call.process.mutating(|| call.as_given()),
         Ok(None) => call.as_given(),
-        Err(errno) => socket_first(call, at, errno),
+        // bind and connect walk the path first.
+        Err(errno) if call.nr == nr::SENDTO => socket_first(call, at, errno),
+        Err(errno) => errno.into(),
         Ok(Some(name)) => {
             let mut args = call.args;
             args[at] = name.bytes.as_ptr().addr();
