@@ -1,6 +1,7 @@
 //! Builds that are killed, that meet another build, or a tree that changes under them.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
@@ -275,10 +276,11 @@ fn a_directory_removed_and_made_again_while_it_is_built_is_not_lost() {
                 let directory = tree.path("opt/flicker");
                 fs::create_dir(&directory).unwrap();
                 fs::write(directory.join("lib.so"), Elf::library("lib.so").bytes()).unwrap();
-                fs::remove_dir_all(&directory).unwrap_or_else(|_| {
-                    // A sidecar came in between.
-                    fs::remove_dir_all(&directory).unwrap();
-                });
+                // A build may put its sidecar (or the temporary name of one) between the
+                // removal of the last name and the rmdir, any number of times.
+                while let Err(error) = fs::remove_dir_all(&directory) {
+                    assert_eq!(error.kind(), ErrorKind::DirectoryNotEmpty, "{error}");
+                }
             }
         });
         for _ in 0..30 {
