@@ -39,6 +39,7 @@ fn typical() -> Inherited<'static> {
         index_dir: None,
         coherence: Coherence::Lease,
         shadow: false,
+        patched: true,
         mounts,
         host_fallback: false,
         stats: Stats::Json,
@@ -267,7 +268,7 @@ proptest! {
         numbers in any::<[u64; 3]>(),
         descriptors in (0..=i32::MAX, prop::option::of(0..=i32::MAX), 1..=i32::MAX),
         choices in (0_u64..4, 0_u64..3, 0_u64..4),
-        flags in any::<[bool; 3]>(),
+        flags in any::<[bool; 4]>(),
     ) {
         let mut mounts = Inherited::no_mounts();
         for (guest, host) in &strings.mounts {
@@ -286,6 +287,7 @@ proptest! {
             index_dir: strings.index_dir.as_deref(),
             coherence,
             shadow: flags[0] && coherence != Coherence::Off,
+            patched: flags[3],
             mounts,
             host_fallback: flags[1],
             stats: Stats::from_number(choices.1).unwrap(),
@@ -319,6 +321,6 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_no_trouble(tail in prop::collection::vec(any::<u8>(), 0..200)) {
         hostile::inherited(&tail);
-        hostile::inherited(&[b"elfuse-inherited/1 s".as_slice(), &tail].concat());
+        hostile::inherited(&[b"elfuse-inherited/2 s".as_slice(), &tail].concat());
     }
 }
