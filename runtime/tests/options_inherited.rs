@@ -34,6 +34,7 @@ fn typical() -> Inherited<'static> {
         index_dir: None,
         coherence: Coherence::Lease,
         shadow: false,
+        patched: true,
         mounts,
         host_fallback: false,
         stats: Stats::Json,
@@ -256,7 +257,7 @@ proptest! {
         numbers in any::<[u64; 3]>(),
         descriptors in (0..=i32::MAX, prop::option::of(0..=i32::MAX), 1..=i32::MAX),
         choices in (0_u64..4, 0_u64..3, 0_u64..4),
-        flags in any::<[bool; 3]>(),
+        flags in any::<[bool; 4]>(),
     ) {
         let mut mounts = Inherited::no_mounts();
         for (guest, host) in &strings.mounts {
@@ -271,6 +272,7 @@ proptest! {
             index_dir: strings.index_dir.as_deref(),
             coherence,
             shadow: flags[0] && coherence != Coherence::Off,
+            patched: flags[3],
             mounts,
             host_fallback: flags[1],
             stats: Stats::from_number(choices.1).unwrap(),
