@@ -160,6 +160,8 @@ pub struct RunOptions<'a> {
     pub default_binds: bool,
     /// `--host-fallback`: what the sysroot does not have is looked for on the host.
     pub host_fallback: bool,
+    /// Whether ld.so's CPUID is answered from a table: not with `--no-cpuid-table`.
+    pub cpuid_table: bool,
     /// `--workdir`: the guest's working directory, absolute.
     pub workdir: Option<&'a [u8]>,
     /// `--env`, in order; each holds a `=` that is not its first byte.
@@ -191,6 +193,7 @@ impl<'a> RunOptions<'a> {
             }),
             default_binds: true,
             host_fallback: false,
+            cpuid_table: true,
             workdir: None,
             env_edits: List::new(b""),
             clear_env: false,
@@ -245,6 +248,7 @@ enum Opt {
     Bind,
     NoDefaultBinds,
     HostFallback,
+    NoCpuidTable,
     Workdir,
     Env,
     ClearEnv,
@@ -281,6 +285,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     spec("--bind", Takes::Value("HOST[:GUEST]"), Opt::Bind),
     spec("--no-default-binds", Takes::Nothing, Opt::NoDefaultBinds),
     spec("--host-fallback", Takes::Nothing, Opt::HostFallback),
+    spec("--no-cpuid-table", Takes::Nothing, Opt::NoCpuidTable),
     spec("--workdir", Takes::Value("DIR"), Opt::Workdir),
     spec("--env", Takes::Value("NAME=VALUE"), Opt::Env),
     spec("--clear-env", Takes::Nothing, Opt::ClearEnv),
@@ -380,6 +385,7 @@ pub fn parse<'a>(
             }
             Opt::NoDefaultBinds => options.default_binds = false,
             Opt::HostFallback => options.host_fallback = true,
+            Opt::NoCpuidTable => options.cpuid_table = false,
             Opt::Workdir => {
                 if !value.starts_with(b"/") {
                     return Err(UsageError::NotAbsolute {
