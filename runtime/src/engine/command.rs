@@ -256,7 +256,6 @@ fn settle(
         program_fd: 0,
         exe: b"/",
         execfn: b"",
-        script_arguments: Inherited::no_script_arguments(),
         top_level_pid: getpid().cast_signed(),
         signal_mask: 0,
     };
