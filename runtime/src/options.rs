@@ -25,6 +25,8 @@ pub const MAX_ENV_EDITS: usize = 256;
 pub const SYSROOT_VARIABLE: &str = "ELFUSE_SYSROOT";
 /// The environment variable that switches the index off, or has each of its answers checked.
 pub const INDEX_VARIABLE: &str = "ELFUSE_INDEX";
+/// The environment variable that switches patched copies of libraries off: each call of the guest's then traps.
+pub const PATCHED_VARIABLE: &str = "ELFUSE_PATCHED";
 /// The environment variable that asks for a trace of the start.
 pub const TRACE_VARIABLE: &str = "ELFUSE_STARTUP_TRACE";
 
@@ -154,6 +156,8 @@ pub struct RunOptions<'a> {
     /// `ELFUSE_INDEX=shadow`: each answer of the index is compared with the live walker's. Never together with
     /// [`Coherence::Off`].
     pub shadow: bool,
+    /// Whether patched copies are mapped where the index has them: not with `ELFUSE_PATCHED=off`.
+    pub patched: bool,
     /// `--bind`, in order.
     pub binds: List<Bind<'a>, MAX_BINDS>,
     /// Whether there are `/proc`, `/sys`, `/dev`, `/tmp`, home and working directory: not with `--no-default-binds`.
@@ -187,6 +191,7 @@ impl<'a> RunOptions<'a> {
             index_dir: None,
             coherence: Coherence::default(),
             shadow: false,
+            patched: true,
             binds: List::new(Bind {
                 host: b"",
                 guest: None,
@@ -436,6 +441,11 @@ pub fn parse<'a>(
         // Without an index there is nothing to compare.
         Some(b"shadow") => options.shadow = options.coherence != Coherence::Off,
         Some(other) => return Err(unknown(INDEX_VARIABLE, other, &["on", "off", "shadow"])),
+    }
+    match set(PATCHED_VARIABLE) {
+        None | Some(b"on") => {}
+        Some(b"off") => options.patched = false,
+        Some(other) => return Err(unknown(PATCHED_VARIABLE, other, &["on", "off"])),
     }
     if let Some(words) = set(TRACE_VARIABLE) {
         (options.trace, options.unknown_trace_word) = TraceBits::parse(words);

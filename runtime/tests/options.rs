@@ -232,6 +232,15 @@ fn the_environment_gives_defaults_and_switches() {
 }
 
 #[test]
+fn patched_copies_are_switched_off_by_a_variable() {
+    let patched = |value| run_in(&["--sysroot=/r", "p"], &[value]).patched;
+    assert!(patched("ELFUSE_PATCHED=on") && patched("ELFUSE_PATCHED=") && patched("OTHER=off"));
+    assert!(!patched("ELFUSE_PATCHED=off"));
+    let refused = refused_in(&["--sysroot=/r", "p"], &["ELFUSE_PATCHED=of"]).to_string();
+    assert!(refused.ends_with("did you mean off?"), "{refused}");
+}
+
+#[test]
 fn words_of_the_trace_variable_add_up_and_unknown_ones_are_told() {
     for (words, bits, unknown) in [
         ("1", TraceBits::STEPS, None),

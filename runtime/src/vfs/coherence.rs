@@ -1,6 +1,6 @@
 //! How long an answer may be given without asking the host again.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use elfuse_format::FormatError;
 use elfuse_format::header::{HEADER_LEN, Header, Kind};
@@ -111,6 +111,7 @@ pub struct Coherence<'a> {
     generation: &'a Generation,
     /// Raised when this process may have learnt of a change by others.
     epoch: AtomicU64,
+    ended: AtomicU8,
 }
 
 impl<'a> Coherence<'a> {
@@ -123,6 +124,7 @@ impl<'a> Coherence<'a> {
             shadow,
             generation,
             epoch: AtomicU64::new(0),
+            ended: AtomicU8::new(0),
         }
     }
 
@@ -141,8 +143,16 @@ impl<'a> Coherence<'a> {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// A byte that ends all leases when it is set.
+    pub const fn ended_flag(&self) -> &AtomicU8 {
+        &self.ended
+    }
+
     /// What an answer given now has to be from. `None`: a change is being made, so nothing may be kept.
     fn stamp(&self) -> Option<u64> {
+        if self.ended.load(Ordering::Acquire) != 0 && self.ended.swap(0, Ordering::SeqCst) != 0 {
+            self.end_leases();
+        }
         let generation = self.generation.generation.load(Ordering::SeqCst);
         let in_flight = self.generation.in_flight.load(Ordering::SeqCst);
         // Neither of the two ever goes down, so their sum is the same only if both are.

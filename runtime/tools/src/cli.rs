@@ -70,6 +70,7 @@ Environment:
   ELFUSE_INDEX          off     as --coherence off
                         shadow  check each answer of the index against the tree; abort where
                                 they differ, and show both
+  ELFUSE_PATCHED        off     map no patched copies: each call traps (to find faults with)
   ELFUSE_STARTUP_TRACE  steps     (or 1) how long each step of the start took
                         syscalls  how often each system call was made, and how long it took
                         all       both; several words have commas between them
