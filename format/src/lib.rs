@@ -11,6 +11,7 @@
 //! | [`loader_cache`] | `.elfuse/loader-cache`: roll-up of all sidecars, SONAME table, closures |
 //! | [`ld_so_cache`] | `ld.so.cache` in glibc's own format |
 //! | [`cpuid`] | `.elfuse/cpuid`: what CPUID says on this machine |
+//! | [`text`] | `.elfuse/text/*`: patched copies, and what the keys say of them |
 //! | [`names`] | the reserved names, and the hash of a name |
 //!
 //! The crate is `no_std`. Everything read is hostile until checked. Reading never panics, never allocates, and costs time in
@@ -36,5 +37,6 @@ pub mod loader_cache;
 pub mod names;
 pub mod sidecar;
 pub mod span;
+pub mod text;
 
 pub use error::FormatError;
