@@ -246,6 +246,7 @@ fn settle(
         patched: options.patched,
         mounts: Inherited::no_mounts(),
         host_fallback: options.host_fallback,
+        cpuid_table: options.cpuid_table,
         stats: options.stats,
         stats_fd,
         counters_fd,

@@ -2,7 +2,7 @@
 //! command line once said, and what has been settled since, in one argument.
 //!
 //! ```text
-//! elfuse-inherited/2 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 …
+//! elfuse-inherited/2 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 …
 //! magic and version   then a letter a field, in a fixed order; numbers in hexadecimal, lengths of strings in decimal
 //! ```
 //!
@@ -58,6 +58,8 @@ pub struct Inherited<'a> {
     pub mounts: List<Mount<'a>, MAX_MOUNTS>,
     /// Whether what the sysroot does not have is looked for on the host.
     pub host_fallback: bool,
+    /// Whether CPUID is answered from a table.
+    pub cpuid_table: bool,
     /// Whether counters are printed at the end, and how.
     pub stats: Stats,
     /// Where they go: a descriptor that was standard error when the run began; `None`: standard error as it is then.
@@ -220,6 +222,7 @@ impl<'a> Inherited<'a> {
             }
         }
         out.letter(b'h').flag(self.host_fallback);
+        out.letter(b'q').flag(self.cpuid_table);
         out.letter(b't').hex(self.stats as u64);
         out.letter(b'o');
         match self.stats_fd {
@@ -268,6 +271,7 @@ impl<'a> Inherited<'a> {
             patched: from.field(b'u', "flag of patched copies", Reader::flag)?,
             mounts: from.field(b'm', "mounts", mounts)?,
             host_fallback: from.field(b'h', "host fallback flag", Reader::flag)?,
+            cpuid_table: from.field(b'q', "CPUID table flag", Reader::flag)?,
             stats: from.field(b't', "stats", |from| Stats::from_number(from.hex()?))?,
             stats_fd: from.field(b'o', "stats descriptor", |from| {
                 from.unless_dash(Reader::positive)
