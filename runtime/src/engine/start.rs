@@ -277,8 +277,14 @@ pub fn launch(
     tell::done(Step::Inspected, run.trace);
     let no_randomize = personality() & 0x0004_0000 != 0;
     let random = if no_randomize { 0 } else { random() };
-    let program = load(arena, file, Base::Program { random })
-        .unwrap_or_else(|errno| broken("mapping it", errno));
+    let program = load(arena, file, Base::Program { random }).unwrap_or_else(|errno| {
+        let what = match errno {
+            // It is linked to them, as elfuse is to its own.
+            Errno::EEXIST => "it wants addresses that are taken (elfuse does not run in elfuse)",
+            _ => "mapping it",
+        };
+        broken(what, errno)
+    });
     let (image, brk, extent, executable_stack) = program;
     tell::done(Step::Mapped, run.trace);
     let loader = interpreter.map(|file| {
