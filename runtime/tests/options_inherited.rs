@@ -34,8 +34,10 @@ fn typical() -> Inherited<'static> {
         index_dir: None,
         coherence: Coherence::Lease,
         shadow: false,
+        patched: true,
         mounts,
         host_fallback: false,
+        cpuid_table: true,
         stats: Stats::Json,
         stats_fd: Some(1021),
         counters_fd: Some(1022),
@@ -256,7 +258,7 @@ proptest! {
         numbers in any::<[u64; 3]>(),
         descriptors in (0..=i32::MAX, prop::option::of(0..=i32::MAX), 1..=i32::MAX),
         choices in (0_u64..4, 0_u64..3, 0_u64..4),
-        flags in any::<[bool; 3]>(),
+        flags in any::<[bool; 4]>(),
     ) {
         let mut mounts = Inherited::no_mounts();
         for (guest, host) in &strings.mounts {
@@ -271,8 +273,10 @@ proptest! {
             index_dir: strings.index_dir.as_deref(),
             coherence,
             shadow: flags[0] && coherence != Coherence::Off,
+            patched: flags[3],
             mounts,
             host_fallback: flags[1],
+            cpuid_table: flags[3],
             stats: Stats::from_number(choices.1).unwrap(),
             stats_fd: descriptors.1,
             counters_fd: descriptors.1,

@@ -14,29 +14,28 @@ use super::arena::Arena;
 use super::call::Call;
 use super::command;
 use super::filter::Program as Filter;
-use super::pool::{Pool, Taker};
+use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
 use super::stacks::Stacks;
 use super::tell::{self, Step};
 use super::{dispatch, exec, signals, store};
 use crate::errno::Errno;
-use crate::guest::Memory;
 use crate::loader::elf::{Header, ProgramHeaders};
 use crate::loader::map::{self, Base, Bias};
 use crate::loader::plan::Plan;
-use crate::loader::stack::{Auxiliary, words_down};
+use crate::loader::stack::{Auxiliary, auxiliary, words_down};
 use crate::options::{Inherited, Stats};
 use crate::sys::abi::{
     O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
     PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SIGSYS, SignalSet,
-    SockFprog, UContext,
+    SockFprog, at,
 };
 use crate::sys::host::{
     Fd, close, exit, openat, personality, prctl, pread, random, readlinkat, set_name, signal_mask,
 };
 use crate::sys::raw::call;
-use crate::sys::{memory, nr};
+use crate::sys::{clock, memory, nr};
 use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
@@ -82,6 +81,11 @@ impl Vector {
 
     fn auxiliary_at(&self) -> usize {
         3 + self.arguments + self.environment
+    }
+
+    /// A value of the auxiliary vector; 0 if it is not there.
+    fn auxiliary(&self, key: usize) -> usize {
+        auxiliary(&self.words[self.auxiliary_at()..], key).unwrap_or(0)
     }
 
     /// Addresses of the arguments.
@@ -139,6 +143,7 @@ pub unsafe fn begin(stack: *mut usize) -> ! {
     tell::begin();
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
+    clock::begin(vector.auxiliary(at::HWCAP2));
     let first = vector.arguments().nth(1);
     match first {
         Some(first) if Inherited::is_claimed_by(first) => match Inherited::decode(first) {
@@ -343,16 +348,7 @@ const HANDLER_STACK: usize = 8192;
 
 /// Opens a guest path of the runtime's own: an interpreter.
 fn open_guest(process: &'static Process, path: &[u8]) -> Result<Fd, Errno> {
-    let mut context = UContext::default();
-    let call = Call {
-        nr: nr::OPEN,
-        args: [0; 6],
-        context: &mut context,
-        memory: Memory::Direct,
-        process,
-        taker: Taker::default(),
-    };
-    exec::open_guest(&call, path)
+    exec::open_guest(&Call::own(process, SignalSet::default()), path)
 }
 
 type Loaded = (Image, usize, crate::loader::plan::Extent, bool);

@@ -2,7 +2,7 @@
 //! command line once said, and what has been settled since, in one argument.
 //!
 //! ```text
-//! elfuse-inherited/2 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 …
+//! elfuse-inherited/2 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 …
 //! magic and version   then a letter a field, in a fixed order; numbers in hexadecimal, lengths of strings in decimal
 //! ```
 //!
@@ -52,10 +52,14 @@ pub struct Inherited<'a> {
     pub coherence: Coherence,
     /// Whether each answer of the index is compared with the walker's.
     pub shadow: bool,
+    /// Whether patched copies are mapped where the index has them.
+    pub patched: bool,
     /// All mounts, in the order in which they were made.
     pub mounts: List<Mount<'a>, MAX_MOUNTS>,
     /// Whether what the sysroot does not have is looked for on the host.
     pub host_fallback: bool,
+    /// Whether CPUID is answered from a table.
+    pub cpuid_table: bool,
     /// Whether counters are printed at the end, and how.
     pub stats: Stats,
     /// Where they go: a descriptor that was standard error when the run began; `None`: standard error as it is then.
@@ -207,6 +211,7 @@ impl<'a> Inherited<'a> {
         };
         out.letter(b'c').hex(self.coherence as u64);
         out.letter(b'w').flag(self.shadow);
+        out.letter(b'u').flag(self.patched);
         out.letter(b'm').hex(self.mounts.len() as u64);
         for mount in self.mounts.iter() {
             out.bytes(b" ").string(mount.guest);
@@ -217,6 +222,7 @@ impl<'a> Inherited<'a> {
             }
         }
         out.letter(b'h').flag(self.host_fallback);
+        out.letter(b'q').flag(self.cpuid_table);
         out.letter(b't').hex(self.stats as u64);
         out.letter(b'o');
         match self.stats_fd {
@@ -262,8 +268,10 @@ impl<'a> Inherited<'a> {
                 Coherence::from_number(from.hex()?)
             })?,
             shadow: from.field(b'w', "shadow flag", Reader::flag)?,
+            patched: from.field(b'u', "flag of patched copies", Reader::flag)?,
             mounts: from.field(b'm', "mounts", mounts)?,
             host_fallback: from.field(b'h', "host fallback flag", Reader::flag)?,
+            cpuid_table: from.field(b'q', "CPUID table flag", Reader::flag)?,
             stats: from.field(b't', "stats", |from| Stats::from_number(from.hex()?))?,
             stats_fd: from.field(b'o', "stats descriptor", |from| {
                 from.unless_dash(Reader::positive)
