@@ -612,7 +612,7 @@ fn replace(
         execfn: ready.strings.get(ready.execfn),
         sysroot_fd: call.process.sysroot().ok().map(|fd| fd.0),
         filter_armed: call.process.is_armed(),
-        signal_mask: call.context.mask.0,
+        signal_mask: call.way.mask().0,
     };
     let room = state.len() - 1;
     let len = (call.process.run)

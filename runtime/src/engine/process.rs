@@ -44,6 +44,9 @@ static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
 
 /// Sets the process's state, for handlers to find.
 pub fn set(process: &'static Process) -> &'static Process {
+    if let Some(coherence) = process.coherence {
+        super::patched::set_flag(coherence.ended_flag());
+    }
     PROCESS.store(core::ptr::from_ref(process).cast_mut(), Ordering::Release);
     process
 }

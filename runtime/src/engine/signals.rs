@@ -11,6 +11,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::dispatch;
+use super::handlers::handler_entered;
 use super::process::process;
 use super::store;
 use crate::errno::Errno;
@@ -264,7 +265,11 @@ extern "C" fn on_signal(signal: i32, info: *const SigInfo, context: *mut UContex
             return 0;
         }
     }
-    pass_on(signal, info)
+    let handler = pass_on(signal, info);
+    if handler != 0 {
+        handler_entered(context);
+    }
+    handler
 }
 
 /// The guest's handler, after what the kernel would have done before it; 0: there is none, and nothing is left to do.

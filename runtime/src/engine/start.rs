@@ -14,14 +14,13 @@ use super::arena::Arena;
 use super::call::Call;
 use super::command;
 use super::filter::Program as Filter;
-use super::pool::{Pool, Taker};
+use super::pool::Pool;
 use super::process::{self, Process};
 use super::say::say;
 use super::stacks::Stacks;
 use super::tell::{self, Step};
 use super::{dispatch, exec, signals, store};
 use crate::errno::Errno;
-use crate::guest::Memory;
 use crate::loader::elf::{Header, ProgramHeaders};
 use crate::loader::map::{self, Base, Bias};
 use crate::loader::plan::Plan;
@@ -30,7 +29,7 @@ use crate::options::{Inherited, Stats};
 use crate::sys::abi::{
     O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
     PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SIGSYS, SignalSet,
-    SockFprog, UContext, at,
+    SockFprog, at,
 };
 use crate::sys::host::{
     Fd, close, exit, openat, personality, prctl, pread, random, readlinkat, set_name, signal_mask,
@@ -278,8 +277,14 @@ pub fn launch(
     tell::done(Step::Inspected, run.trace);
     let no_randomize = personality() & 0x0004_0000 != 0;
     let random = if no_randomize { 0 } else { random() };
-    let program = load(arena, file, Base::Program { random })
-        .unwrap_or_else(|errno| broken("mapping it", errno));
+    let program = load(arena, file, Base::Program { random }).unwrap_or_else(|errno| {
+        let what = match errno {
+            // It is linked to them, as elfuse is to its own.
+            Errno::EEXIST => "it wants addresses that are taken (elfuse does not run in elfuse)",
+            _ => "mapping it",
+        };
+        broken(what, errno)
+    });
     let (image, brk, extent, executable_stack) = program;
     tell::done(Step::Mapped, run.trace);
     let loader = interpreter.map(|file| {
@@ -343,16 +348,7 @@ const HANDLER_STACK: usize = 8192;
 
 /// Opens a guest path of the runtime's own: an interpreter.
 fn open_guest(process: &'static Process, path: &[u8]) -> Result<Fd, Errno> {
-    let mut context = UContext::default();
-    let call = Call {
-        nr: nr::OPEN,
-        args: [0; 6],
-        context: &mut context,
-        memory: Memory::Direct,
-        process,
-        taker: Taker::default(),
-    };
-    exec::open_guest(&call, path)
+    exec::open_guest(&Call::own(process, SignalSet::default()), path)
 }
 
 type Loaded = (Image, usize, crate::loader::plan::Extent, bool);

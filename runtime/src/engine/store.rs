@@ -100,7 +100,15 @@ fn open(dir: &CStr, name: &str, flags: usize) -> Result<(Fd, u64), Errno> {
     }
 }
 
-fn joined<'b>(dir: &CStr, name: &[u8], room: &'b mut [u8; PATH_MAX]) -> Result<&'b CStr, Errno> {
+/// A path in the store, with a NUL.
+///
+/// # Errors
+/// ENAMETOOLONG, EINVAL.
+pub fn joined<'b>(
+    dir: &CStr,
+    name: &[u8],
+    room: &'b mut [u8; PATH_MAX],
+) -> Result<&'b CStr, Errno> {
     let dir = dir.to_bytes();
     let len = dir.len() + 1 + name.len();
     let into = room.get_mut(..=len).ok_or(Errno::ENAMETOOLONG)?;

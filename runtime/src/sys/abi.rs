@@ -39,6 +39,7 @@ pub const SIGTRAP: u32 = 5;
 pub const SIGBUS: u32 = 7;
 pub const SIGKILL: u32 = 9;
 pub const SIGSEGV: u32 = 11;
+pub const SIGSTOP: u32 = 19;
 pub const SIGSYS: u32 = 31;
 
 /// `si_code` of a SIGSYS that a seccomp filter raised.

@@ -444,6 +444,26 @@ pub fn signal_action(signal: u32) -> Result<SigAction, Errno> {
     Ok(old)
 }
 
+/// sigaltstack(2): the words of this thread's `stack_t`.
+#[must_use]
+pub fn signal_stack() -> [usize; 3] {
+    let mut words = [0; 3];
+    // SAFETY: the buffer is as long as a `stack_t`. Asked like this the call cannot fail.
+    let _ = unsafe { call(nr::SIGALTSTACK, [0, address_mut(&mut words), 0, 0, 0, 0]) };
+    words
+}
+
+/// sigaltstack(2): changes this thread's, by the words of a `stack_t`.
+///
+/// # Errors
+/// Those of the call.
+pub fn set_signal_stack(words: [usize; 3]) -> Result<(), Errno> {
+    // SAFETY: the words are a `stack_t`. Whose memory it names is the caller's business, as nothing is touched before a signal.
+    unsafe { call(nr::SIGALTSTACK, [address(&words), 0, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
+}
+
 /// rt_sigprocmask(2): the mask before.
 pub fn signal_mask(how: usize, set: SignalSet) -> SignalSet {
     let mut old = SignalSet::default();
