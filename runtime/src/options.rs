@@ -164,6 +164,8 @@ pub struct RunOptions<'a> {
     pub default_binds: bool,
     /// `--host-fallback`: what the sysroot does not have is looked for on the host.
     pub host_fallback: bool,
+    /// Whether ld.so's CPUID is answered from a table: not with `--no-cpuid-table`.
+    pub cpuid_table: bool,
     /// `--workdir`: the guest's working directory, absolute.
     pub workdir: Option<&'a [u8]>,
     /// `--env`, in order; each holds a `=` that is not its first byte.
@@ -196,6 +198,7 @@ impl<'a> RunOptions<'a> {
             }),
             default_binds: true,
             host_fallback: false,
+            cpuid_table: true,
             workdir: None,
             env_edits: List::new(b""),
             clear_env: false,
@@ -250,6 +253,7 @@ enum Opt {
     Bind,
     NoDefaultBinds,
     HostFallback,
+    NoCpuidTable,
     Workdir,
     Env,
     ClearEnv,
@@ -286,6 +290,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     spec("--bind", Takes::Value("HOST[:GUEST]"), Opt::Bind),
     spec("--no-default-binds", Takes::Nothing, Opt::NoDefaultBinds),
     spec("--host-fallback", Takes::Nothing, Opt::HostFallback),
+    spec("--no-cpuid-table", Takes::Nothing, Opt::NoCpuidTable),
     spec("--workdir", Takes::Value("DIR"), Opt::Workdir),
     spec("--env", Takes::Value("NAME=VALUE"), Opt::Env),
     spec("--clear-env", Takes::Nothing, Opt::ClearEnv),
@@ -385,6 +390,7 @@ pub fn parse<'a>(
             }
             Opt::NoDefaultBinds => options.default_binds = false,
             Opt::HostFallback => options.host_fallback = true,
+            Opt::NoCpuidTable => options.cpuid_table = false,
             Opt::Workdir => {
                 if !value.starts_with(b"/") {
                     return Err(UsageError::NotAbsolute {

@@ -2,9 +2,7 @@
 
 mod hostile;
 
-use elfuse_runtime::options::inherited::{
-    DecodeError, EncodeError, Inherited, MAX_MOUNTS, MAX_SCRIPT_ARGUMENTS, Mount,
-};
+use elfuse_runtime::options::inherited::{DecodeError, EncodeError, Inherited, MAX_MOUNTS, Mount};
 use elfuse_runtime::options::{Coherence, Stats};
 use elfuse_runtime::trace::TraceBits;
 use proptest::prelude::*;
@@ -28,9 +26,6 @@ fn typical() -> Inherited<'static> {
             host: b"/srv/data",
         })
         .unwrap();
-    let mut script_arguments = Inherited::no_script_arguments();
-    script_arguments.push(b"-e").unwrap();
-    script_arguments.push(b"/usr/bin/tool").unwrap();
     Inherited {
         sysroot: b"/home/me/.cache/elfuse/sysroots/debian",
         sysroot_dev: 0xfe01,
@@ -42,6 +37,7 @@ fn typical() -> Inherited<'static> {
         patched: true,
         mounts,
         host_fallback: false,
+        cpuid_table: true,
         stats: Stats::Json,
         stats_fd: Some(1021),
         counters_fd: Some(1022),
@@ -50,7 +46,6 @@ fn typical() -> Inherited<'static> {
         program_fd: 1020,
         exe: b"/usr/bin/perl",
         execfn: b"/usr/bin/tool",
-        script_arguments,
         top_level_pid: 4711,
         signal_mask: 1 << 30,
     }
@@ -73,10 +68,10 @@ fn a_typical_run_takes_less_than_300_bytes() {
 #[test]
 fn it_is_known_by_its_beginning_whatever_its_version() {
     assert!(Inherited::is_claimed_by(&encoded(&typical())));
-    assert!(Inherited::is_claimed_by(b"elfuse-inherited/2 later"));
+    assert!(Inherited::is_claimed_by(b"elfuse-inherited/999 later"));
     assert!(!Inherited::is_claimed_by(b"run"));
     assert_eq!(
-        Inherited::decode(b"elfuse-inherited/2 later"),
+        Inherited::decode(b"elfuse-inherited/999 later"),
         Err(DecodeError::Magic)
     );
 }
@@ -238,7 +233,6 @@ struct Strings {
     execfn: Vec<u8>,
     index_dir: Option<Vec<u8>>,
     mounts: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    script_arguments: Vec<Vec<u8>>,
 }
 
 fn strings() -> impl Strategy<Value = Strings> {
@@ -248,17 +242,13 @@ fn strings() -> impl Strategy<Value = Strings> {
         string(b""),
         prop::option::of(string(b"/")),
         prop::collection::vec(mount, 0..=MAX_MOUNTS),
-        prop::collection::vec(string(b""), 0..=MAX_SCRIPT_ARGUMENTS),
     )
-        .prop_map(
-            |(paths, execfn, index_dir, mounts, script_arguments)| Strings {
-                paths,
-                execfn,
-                index_dir,
-                mounts,
-                script_arguments,
-            },
-        )
+        .prop_map(|(paths, execfn, index_dir, mounts)| Strings {
+            paths,
+            execfn,
+            index_dir,
+            mounts,
+        })
 }
 
 proptest! {
@@ -274,10 +264,6 @@ proptest! {
         for (guest, host) in &strings.mounts {
             mounts.push(Mount { guest, host: host.as_ref().unwrap_or(guest) }).unwrap();
         }
-        let mut script_arguments = Inherited::no_script_arguments();
-        for argument in &strings.script_arguments {
-            script_arguments.push(argument.as_slice()).unwrap();
-        }
         let coherence = Coherence::from_number(choices.0).unwrap();
         let inherited = Inherited {
             sysroot: &strings.paths[0],
@@ -290,6 +276,7 @@ proptest! {
             patched: flags[3],
             mounts,
             host_fallback: flags[1],
+            cpuid_table: flags[3],
             stats: Stats::from_number(choices.1).unwrap(),
             stats_fd: descriptors.1,
             counters_fd: descriptors.1,
@@ -298,7 +285,6 @@ proptest! {
             program_fd: descriptors.0,
             exe: &strings.paths[1],
             execfn: &strings.execfn,
-            script_arguments,
             top_level_pid: descriptors.2,
             signal_mask: numbers[2],
         };

@@ -246,6 +246,7 @@ fn settle(
         patched: options.patched,
         mounts: Inherited::no_mounts(),
         host_fallback: options.host_fallback,
+        cpuid_table: options.cpuid_table,
         stats: options.stats,
         stats_fd,
         counters_fd,
@@ -254,7 +255,6 @@ fn settle(
         program_fd: 0,
         exe: b"/",
         execfn: b"",
-        script_arguments: Inherited::no_script_arguments(),
         top_level_pid: getpid().cast_signed(),
         signal_mask: 0,
     };

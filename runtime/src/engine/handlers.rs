@@ -108,6 +108,8 @@ fn start() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::{COUNT, entry_of, handler_of};
 
     #[test]
@@ -119,7 +121,13 @@ mod tests {
             assert!(entries[..number].iter().all(|other| other != entry));
         }
         assert_eq!(entry_of(0x9_0000), 0x9_0000);
-        for other in [0, 1, entries[0] - 16, entries[0] + 1, entries[COUNT - 1] + 16] {
+        for other in [
+            0,
+            1,
+            entries[0] - 16,
+            entries[0] + 1,
+            entries[COUNT - 1] + 16,
+        ] {
             assert_eq!(handler_of(other), other);
         }
     }

@@ -4,6 +4,7 @@ pub mod arena;
 pub mod call;
 pub mod calls;
 pub mod command;
+pub mod cpuid;
 pub mod dispatch;
 pub mod exec;
 pub mod faults;

@@ -24,18 +24,18 @@ use crate::errno::Errno;
 use crate::loader::elf::{Header, ProgramHeaders};
 use crate::loader::map::{self, Base, Bias};
 use crate::loader::plan::Plan;
-use crate::loader::stack::{Auxiliary, words_down};
+use crate::loader::stack::{Auxiliary, auxiliary, words_down};
 use crate::options::{Inherited, Stats};
 use crate::sys::abi::{
     O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
     PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SIGSYS, SignalSet,
-    SockFprog,
+    SockFprog, at,
 };
 use crate::sys::host::{
     Fd, close, exit, openat, personality, prctl, pread, random, readlinkat, set_name, signal_mask,
 };
 use crate::sys::raw::call;
-use crate::sys::{memory, nr};
+use crate::sys::{clock, memory, nr};
 use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
@@ -81,6 +81,11 @@ impl Vector {
 
     fn auxiliary_at(&self) -> usize {
         3 + self.arguments + self.environment
+    }
+
+    /// A value of the auxiliary vector; 0 if it is not there.
+    fn auxiliary(&self, key: usize) -> usize {
+        auxiliary(&self.words[self.auxiliary_at()..], key).unwrap_or(0)
     }
 
     /// Addresses of the arguments.
@@ -138,6 +143,7 @@ pub unsafe fn begin(stack: *mut usize) -> ! {
     tell::begin();
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
+    clock::begin(vector.auxiliary(at::HWCAP2));
     let first = vector.arguments().nth(1);
     match first {
         Some(first) if Inherited::is_claimed_by(first) => match Inherited::decode(first) {
@@ -271,8 +277,14 @@ pub fn launch(
     tell::done(Step::Inspected, run.trace);
     let no_randomize = personality() & 0x0004_0000 != 0;
     let random = if no_randomize { 0 } else { random() };
-    let program = load(arena, file, Base::Program { random })
-        .unwrap_or_else(|errno| broken("mapping it", errno));
+    let program = load(arena, file, Base::Program { random }).unwrap_or_else(|errno| {
+        let what = match errno {
+            // It is linked to them, as elfuse is to its own.
+            Errno::EEXIST => "it wants addresses that are taken (elfuse does not run in elfuse)",
+            _ => "mapping it",
+        };
+        broken(what, errno)
+    });
     let (image, brk, extent, executable_stack) = program;
     tell::done(Step::Mapped, run.trace);
     let loader = interpreter.map(|file| {

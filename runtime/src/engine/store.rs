@@ -21,6 +21,7 @@ use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
     O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, S_IFMT, S_IFREG,
 };
+use crate::sys::clock;
 use crate::sys::host::{
     Fd, chmod, close, fstat, getpid, getuid, openat, pread, rename, unlink, write,
 };
@@ -99,7 +100,15 @@ fn open(dir: &CStr, name: &str, flags: usize) -> Result<(Fd, u64), Errno> {
     }
 }
 
-fn joined<'b>(dir: &CStr, name: &[u8], room: &'b mut [u8; PATH_MAX]) -> Result<&'b CStr, Errno> {
+/// A path in the store, with a NUL.
+///
+/// # Errors
+/// ENAMETOOLONG, EINVAL.
+pub fn joined<'b>(
+    dir: &CStr,
+    name: &[u8],
+    room: &'b mut [u8; PATH_MAX],
+) -> Result<&'b CStr, Errno> {
     let dir = dir.to_bytes();
     let len = dir.len() + 1 + name.len();
     let into = room.get_mut(..=len).ok_or(Errno::ENAMETOOLONG)?;
@@ -140,8 +149,9 @@ pub fn heal(address: usize) -> bool {
     unsafe { replace_shared(at, PAGE) }.is_ok()
 }
 
-/// Makes sure that the generation can be reached while SIGBUS is blocked, when a fault would end the process.
+/// Makes sure that nothing faults while SIGBUS or SIGSEGV is blocked, when that would end the process: the generation, the clock.
 pub fn probe() {
+    clock::probe();
     let at = GENERATION_AT.load(Ordering::Relaxed);
     if at != 0 && Memory::ByKernel.read_word(Address(at)).is_err() {
         heal(at);

@@ -11,6 +11,7 @@ use core::arch::global_asm;
 use super::Address;
 use crate::errno::Errno;
 use crate::sys::abi::PAGE;
+use crate::sys::clock;
 use crate::sys::host::gettid;
 use crate::sys::nr;
 use crate::sys::raw::{Nr, call};
@@ -59,7 +60,7 @@ unsafe extern "C" {
     static elfuse_string_fixed: u8;
 }
 
-/// Where execution goes on after a fault at `rip`, if that is one of the copies here: for the handler of SIGSEGV and SIGBUS.
+/// Where execution goes on after a fault at `rip`, if that is one of the copies here, or the reading of a counter: for the handler of SIGSEGV and SIGBUS.
 #[must_use]
 pub fn fix_up(rip: usize) -> Option<usize> {
     // Addresses of labels; nothing is read through them.
@@ -70,7 +71,7 @@ pub fn fix_up(rip: usize) -> Option<usize> {
     } else if rip == string {
         Some((&raw const elfuse_string_fixed).addr())
     } else {
-        None
+        clock::fix_up(rip)
     }
 }
 

@@ -12,7 +12,7 @@ use elfuse_format::{FormatError, checksum::checksum};
 
 use super::arena::{Arena, Once};
 use super::coherence::{Coherence, Lease, Note, Ticket};
-use super::host::{HostStat, Nanos};
+use super::host::{HostStat, Moment};
 use super::verdict::Verdict;
 use crate::errno::Errno;
 use crate::index::{self, Children, DirId, IndexError, Step};
@@ -315,7 +315,7 @@ impl<'a> Directory<'a> {
     pub(super) fn held(
         &self,
         coherence: &Coherence<'_>,
-        now: impl FnOnce() -> Nanos,
+        now: impl FnOnce() -> Moment,
     ) -> Option<Result<(), Verdict>> {
         if let Err(why) = self.names.key {
             return Some(Err(why));
@@ -326,6 +326,11 @@ impl<'a> Directory<'a> {
             Note::Stale => Err(Verdict::Stale),
             Note::Private => Err(Verdict::Private),
         })
+    }
+
+    /// Whether the host was last found to bear the names out, however long ago.
+    pub(super) fn was_good(&self) -> bool {
+        self.lease.was_good()
     }
 
     /// Whether the names may be believed, now that the host has said what the directory is. The ticket was taken before.

@@ -37,7 +37,7 @@ pub use arena::Arena;
 pub use catalogue::{Catalogue, Fault, IndexFile, Source};
 pub use coherence::{Coherence, Generation, Mode};
 pub use elfuse_format::sidecar::Kind;
-pub use host::{Base, Host, HostStat, Location, Nanos};
+pub use host::{Base, Host, HostStat, Location, Moment};
 pub use mounts::{Mount, Mounts};
 pub use path::{Area, PathBuf};
 pub use verdict::{Verdict, Verdicts};

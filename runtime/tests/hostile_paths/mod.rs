@@ -13,7 +13,7 @@ use elfuse_runtime::vfs::path::PATH_MAX;
 use elfuse_runtime::vfs::shadow::Mismatch;
 use elfuse_runtime::vfs::{
     Absences, Area, Arena, Base, Catalogue, Coherence, Fault, Found, Generation, Host, HostStat,
-    IndexFile, Last, Location, Mode, Mount, Mounts, Nanos, Place, Source, Start, Verdicts, Vfs,
+    IndexFile, Last, Location, Mode, Moment, Mount, Mounts, Place, Source, Start, Verdicts, Vfs,
     Want,
 };
 
@@ -71,8 +71,11 @@ impl Host for MadeUp {
         })
     }
 
-    fn now(&self) -> Nanos {
-        Nanos(1)
+    fn now(&self) -> Moment {
+        Moment {
+            ticks: 1,
+            thread: 1,
+        }
     }
 
     fn file_time(&self) -> Time {

@@ -194,13 +194,12 @@ impl Room {
         }
     }
 
-    /// The index of the tree, as far as it can be made now: what is too young is not sealed. That of a shared sysroot is there.
-    ///
-    /// # Panics
-    /// `elfuse-index` fails.
-    pub fn index(&self, job: &Job, programs: &Programs) {
+    /// What makes the index of the tree, as far as it can be made at that moment: what is too young is not sealed. `None`: there is none,
+    /// or it is that of a shared sysroot, which is there.
+    #[must_use]
+    pub fn build(&self, job: &Job, programs: &Programs) -> Option<Command> {
         if !self.owns_root() || self.index_at() == IndexAt::Nowhere {
-            return;
+            return None;
         }
         let mut command = Command::new(&programs.enter);
         if let Some(user) = user(job) {
@@ -214,6 +213,17 @@ impl Room {
             command.arg("--index-dir").arg(&self.index);
         }
         command.env_clear();
+        Some(command)
+    }
+
+    /// Makes it.
+    ///
+    /// # Panics
+    /// `elfuse-index` fails.
+    pub fn index(&self, job: &Job, programs: &Programs) {
+        let Some(mut command) = self.build(job, programs) else {
+            return;
+        };
         let output = command.output().expect("starting elfuse-index");
         // 3: directories that must not be read are left out.
         assert!(
