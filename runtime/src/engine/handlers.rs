@@ -119,7 +119,13 @@ mod tests {
             assert!(entries[..number].iter().all(|other| other != entry));
         }
         assert_eq!(entry_of(0x9_0000), 0x9_0000);
-        for other in [0, 1, entries[0] - 16, entries[0] + 1, entries[COUNT - 1] + 16] {
+        for other in [
+            0,
+            1,
+            entries[0] - 16,
+            entries[0] + 1,
+            entries[COUNT - 1] + 16,
+        ] {
             assert_eq!(handler_of(other), other);
         }
     }

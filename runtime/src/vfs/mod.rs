@@ -10,6 +10,7 @@
 //! | [`host`] | what is asked of the host |
 //! | `resolve`, `place` | the walk, and where it ended |
 //! | [`catalogue`] | the index: private copies of what was touched |
+//! | [`texts`] | which files may be mapped as what |
 //! | [`absence`] | names that the host said are absent |
 //! | `guide` | both along a walk |
 //! | [`coherence`] | how long an answer may be given without asking again |
@@ -30,6 +31,7 @@ mod place;
 mod procfs;
 mod resolve;
 pub mod shadow;
+pub mod texts;
 pub mod verdict;
 
 pub use absence::Absences;
@@ -40,6 +42,7 @@ pub use elfuse_format::sidecar::Kind;
 pub use host::{Base, Host, HostStat, Location, Moment};
 pub use mounts::{Mount, Mounts};
 pub use path::{Area, PathBuf};
+pub use texts::{Text, Texts};
 pub use verdict::{Verdict, Verdicts};
 
 use crate::errno::Errno;
@@ -197,6 +200,16 @@ impl<'a> Vfs<'a> {
             index: Some(index),
             ..self
         }
+    }
+
+    /// What the index says of ELF files, if it may be used here.
+    #[must_use]
+    pub fn texts(&self) -> Option<Texts<'a>> {
+        let (index, mode) = (self.index?, self.coherence?.mode);
+        let is_fit = !index.is_for_frozen_trees() || mode == Mode::Frozen;
+        (is_fit && mode != Mode::Off)
+            .then(|| Texts::new(index))
+            .flatten()
     }
 
     /// With a memory for absent names of directories that no index covers, or that are not as it says. It is used under the same rule,
