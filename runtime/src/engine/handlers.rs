@@ -108,6 +108,8 @@ fn start() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::{COUNT, entry_of, handler_of};
 
     #[test]

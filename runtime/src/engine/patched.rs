@@ -350,6 +350,8 @@ pub fn flag_address() -> usize {
 
 /// Says which byte ends leases, before anything of the guest's is mapped.
 pub fn set_flag(flag: &'static AtomicU8) {
+    // So that the entry is linked, whether or not anything is mapped that jumps to it.
+    core::hint::black_box(entry_address());
     FLAG.store(core::ptr::from_ref(flag).cast_mut(), Ordering::Relaxed);
 }
 

@@ -292,8 +292,14 @@ pub fn launch(
     let persona = personality();
     let no_randomize = persona & ADDR_NO_RANDOMIZE != 0;
     let random = if no_randomize { 0 } else { random() };
-    let program = load(arena, process, file, Base::Program { random })
-        .unwrap_or_else(|errno| broken("mapping it", errno));
+    let program = load(arena, process, file, Base::Program { random }).unwrap_or_else(|errno| {
+        let what = match errno {
+            // It is linked to them, as elfuse is to its own.
+            Errno::EEXIST => "it wants addresses that are taken (elfuse does not run in elfuse)",
+            _ => "mapping it",
+        };
+        broken(what, errno)
+    });
     tell::done(Step::Mapped, run.trace);
     let loader = interpreter.map(|file| {
         let loaded = load(arena, process, file, Base::Interpreter);

@@ -187,9 +187,6 @@ impl<'a> Coherence<'a> {
 
     /// What an answer given now has to be from. `None`: a change is being made, so nothing may be kept.
     fn stamp(&self) -> Option<u64> {
-        if self.ended.load(Ordering::Acquire) != 0 && self.ended.swap(0, Ordering::SeqCst) != 0 {
-            self.end_leases();
-        }
         let generation = self.generation.generation.load(Ordering::SeqCst);
         let in_flight = self.generation.in_flight.load(Ordering::SeqCst);
         // Neither of the two ever goes down, so their sum is the same only if both are.

@@ -190,3 +190,12 @@ fn what_cannot_be_executed_is_refused_with_126_and_the_reason() {
         "{without_interpreter:#?}"
     );
 }
+
+#[test]
+fn elfuse_in_elfuse_is_refused_with_the_reason() {
+    let guest = Guest::new();
+    let copy = guest.scratch.file("bin/elfuse", "");
+    fs::copy(&guest.programs.elfuse, copy).expect("copying a program");
+    let line = ["/bin/elfuse", "run", "--sysroot", "/", "/bin/traps"];
+    refused(&guest.run(&line), "elfuse does not run in elfuse");
+}

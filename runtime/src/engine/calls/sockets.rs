@@ -237,8 +237,6 @@ fn told(call: &mut Call<'_>, at: usize) -> Raw {
         return call.as_given();
     }
     let run = || {
-        let room = i32::from_ne_bytes(call.memory.read_bytes(len_at)?);
-        let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
         let mut address = [0_u8; STORAGE_LEN];
         let mut len = STORAGE_LEN as u32;
         let mut args = call.args;
@@ -246,6 +244,9 @@ fn told(call: &mut Call<'_>, at: usize) -> Raw {
         args[at + 1] = (&raw mut len).addr();
         let result = call.host(call.nr, args).result()?;
         let show = || {
+            // As the kernel does it: what is wrong with the room is told when the connection or the message is taken.
+            let room = i32::from_ne_bytes(call.memory.read_bytes(len_at)?);
+            let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
             let mut taken = call.area()?;
             let told = &address[..(len as usize).min(STORAGE_LEN)];
             let shown = guest_name(call, told, &mut taken.work().start);
