@@ -100,6 +100,9 @@ static CLASSES: [u8; NUMBERS] = {
     }
     // It finds its frame by the stack pointer that it is made with.
     classes[nr::RT_SIGRETURN.0 as usize] = Class::Plain as u8;
+    // What a guest's own filter says of arming ours is settled before there is one.
+    classes[nr::PRCTL.0 as usize] = Class::Served as u8;
+    classes[nr::SECCOMP.0 as usize] = Class::Served as u8;
     classes[nr::MMAP.0 as usize] = Class::Protection as u8;
     classes[nr::MPROTECT.0 as usize] = Class::Protection as u8;
     classes[nr::PKEY_MPROTECT.0 as usize] = Class::Protection as u8;

@@ -214,6 +214,29 @@ impl<'a> Catalogue<'a> {
         rows::decode(bytes, kind.name()).map_err(|_| Verdict::Corrupt)
     }
 
+    /// A cell for each chunk of a part of the keys; `None`: there is none of the kind.
+    pub(super) fn cells<T: Copy + Send + Sync>(&self, kind: PartKind) -> Option<&'a [Once<T>]> {
+        let rows = self.keys.rows().filter(|row| row.kind == kind as u16);
+        match rows.count() {
+            0 => None,
+            count => self.arena.zeroed(count),
+        }
+    }
+
+    /// A chunk of a part of the keys, copied and checked.
+    pub(super) fn keys_rows<T: rows::Row>(
+        &self,
+        kind: PartKind,
+        chunk: u32,
+    ) -> Result<&'a [T], Verdict> {
+        self.table(IndexFile::Keys, kind, chunk)
+    }
+
+    /// The devices that keys name.
+    pub(super) fn devices(&self) -> &'a [ArchivedDeviceRow] {
+        self.devices
+    }
+
     fn load_rows(&self, chunk: u32) -> Result<Rows<'a>, Verdict> {
         let dirs: &[_] = self.table(IndexFile::LoaderCache, PartKind::Dirs, chunk)?;
         let keys: &[_] = self.table(IndexFile::Keys, PartKind::DirKeys, chunk)?;

@@ -10,6 +10,7 @@
 //! | [`host`] | what is asked of the host |
 //! | `resolve`, `place` | the walk, and where it ended |
 //! | [`catalogue`] | the index: private copies of what was touched |
+//! | [`texts`] | which files may be mapped as what |
 //! | [`absence`] | names that the host said are absent |
 //! | `guide` | both along a walk |
 //! | `quick`, `prefixes`, `room` | the same walk where the index covers all of it |
@@ -34,6 +35,7 @@ mod quick;
 mod resolve;
 mod room;
 pub mod shadow;
+pub mod texts;
 pub mod verdict;
 
 pub use absence::Absences;
@@ -47,6 +49,7 @@ pub use path::{Area, PathBuf};
 pub use prefixes::Prefixes;
 pub use quick::Quick;
 pub use room::{Room, SHORT};
+pub use texts::{Text, Texts};
 pub use verdict::{Verdict, Verdicts};
 
 use crate::errno::Errno;
@@ -206,6 +209,16 @@ impl<'a> Vfs<'a> {
             index: Some(index),
             ..self
         }
+    }
+
+    /// What the index says of ELF files, if it may be used here.
+    #[must_use]
+    pub fn texts(&self) -> Option<Texts<'a>> {
+        let (index, mode) = (self.index?, self.coherence?.mode);
+        let is_fit = !index.is_for_frozen_trees() || mode == Mode::Frozen;
+        (is_fit && mode != Mode::Off)
+            .then(|| Texts::new(index))
+            .flatten()
     }
 
     /// With a memory for absent names of directories that no index covers, or that are not as it says. It is used under the same rule,
