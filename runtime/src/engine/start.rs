@@ -15,7 +15,7 @@ use super::call::Call;
 use super::command;
 use super::filter::Program as Filter;
 use super::pool::Pool;
-use super::process::{self, Process};
+use super::process::{self, Process, Trust};
 use super::say::say;
 use super::stacks::Stacks;
 use super::tell::{self, Step};
@@ -205,6 +205,7 @@ pub fn set_up(
             armed: AtomicBool::new(run.filter_armed),
             sysroot_path: arena.string(run.sysroot)?,
             sysroot_fd: AtomicI32::new(run.sysroot_fd.unwrap_or(-1)),
+            trust: Trust::new(None),
             pool: { arena.place(Pool::new()?)? },
             stacks: { arena.place(Stacks::new()?)? },
             vfs: Vfs::new(mounts),
@@ -228,6 +229,7 @@ pub fn settle(
         let state = Process {
             vfs,
             coherence,
+            trust: Trust::new(store::common_word()),
             ..process.with_run(run)
         };
         arena.place(state)
