@@ -80,12 +80,9 @@ impl Way {
         match self {
             Self::Kernel | Self::Again | Self::Bare => IndexAt::Nowhere,
             Self::Strict => IndexAt::Beside,
-            Self::Off
-            | Self::Lease
-            | Self::Entered
-            | Self::Frozen
-            | Self::Shadow
-            | Self::Stale => IndexAt::Inside,
+            Self::Off | Self::Lease | Self::Entered | Self::Frozen | Self::Shadow | Self::Stale => {
+                IndexAt::Inside
+            }
         }
     }
 
