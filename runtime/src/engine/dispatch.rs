@@ -2,7 +2,7 @@
 
 use super::call::Call;
 use super::calls::{
-    attributes, credentials, directories, files, names, refused, signals, sockets, tracing,
+    attributes, credentials, directories, files, memory, names, refused, signals, sockets, tracing,
 };
 use super::exec;
 use super::patched::{self, Frame};
@@ -269,14 +269,17 @@ static ENDS_LEASES_BY_NUMBER: [bool; NUMBERS] = {
     by_number
 };
 
-/// What is done for calls that may make memory executable, where they come from a patched site.
+/// What is done for calls that may make memory executable, or keep the filter from being armed, where they come from a patched site.
 fn guarded(nr: Nr) -> Option<Serve> {
-    match nr {
-        nr::MMAP | nr::MPROTECT | nr::PKEY_MPROTECT | nr::SHMAT | nr::PERSONALITY => {
-            Some(|call| call.as_given())
-        }
-        _ => None,
-    }
+    Some(match nr {
+        nr::MMAP => memory::mmap,
+        nr::MPROTECT | nr::PKEY_MPROTECT => memory::mprotect,
+        nr::SHMAT => memory::shmat,
+        nr::PERSONALITY => memory::personality,
+        nr::PRCTL => memory::prctl,
+        nr::SECCOMP => memory::seccomp,
+        _ => return None,
+    })
 }
 
 /// Serves a trapped call and leaves its result in the context. False: the call is none of ours; another filter trapped it.

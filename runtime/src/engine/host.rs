@@ -12,7 +12,9 @@ use crate::sys::host::{Fd, exit, faccessat2, lstatat, readlinkat, wall_clock, wr
 use crate::vfs::shadow::Mismatch;
 use crate::vfs::{Base, Host, HostStat, Location, Moment};
 
-fn time(of: TimeSpec) -> Time {
+/// A time stamp as keys have it.
+#[must_use]
+pub fn time(of: TimeSpec) -> Time {
     Time {
         secs: of.secs,
         nanos: of.nanos as u32,

@@ -1,6 +1,8 @@
 //! The engine on Linux x86-64: interception of the guest's system calls, and how a program is started under it.
 
 pub mod arena;
+pub mod arm;
+pub mod block;
 pub mod call;
 pub mod calls;
 pub mod command;
@@ -12,6 +14,7 @@ pub mod filter;
 pub mod handlers;
 pub mod hidden;
 pub mod host;
+pub mod image;
 pub mod listing;
 pub mod magic;
 pub mod patched;
@@ -24,4 +27,5 @@ pub mod stacks;
 pub mod start;
 pub mod store;
 pub mod tell;
+pub mod text;
 pub mod way;

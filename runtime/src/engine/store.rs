@@ -244,7 +244,25 @@ fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static
     arena.place(unsafe { IndexArena::new(base, len) })
 }
 
-/// Lookup for this run, with the index if there is one that may be used; and where changes are announced.
+/// Where the store of this run is.
+///
+/// # Errors
+/// ENOMEM.
+pub fn directory(arena: &mut Arena, run: &Inherited<'static>) -> Result<&'static CStr, Errno> {
+    match run.index_dir {
+        Some(dir) => arena.string(dir),
+        None => {
+            let bytes = arena.bytes(run.sysroot.len() + 1 + names::STORE.len() + 1)?;
+            let (root, rest) = bytes.split_at_mut(run.sysroot.len());
+            root.copy_from_slice(run.sysroot);
+            rest[0] = b'/';
+            rest[1..=names::STORE.len()].copy_from_slice(names::STORE);
+            CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)
+        }
+    }
+}
+
+/// Lookup for this run, with the index if there is one that may be used; and where changes are announced. `dir`: the store.
 ///
 /// # Errors
 /// ENOMEM.
@@ -252,18 +270,8 @@ pub fn vfs(
     arena: &mut Arena,
     run: &Inherited<'static>,
     mounts: &'static Mounts<'static>,
+    dir: &'static CStr,
 ) -> Result<(Vfs<'static>, Option<&'static Coherence<'static>>), Errno> {
-    let dir = match run.index_dir {
-        Some(dir) => arena.string(dir)?,
-        None => {
-            let bytes = arena.bytes(run.sysroot.len() + 1 + names::STORE.len() + 1)?;
-            let (root, rest) = bytes.split_at_mut(run.sysroot.len());
-            root.copy_from_slice(run.sysroot);
-            rest[0] = b'/';
-            rest[1..=names::STORE.len()].copy_from_slice(names::STORE);
-            CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)?
-        }
-    };
     let mut vfs = Vfs::new(mounts);
     if let Some(verdicts) = tell::verdicts() {
         vfs = vfs.with_verdicts(verdicts);

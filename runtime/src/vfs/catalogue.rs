@@ -11,7 +11,7 @@ use elfuse_format::sidecar::Block;
 use elfuse_format::{FormatError, checksum::checksum};
 
 use super::arena::{Arena, Once};
-use super::coherence::{Coherence, Lease, Note, Ticket};
+use super::coherence::{Coherence, Lease, Note, Terms, Ticket, View};
 use super::host::{HostStat, Moment};
 use super::verdict::Verdict;
 use crate::errno::Errno;
@@ -214,6 +214,29 @@ impl<'a> Catalogue<'a> {
         rows::decode(bytes, kind.name()).map_err(|_| Verdict::Corrupt)
     }
 
+    /// A cell for each chunk of a part of the keys; `None`: there is none of the kind.
+    pub(super) fn cells<T: Copy + Send + Sync>(&self, kind: PartKind) -> Option<&'a [Once<T>]> {
+        let rows = self.keys.rows().filter(|row| row.kind == kind as u16);
+        match rows.count() {
+            0 => None,
+            count => self.arena.zeroed(count),
+        }
+    }
+
+    /// A chunk of a part of the keys, copied and checked.
+    pub(super) fn keys_rows<T: rows::Row>(
+        &self,
+        kind: PartKind,
+        chunk: u32,
+    ) -> Result<&'a [T], Verdict> {
+        self.table(IndexFile::Keys, kind, chunk)
+    }
+
+    /// The devices that keys name.
+    pub(super) fn devices(&self) -> &'a [ArchivedDeviceRow] {
+        self.devices
+    }
+
     fn load_rows(&self, chunk: u32) -> Result<Rows<'a>, Verdict> {
         let dirs: &[_] = self.table(IndexFile::LoaderCache, PartKind::Dirs, chunk)?;
         let keys: &[_] = self.table(IndexFile::Keys, PartKind::DirKeys, chunk)?;
@@ -326,6 +349,15 @@ impl<'a> Directory<'a> {
             Note::Stale => Err(Verdict::Stale),
             Note::Private => Err(Verdict::Private),
         })
+    }
+
+    /// What its names were last found to be worth, and on what terms that holds; `None`: it does not, or nothing makes them worth anything.
+    #[inline]
+    pub(super) fn granted(&self, view: &View) -> Option<(Note, Terms)> {
+        match self.names.key {
+            Ok(_) => view.granted(self.lease),
+            Err(_) => None,
+        }
     }
 
     /// Whether the host was last found to bear the names out, however long ago.
