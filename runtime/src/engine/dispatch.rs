@@ -243,7 +243,7 @@ pub fn serve(nr: Nr) -> Option<Serve> {
 }
 
 /// Calls that are served by which the guest may learn of a change from outside: they end leases when they return. Those that are not served
-/// are [`patched::ENDING`].
+/// are in the format's list, [`elfuse_format::text::ENDING`].
 const ENDS_LEASES: &[Nr] = &[
     nr::PSELECT6,
     nr::PPOLL,
