@@ -6,6 +6,7 @@ mod descriptors;
 mod guest;
 mod memory;
 mod options;
+mod patched;
 mod proc;
 mod processes;
 mod programs;
