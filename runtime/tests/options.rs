@@ -236,7 +236,7 @@ fn patched_copies_are_switched_off_by_a_variable() {
     let patched = |value| run_in(&["--sysroot=/r", "p"], &[value]).patched;
     assert!(patched("ELFUSE_PATCHED=on") && patched("ELFUSE_PATCHED=") && patched("OTHER=off"));
     assert!(!patched("ELFUSE_PATCHED=off"));
-    let refused = refused_in(&["--sysroot=/r", "p"], &["ELFUSE_PATCHED=of"]).to_string();
+    let refused = refused_in(&["--sysroot=/r", "p"], &["ELFUSE_PATCHED=offf"]).to_string();
     assert!(refused.ends_with("did you mean off?"), "{refused}");
 }
 

@@ -324,7 +324,7 @@ impl Call<'_> {
         };
         Ok(At {
             dir,
-            path: path.as_ptr().addr(),
+            path: path.as_ptr().expose_provenance(),
             magic,
             is_magic_link: place.is_magic,
             guest: Some(place.guest),
@@ -405,7 +405,7 @@ fn on_host<'w>(path: &[u8], want: Want, start: &[u8], area: &'w mut Area) -> Opt
     let host = CStr::from_bytes_with_nul(kept.ok()?).ok()?;
     lstatat(Fd::CWD, host).ok()?;
     Some(At {
-        path: host.as_ptr().addr(),
+        path: host.as_ptr().expose_provenance(),
         magic: matches!(want.last, Last::Follow | Last::Create),
         guest: Some(host.to_bytes()),
         host: Some(host),

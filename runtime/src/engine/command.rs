@@ -399,7 +399,7 @@ fn enter_workdir(setting: &mut Setting, process: &'static Process, options: &Run
         return;
     };
     let mut call = Call::own(process, SignalSet::default());
-    call.args[0] = path.as_ptr().addr();
+    call.args[0] = path.as_ptr().expose_provenance();
     match directories::chdir(&mut call).result() {
         Ok(_) => {}
         Err(errno) if options.workdir.is_some() => fail(format_args!(
@@ -409,7 +409,7 @@ fn enter_workdir(setting: &mut Setting, process: &'static Process, options: &Run
         )),
         // Nothing of the guest's is there: its root is.
         Err(_) => {
-            call.args[0] = c"/".as_ptr().addr();
+            call.args[0] = c"/".as_ptr().expose_provenance();
             let _ = directories::chdir(&mut call);
         }
     }
@@ -462,7 +462,7 @@ fn find_and_start(
             arguments: Address(vector.arguments_from(skip)),
             environment: Address(environment),
         };
-        let path_at = Address(path.as_ptr().addr());
+        let path_at = Address(path.as_ptr().expose_provenance());
         let errno = match exec::execute(&call, Fd::CWD, path_at, 0, vectors) {
             Err(errno) => errno,
             Ok(_) => Errno::EIO,

@@ -23,7 +23,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::process::process;
 use crate::guest::Memory;
 use crate::sys::abi::{SIG_BLOCK, SignalSet, UContext};
-use crate::sys::host::{gettid, signal_mask};
+use crate::sys::clock::thread;
+use crate::sys::host::signal_mask;
 
 /// A thread that blocks neither signal.
 struct Open {
@@ -45,10 +46,6 @@ static OPEN: [Open; COUNT] = [const {
 
 /// Nothing is remembered any more.
 static IN_DOUBT: AtomicBool = AtomicBool::new(false);
-
-fn thread() -> u64 {
-    u64::from(gettid())
-}
 
 fn place(thread: u64) -> &'static Open {
     // Thread pointers differ by the length of a stack, in the middle bits: a multiplication brings them up (Knuth, 6.4).

@@ -108,6 +108,8 @@ fn start() -> usize {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use std::vec::Vec;
 
     use super::{COUNT, entry_of, handler_of};

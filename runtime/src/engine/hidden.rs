@@ -119,7 +119,7 @@ fn clear_blindly(call: &Call<'_>, at: &At<'_>, host: &CStr) -> bool {
         room[host.len()] = b'/';
         room[host.len() + 1..len].copy_from_slice(SIDECAR);
         room[len] = 0;
-        let args = [at.dir(), room.as_ptr().addr(), 0, 0, 0, 0];
+        let args = [at.dir(), room.as_ptr().expose_provenance(), 0, 0, 0, 0];
         call.host(nr::UNLINKAT, args).result()
     };
     run().is_ok()
@@ -134,7 +134,14 @@ fn clear_open(call: &Call<'_>, dir: Fd) -> Result<bool, Errno> {
         let mut found = false;
         call.host(nr::LSEEK, [fd, 0, 0, 0, 0, 0]).result()?;
         loop {
-            let args = [fd, list.as_mut_ptr().addr(), list.len(), 0, 0, 0];
+            let args = [
+                fd,
+                list.as_mut_ptr().expose_provenance(),
+                list.len(),
+                0,
+                0,
+                0,
+            ];
             let len = call.host(nr::GETDENTS64, args).result()?;
             if len == 0 {
                 break;
@@ -148,7 +155,7 @@ fn clear_open(call: &Call<'_>, dir: Fd) -> Result<bool, Errno> {
                         found = true;
                         if remove {
                             // The name ends in a NUL within the entry.
-                            let args = [fd, name.as_ptr().addr(), 0, 0, 0, 0];
+                            let args = [fd, name.as_ptr().expose_provenance(), 0, 0, 0, 0];
                             call.host(nr::UNLINKAT, args).result()?;
                         }
                     }

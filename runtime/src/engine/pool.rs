@@ -151,7 +151,7 @@ impl Pool {
     /// ENOMEM; others where the kernel lacks MADV_WIPEONFORK (before 4.14).
     pub fn new() -> Result<Self, Errno> {
         let page = anonymous(PAGE)?;
-        advise(page.as_ptr().addr(), PAGE, MADV_WIPEONFORK)?;
+        advise(page.as_ptr().expose_provenance(), PAGE, MADV_WIPEONFORK)?;
         let areas = anonymous(AREAS * size_of::<Work>())?;
         // SAFETY: a zeroed page is a `ForkPage`: atomics of 0; page-aligned, never unmapped.
         let page = unsafe { &*page.as_ptr().cast::<ForkPage>() };

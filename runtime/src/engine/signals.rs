@@ -132,7 +132,7 @@ fn installed(signal: u32, wanted: &SigAction) -> SigAction {
 }
 
 fn set_action(signal: u32, action: &SigAction) -> Result<(), Errno> {
-    let at = core::ptr::from_ref(action).addr();
+    let at = core::ptr::from_ref(action).expose_provenance();
     // SAFETY: a live kernel `struct sigaction` whose handler is `entry` or none.
     unsafe { call(nr::RT_SIGACTION, [signal as usize, at, 0, SIGSET_LEN, 0, 0]) }
         .result()

@@ -116,9 +116,9 @@ fn by_kernel(nr: Nr, ours: usize, guests: Address, len: usize) -> Result<usize, 
     let remote = [guests.0, len];
     let args = [
         gettid() as usize,
-        local.as_ptr().addr(),
+        local.as_ptr().expose_provenance(),
         1,
-        remote.as_ptr().addr(),
+        remote.as_ptr().expose_provenance(),
         1,
         0,
     ];
@@ -130,7 +130,7 @@ pub(super) fn in_by_kernel(from: Address, into: &mut [u8]) -> Result<(), Errno> 
     if into.is_empty() {
         return Ok(());
     }
-    let ours = into.as_mut_ptr().addr();
+    let ours = into.as_mut_ptr().expose_provenance();
     match by_kernel(nr::PROCESS_VM_READV, ours, from, into.len()) {
         Ok(len) if len == into.len() => Ok(()),
         _ => Err(Errno::EFAULT),
@@ -143,7 +143,7 @@ pub(super) fn out_by_kernel(to: Address, bytes: &[u8]) -> Result<(), Errno> {
     }
     match by_kernel(
         nr::PROCESS_VM_WRITEV,
-        bytes.as_ptr().addr(),
+        bytes.as_ptr().expose_provenance(),
         to,
         bytes.len(),
     ) {

@@ -11,7 +11,7 @@ use elfuse_format::sidecar::Block;
 use elfuse_format::{FormatError, checksum::checksum};
 
 use super::arena::{Arena, Once};
-use super::coherence::{Coherence, Lease, Note, Ticket};
+use super::coherence::{Coherence, Lease, Note, Terms, Ticket, View};
 use super::host::{HostStat, Moment};
 use super::verdict::Verdict;
 use crate::errno::Errno;
@@ -349,6 +349,15 @@ impl<'a> Directory<'a> {
             Note::Stale => Err(Verdict::Stale),
             Note::Private => Err(Verdict::Private),
         })
+    }
+
+    /// What its names were last found to be worth, and on what terms that holds; `None`: it does not, or nothing makes them worth anything.
+    #[inline]
+    pub(super) fn granted(&self, view: &View) -> Option<(Note, Terms)> {
+        match self.names.key {
+            Ok(_) => view.granted(self.lease),
+            Err(_) => None,
+        }
     }
 
     /// Whether the host was last found to bear the names out, however long ago.

@@ -261,7 +261,22 @@ pub(super) struct View {
 impl View {
     /// What a lease was given for, if it holds.
     #[inline]
-    pub(super) fn holds(&self, lease: &Lease) -> Option<Note> {
+    fn holds(&self, lease: &Lease) -> Option<Note> {
+        self.granted(lease).map(|(note, _)| note)
+    }
+
+    /// Terms that hold as long as any.
+    pub(super) fn longest(&self) -> Terms {
+        Terms {
+            until: u64::MAX,
+            stamp: self.stamp,
+            thread: self.now.map_or(0, |now| now.thread),
+        }
+    }
+
+    /// What a lease was given for, and on what terms, if it holds.
+    #[inline]
+    pub(super) fn granted(&self, lease: &Lease) -> Option<(Note, Terms)> {
         let terms = Terms {
             until: lease.until.load(Ordering::Acquire),
             stamp: lease.stamp.load(Ordering::Acquire),
@@ -269,7 +284,8 @@ impl View {
         };
         // Again, and last: see `Lease`.
         let until = lease.until.load(Ordering::Acquire);
-        (until != 0 && until == terms.until && self.accepts(&terms)).then(|| Note::of(until))
+        let holds = until != 0 && until == terms.until && self.accepts(&terms);
+        holds.then(|| (Note::of(until), terms))
     }
 
     /// Whether what was granted on these terms holds.

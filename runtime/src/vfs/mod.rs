@@ -13,6 +13,7 @@
 //! | [`texts`] | which files may be mapped as what |
 //! | [`absence`] | names that the host said are absent |
 //! | `guide` | both along a walk |
+//! | `quick`, `prefixes`, `room` | the same walk where the index covers all of it |
 //! | [`coherence`] | how long an answer may be given without asking again |
 //! | [`verdict`] | counters |
 //! | [`arena`] | memory that is handed out once |
@@ -28,8 +29,11 @@ pub mod host;
 pub mod mounts;
 pub mod path;
 mod place;
+mod prefixes;
 mod procfs;
+mod quick;
 mod resolve;
+mod room;
 pub mod shadow;
 pub mod texts;
 pub mod verdict;
@@ -42,6 +46,9 @@ pub use elfuse_format::sidecar::Kind;
 pub use host::{Base, Host, HostStat, Location, Moment};
 pub use mounts::{Mount, Mounts};
 pub use path::{Area, PathBuf};
+pub use prefixes::Prefixes;
+pub use quick::Quick;
+pub use room::{Room, SHORT};
 pub use texts::{Text, Texts};
 pub use verdict::{Verdict, Verdicts};
 
@@ -58,6 +65,7 @@ pub struct Vfs<'a> {
     coherence: Option<&'a Coherence<'a>>,
     index: Option<&'a Catalogue<'a>>,
     absences: Option<&'a Absences<'a>>,
+    prefixes: Option<Prefixes<'a>>,
     verdicts: Option<&'a Verdicts>,
 }
 
@@ -187,6 +195,7 @@ impl<'a> Vfs<'a> {
             coherence: None,
             index: None,
             absences: None,
+            prefixes: None,
             verdicts: None,
         }
     }
@@ -227,6 +236,15 @@ impl<'a> Vfs<'a> {
         }
     }
 
+    /// With a memory for what the beginnings of paths lead to: then paths that the index covers wholly are resolved by themselves.
+    #[must_use]
+    pub const fn with_prefixes(self, prefixes: Prefixes<'a>) -> Self {
+        Self {
+            prefixes: Some(prefixes),
+            ..self
+        }
+    }
+
     /// With counters.
     #[must_use]
     pub const fn with_verdicts(self, verdicts: &'a Verdicts) -> Self {
@@ -256,6 +274,13 @@ impl<'a> Vfs<'a> {
     ) -> Found<'w> {
         if self.coherence.is_some_and(|coherence| coherence.shadow) {
             return shadow::resolve(self, host, area, start, path, want);
+        }
+        let mut room = Room::new();
+        if let Some(quick) = self.quick(host, path, want, &mut room)
+            && let Some(end) = place::of_quick(area, quick)
+        {
+            let shown = end.and_then(|end| place::show(area, self.mounts, end, b""));
+            return shown.unwrap_or_else(Found::Definite);
         }
         let (end, rest) = walk(self, host, area, (start, path), want, Ask::Both);
         let shown = end.and_then(|end| place::show(area, self.mounts, end, rest));

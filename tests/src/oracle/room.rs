@@ -12,6 +12,7 @@ use super::entered::run_to_end;
 use super::outcome::Outcome;
 use super::tree::{Tree, describe};
 use super::way::{IndexAt, Way};
+use crate::scratch::copy_program;
 
 /// What is run, apart from how.
 #[derive(Debug, Clone, Default)]
@@ -135,7 +136,7 @@ impl Room {
             let copy = directory
                 .join("tmp")
                 .join(file.file_name().expect("a name"));
-            fs::copy(file, &copy).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            copy_program(file, &copy);
             chown(&copy, owner, owner).expect("chown");
         }
         match (ground, way) {

@@ -18,7 +18,7 @@ use super::exceptions::{self, Exception};
 use super::outcome::Outcome;
 use super::room::{Ground, Job, Room};
 use super::way::{IndexAt, Way};
-use crate::scratch::{Random, Stop, age};
+use crate::scratch::{Random, Stop, age, copy_program};
 
 /// A job, its name, and the tree it is done in.
 #[derive(Debug, Clone)]
@@ -252,7 +252,7 @@ impl Place {
         if rustix::process::geteuid().is_root() {
             let copied = |path: &Path| {
                 let copy = directory.path().join(path.file_name().expect("a program"));
-                fs::copy(path, &copy).expect("copying a program");
+                copy_program(path, &copy);
                 copy
             };
             programs.elfuse = copied(&programs.elfuse);

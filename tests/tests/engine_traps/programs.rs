@@ -194,8 +194,7 @@ fn what_cannot_be_executed_is_refused_with_126_and_the_reason() {
 #[test]
 fn elfuse_in_elfuse_is_refused_with_the_reason() {
     let guest = Guest::new();
-    let copy = guest.scratch.file("bin/elfuse", "");
-    fs::copy(&guest.programs.elfuse, copy).expect("copying a program");
+    guest.add_file(&guest.programs.elfuse, "bin/elfuse");
     let line = ["/bin/elfuse", "run", "--sysroot", "/", "/bin/traps"];
     refused(&guest.run(&line), "elfuse does not run in elfuse");
 }

@@ -88,7 +88,7 @@ fn list(call: &mut Call<'_>, layout: Layout) -> Raw {
         // A name of ours may not fit a buffer that the next one fits: then more is read, and what does not fit is left for later.
         let mut asked = room;
         loop {
-            let args = [fd, scratch.as_mut_ptr().addr(), asked, 0, 0, 0];
+            let args = [fd, scratch.as_mut_ptr().expose_provenance(), asked, 0, 0, 0];
             let len = match call.host(call.nr, args).result() {
                 Err(Errno::EINVAL) if asked < LARGEST_ENTRY => {
                     before = Some(position()?);

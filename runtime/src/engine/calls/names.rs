@@ -259,7 +259,7 @@ fn link_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
         return Errno::EINVAL.into();
     }
     if flags & AT_EMPTY_PATH != 0 && super::files::names_nothing(call, old.1) {
-        let (fd, empty) = (old.0.0 as isize as usize, c"".as_ptr().addr());
+        let (fd, empty) = (old.0.0 as isize as usize, c"".as_ptr().expose_provenance());
         return one(call, new.0, new.1, |call, at| {
             call.host(nr::LINKAT, [fd, empty, at.dir(), at.path, flags, 0])
         });

@@ -46,7 +46,7 @@ pub fn rt_sigaction(call: &mut Call<'_>) -> Raw {
         });
         let action = action
             .as_ref()
-            .map_or(0, |action| core::ptr::from_ref(action).addr());
+            .map_or(0, |action| core::ptr::from_ref(action).expose_provenance());
         let mut before = SigAction::default();
         let before_at = (&raw mut before).addr();
         let args = [signal as usize, action, before_at, len, 0, 0];
@@ -219,7 +219,7 @@ fn with_set(call: &mut Call<'_>, at: usize) -> Raw {
     };
     faults::waits_under(set);
     let mut args = call.args;
-    args[at] = core::ptr::from_ref(&set).addr();
+    args[at] = core::ptr::from_ref(&set).expose_provenance();
     call.host(call.nr, args)
 }
 
@@ -252,9 +252,9 @@ pub fn pselect6(call: &mut Call<'_>) -> Raw {
         }
         let set = SignalSet(call.memory.read_word(Address(given))? as u64).without(SIGSYS);
         faults::waits_under(set);
-        let ours = [core::ptr::from_ref(&set).addr(), len];
+        let ours = [core::ptr::from_ref(&set).expose_provenance(), len];
         let mut args = call.args;
-        args[5] = ours.as_ptr().addr();
+        args[5] = ours.as_ptr().expose_provenance();
         call.host(call.nr, args).result()
     };
     run().into()
