@@ -10,8 +10,9 @@ here=$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")
 # shellcheck source=../example-sysroots/lib.sh
 . "$here/../example-sysroots/lib.sh"
 
-# The suite whose proot is not the 5.1 of Debian 12 and 13.
+# Debian 12 and 13 have proot 5.1. Where the source of the newer one is.
 newer_suite=forky
+newer_version=5.4.0
 
 usage() {
     cat <<END
@@ -21,7 +22,7 @@ Gets the programs that the benchmarks compare elfuse with, as root by apt-get
 install, else by unpacking their packages into $tools_dir, and prints a line
 NAME=PATH for each. What cannot be had is told, has no line, and is no error.
 
-proot-5.4 is the proot of Debian $newer_suite with that suite's libraries, unpacked.
+proot-5.4 is built from the source that Debian $newer_suite has, as it stands.
 
 Environment: ELFUSE_SYSROOTS, ELFUSE_DEBIAN_MIRROR as for example-sysroots/*/make.sh
 END
@@ -55,29 +56,33 @@ offer() { # NAME PACKAGE
 
 # ----------------------------------------------------------------- a newer proot
 
-# With its interpreter and its libraries' place written into it, so that it starts as any program does.
+# Built from its source: Debian's package of it is patched to do without seccomp, and opened the host's file where it was to open
+# the guest's (seen on Linux 6.18).
 newer_proot() {
-    local root=$tools_dir/proot-$newer_suite version program=usr/bin/proot
-    if [ ! -x "$root/$program" ]; then
-        unpack_newer_proot "$root"
+    local root=$tools_dir/proot-$newer_version
+    if [ ! -x "$root/proot" ]; then
+        build_newer_proot "$root"
     fi
-    # Debian's 5.4 does not tell its version itself.
-    version=$(cat -- "$root/version")
-    say "proot of $newer_suite is $version"
-    case "$version" in
-        5.4.*) printf 'proot-5.4=%s\n' "$root/$program" ;;
-        *) die "proot of $newer_suite is $version, not 5.4" ;;
-    esac
+    printf 'proot-5.4=%s\n' "$root/proot"
 }
 
-unpack_newer_proot() { # DIRECTORY
-    local root=$1 state=$tools_dir/apt-$newer_suite keyring missing deb
-    need_tool patchelf patchelf
+build_newer_proot() { # DIRECTORY
+    local root=$1 state=$tools_dir/apt-$newer_suite keyring
+    need_tool cc gcc
+    need_tool make make
+    need_tool pkg-config pkg-config
     keyring=$(need_debian_keyring)
+    if [ ! -e /usr/include/talloc.h ] && ! install_package libtalloc-dev; then
+        unpack_package libtalloc-dev
+        local talloc=$tools_dir/libtalloc-dev/usr
+        LIBRARY_PATH=$talloc/lib/$(cc -dumpmachine)
+        # The last is where the program finds it again.
+        export CPATH=$talloc/include LIBRARY_PATH PKG_CONFIG_PATH=$LIBRARY_PATH/pkgconfig LD_RUN_PATH=$LIBRARY_PATH
+    fi
     mkdir -p -- "$state/state/lists/partial" "$state/cache/archives/partial"
     # Updates and security fixes are left out: not every suite has them.
     need_debian_sources "$newer_suite" | awk -v keys="$keyring" -v suite="$newer_suite" '
-        $3 == suite && !seen[$2]++ { print "deb [signed-by=" keys "] " $2 " " suite " main" }
+        $3 == suite && !seen[$2]++ { print "deb-src [signed-by=" keys "] " $2 " " suite " main" }
     ' >"$state/sources.list"
     : >"$state/status"
     apt_lists=(
@@ -85,24 +90,20 @@ unpack_newer_proot() { # DIRECTORY
         -o "Dir::Cache=$state/cache"
         -o "Dir::Etc::sourcelist=$state/sources.list" -o "Dir::Etc::sourceparts=-"
         -o "APT::Sandbox::User=root" -o "Acquire::Languages=none"
-        -o "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"
     )
-    say "fetching the package lists of $newer_suite"
+    say "fetching the source of proot $newer_version"
     apt-get "${apt_lists[@]}" -qq update >&2
-    # Nothing counts as installed, so that its libraries come with it.
-    missing=$(missing_packages proot)
-    rm -rf -- "$root.tmp" "$root.debs"
-    mkdir -p -- "$root.tmp" "$root.debs"
-    download_packages "$root.debs" "$missing"
-    for deb in "$root.debs"/*.deb; do
-        dpkg-deb -x "$deb" "$root.tmp"
-    done
-    dpkg-deb -f "$root.debs"/proot_*.deb Version >"$root.tmp/version"
-    rm -rf -- "$root.debs"
-    local libs interpreter
-    libs=$(cd -- "$root.tmp" && find . -name '*.so.*' -printf "$root/%P\n" | sed 's,/[^/]*$,,' | sort -u | paste -s -d :)
-    interpreter=$(cd -- "$root.tmp" && find . -name 'ld-linux-x86-64.so.2' -type f -printf "$root/%P\n" | head -n 1)
-    patchelf --set-interpreter "$interpreter" --force-rpath --set-rpath "$libs" "$root.tmp/usr/bin/proot"
+    rm -rf -- "$root.tmp"
+    mkdir -p -- "$root.tmp"
+    cd -- "$root.tmp"
+    apt-get "${apt_lists[@]}" -qq source --tar-only --download-only proot >&2
+    tar -xf proot_"$newer_version".orig.tar.*
+    say "building proot $newer_version"
+    # Its makefile asks git for the version.
+    make -C proot-"$newer_version"/src proot "VERSION=v$newer_version" >&2
+    cp -- proot-"$newer_version"/src/proot .
+    rm -rf -- proot-"$newer_version"
+    cd /
     mv -T -- "$root.tmp" "$root"
 }
 

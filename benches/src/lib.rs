@@ -5,12 +5,20 @@
 
 pub mod chart;
 pub mod cli;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod ground;
 pub mod indexer;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod lookups;
 pub mod machine;
 pub mod measure;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod namespace;
 pub mod report;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod start;
 pub mod synthetic;
 pub mod sysroot;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod turns;
 pub mod workspace;

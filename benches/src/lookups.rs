@@ -67,7 +67,7 @@ pub fn run(options: &LookupsOptions, workspace: &Workspace) -> anyhow::Result<Re
         }
         report.sections.push(section(title, &root, &counted));
     }
-    report.load[1] = machine::load();
+    report.end();
     if options.only.is_some() || options.list {
         // A part would be taken for the whole.
         eprint!("{}", report.markdown());

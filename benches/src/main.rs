@@ -3,10 +3,10 @@
 use clap::Parser;
 use elfuse_benches::cli::{Cli, Command};
 use elfuse_benches::indexer;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-use elfuse_benches::lookups;
 use elfuse_benches::report::Report;
 use elfuse_benches::workspace::Workspace;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use elfuse_benches::{lookups, namespace, start};
 
 fn main() -> anyhow::Result<()> {
     let command = Cli::parse().command;
@@ -19,6 +19,13 @@ fn main() -> anyhow::Result<()> {
         Command::Lookups(options) if options.check => Report::read(&benches, lookups::NAME)?,
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         Command::Lookups(options) => lookups::run(&options, &workspace)?,
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Command::Start(options) if options.within.check => Report::read(&benches, start::NAME)?,
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Command::Start(options) => {
+            namespace::enter()?;
+            start::run(&options, &workspace)?
+        }
     };
     print!("{}", report.verdicts());
     Ok(())

@@ -4,12 +4,16 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::measure::{Quartiles, Series};
+
+/// More rows than this are folded away below the other tables.
+const LONG: usize = 12;
 
 /// Version of the JSON document.
 const SCHEMA: u32 = 1;
@@ -31,8 +35,13 @@ pub struct Report {
     pub machine: Machine,
     /// Load averages before and after.
     pub load: [String; 2],
+    /// How long all of it took.
+    #[serde(default)]
+    pub took_seconds: Option<u64>,
     /// What was measured.
     pub sections: Vec<Section>,
+    #[serde(skip)]
+    began: Option<Instant>,
 }
 
 /// Measurements that belong together: of one tree, against one peer.
@@ -57,7 +66,7 @@ pub struct Section {
 pub struct Row {
     /// Its name.
     pub name: String,
-    /// The command.
+    /// The command; empty where a table of its own says it.
     pub command: String,
     /// Runs.
     pub n: usize,
@@ -137,8 +146,16 @@ impl Report {
             command: command.to_owned(),
             machine: Machine::this(),
             load: [crate::machine::load(), String::new()],
+            took_seconds: None,
             sections: Vec::new(),
+            began: Some(Instant::now()),
         }
+    }
+
+    /// Notes the load and how long it took: all is measured.
+    pub fn end(&mut self) {
+        self.load[1] = crate::machine::load();
+        self.took_seconds = self.began.map(|began| began.elapsed().as_secs());
     }
 
     /// Writes `results/BENCH.json` below `benches`, and the benchmark's section of `RESULTS.md`.
@@ -204,8 +221,12 @@ impl Report {
         let bench = &self.bench;
         _ = writeln!(
             out,
-            "{}, commit {}, by `{}`.",
-            self.date, self.commit, self.command
+            "{}, commit {}, by `{}`{}.",
+            self.date,
+            self.commit,
+            self.command,
+            self.took_seconds
+                .map_or_else(String::new, |seconds| format!(", which took {seconds} s")),
         );
         _ = writeln!(
             out,
@@ -254,12 +275,23 @@ impl Section {
                 if goal.met() { "met" } else { "**missed**" }.to_owned(),
             ]
         });
-        table(out, &["goal", "at most", "found", ""], goals);
-        self.times(out);
+        if !self.goals.is_empty() {
+            table(out, &["goal", "at most", "found", ""], goals);
+        }
+        // So many that the tables made of them come first.
+        let is_long = self.rows.len() > LONG;
+        if !is_long {
+            self.times(out);
+        }
         for extra in &self.tables {
             _ = writeln!(out, "{}\n", extra.title);
             let columns: Vec<&str> = extra.columns.iter().map(String::as_str).collect();
             table(out, &columns, extra.rows.iter().cloned());
+        }
+        if is_long {
+            out.push_str("<details><summary>All times</summary>\n\n");
+            self.times(out);
+            out.push_str("</details>\n\n");
         }
     }
 
@@ -287,11 +319,13 @@ impl Section {
             ]
         });
         table(out, &columns, rows);
-        let commands = self
-            .rows
-            .iter()
-            .map(|row| vec![row.name.clone(), format!("`{}`", row.command)]);
-        table(out, &["", "command"], commands);
+        let typed = self.rows.iter().filter(|row| !row.command.is_empty());
+        let commands: Vec<_> = typed
+            .map(|row| vec![row.name.clone(), format!("`{}`", row.command)])
+            .collect();
+        if !commands.is_empty() {
+            table(out, &["", "command"], commands.into_iter());
+        }
     }
 }
 
