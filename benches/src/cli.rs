@@ -24,6 +24,35 @@ pub enum Command {
     /// Times the start of programs by elfuse, chroot, bubblewrap, PRoot, fakechroot and qemu, warm and cold
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     Start(StartOptions),
+    /// Times lookups inside a guest, and counts which of them reach the host
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Guest(Within),
+    /// Times the suite of system calls in a dynamic and a static guest, in every coherence mode; ends with 1 beyond a ceiling
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Suite(Within),
+    /// Counts what reaches the server of a FUSE mount that the sysroot lies on, and times starts from there
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Fuse(Within),
+    /// Times starts from sysroots of a thousand to a million entries
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Size(Within),
+    /// Runs all of them but `indexer`, each as a process of its own
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    All(AllOptions),
+}
+
+/// Options of `elfuse-bench all`.
+#[derive(Debug, Clone, Args)]
+pub struct AllOptions {
+    /// Run `indexer` too, which takes ten minutes more
+    #[arg(long)]
+    pub with_indexer: bool,
+    /// Leave out the starts with cold caches
+    #[arg(long)]
+    pub no_cold: bool,
+    /// What all of them have.
+    #[command(flatten)]
+    pub within: Within,
 }
 
 /// Options that all benchmarks of `elfuse run` share.

@@ -90,6 +90,13 @@ impl Ground {
     /// # Errors
     /// If it cannot be mounted or indexed.
     pub fn root(&self, name: &str, sysroot: &Path) -> anyhow::Result<Root> {
+        let root = self.shown(name, sysroot)?;
+        self.index(&root.tree, &root.index)?;
+        Ok(root)
+    }
+
+    /// Shows a sysroot, without an index, or with one of an earlier run.
+    fn shown(&self, name: &str, sysroot: &Path) -> anyhow::Result<Root> {
         let at = self.cache.join("mnt").join(name);
         let root = Root {
             tree: at.join("tree"),
@@ -99,7 +106,6 @@ impl Ground {
         namespace::show(sysroot, &root.tree)?;
         namespace::show(sysroot, &root.native)?;
         namespace::furnish(&root.native)?;
-        self.index(&root.tree, &root.index)?;
         Ok(root)
     }
 
@@ -178,7 +184,17 @@ impl Ground {
         Ok(tree)
     }
 
-    /// Puts the least of those programs into another tree, beside what it has.
+    /// That sysroot, made, shown and indexed.
+    ///
+    /// # Errors
+    /// As [`Self::made`] and [`Self::root`].
+    pub fn made_root(&self, workspace: &Workspace) -> anyhow::Result<Root> {
+        let debian = self.shown("debian", &workspace.sysroot("debian")?)?;
+        let made = self.made(&debian)?;
+        self.root("made", &made)
+    }
+
+    /// Puts those programs into another tree, beside what it has.
     ///
     /// # Errors
     /// If a file cannot be copied.

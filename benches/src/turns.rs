@@ -15,6 +15,7 @@ use rustix::thread::CpuSet;
 use wait4::Wait4;
 
 use crate::measure::Quartiles;
+use crate::report::Row;
 
 /// How long a start may take before it is ended, as a fault.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -97,6 +98,26 @@ impl Taken {
         Quartiles::of(self.pairs(other, |own, peer| own - peer))
     }
 
+    /// Its row in a section whose ratios are to `peer`.
+    #[must_use]
+    pub fn row(&self, name: String, peer: &Self, at_most: Option<f64>) -> Row {
+        Row {
+            name,
+            command: String::new(),
+            n: self.n(),
+            seconds: self.seconds(),
+            elapsed_seconds: self.seconds(),
+            ratio: self.ratio_to(peer),
+            cpu_seconds: Quartiles::of(self.timed().map(|start| start.cpu_seconds).collect()),
+            peak_bytes: self
+                .timed()
+                .map(|start| start.peak_bytes)
+                .max()
+                .unwrap_or(0),
+            at_most,
+        }
+    }
+
     fn pairs(&self, other: &Self, of: impl Fn(f64, f64) -> f64) -> Vec<f64> {
         let rounds = self.starts.iter().zip(&other.starts);
         let both = rounds.filter_map(|(own, other)| Some((own.as_ref()?, other.as_ref()?)));
@@ -120,6 +141,21 @@ pub struct Rounds<'a> {
 /// # Errors
 /// If the first side is at fault, or processes cannot be made.
 pub fn take(sides: &mut [Side], rounds: Rounds<'_>) -> anyhow::Result<Vec<Taken>> {
+    take_telling(sides, rounds, &mut |_, _| Ok(()))
+}
+
+/// Told of each start that counted: number of the side, and what it printed.
+pub type Tell<'a> = dyn FnMut(usize, &[u8]) -> anyhow::Result<()> + 'a;
+
+/// The same, and tells what each start that counted has printed, but for those of the round that is not kept.
+///
+/// # Errors
+/// As [`take`], and those of `tell`.
+pub fn take_telling(
+    sides: &mut [Side],
+    rounds: Rounds<'_>,
+    tell: &mut Tell<'_>,
+) -> anyhow::Result<Vec<Taken>> {
     let watchdog = Watchdog::new();
     let _pinned = Pinned::to_one_processor()?;
     let Rounds {
@@ -168,7 +204,8 @@ pub fn take(sides: &mut [Side], rounds: Rounds<'_>) -> anyhow::Result<Vec<Taken>
     let expected = taken[0].output.clone();
     taken[0].starts.clear();
     for round in 0..count {
-        for ((side, all), every) in sides.iter_mut().zip(&mut taken).zip(&every) {
+        let turns = sides.iter_mut().zip(&mut taken).zip(&every).enumerate();
+        for (number, ((side, all), every)) in turns {
             if all.fault.is_some() || round % every != 0 {
                 all.starts.push(None);
                 continue;
@@ -177,7 +214,10 @@ pub fn take(sides: &mut [Side], rounds: Rounds<'_>) -> anyhow::Result<Vec<Taken>
             let mut runner = Runner::new(&mut side.command)?;
             let expected = (side.expected == Expected::SameOutput).then_some(&*expected);
             match runner.start(&mut side.command, expected, &watchdog)? {
-                Ok(start) => all.starts.push(Some(start)),
+                Ok(start) => {
+                    all.starts.push(Some(start));
+                    tell(number, &runner.printed()?)?;
+                }
                 Err(fault) => {
                     let done = all.n();
                     all.fault = Some(format!("{fault}, after {done} that were right"));

@@ -197,21 +197,10 @@ impl Timed {
 
     fn rows(&self, cpuid_ns: f64) -> impl Iterator<Item = Row> {
         self.cells.iter().filter_map(move |cell| {
-            let taken = self.taken(cell.way)?;
-            Some(Row {
-                name: format!("{}, {}", self.program.name, cell.way.name()),
-                command: String::new(),
-                n: taken.n(),
-                seconds: taken.seconds(),
-                elapsed_seconds: taken.seconds(),
-                ratio: self.ratio(cell.way, Way::ChrootExec),
-                cpu_seconds: Quartiles::of(taken.timed().map(|start| start.cpu_seconds).collect()),
-                peak_bytes: taken
-                    .timed()
-                    .map(|start| start.peak_bytes)
-                    .max()
-                    .unwrap_or(0),
-                at_most: self.at_most(cell.way, cpuid_ns),
+            let both = self.taken(cell.way).zip(self.taken(Way::ChrootExec));
+            both.map(|(taken, peer)| {
+                let name = format!("{}, {}", self.program.name, cell.way.name());
+                taken.row(name, peer, self.at_most(cell.way, cpuid_ns))
             })
         })
     }
@@ -221,7 +210,8 @@ impl Timed {
         let mut line = vec![self.program.name.to_owned()];
         for cell in &self.cells {
             line.push(match self.taken(cell.way) {
-                None if cell.taken.is_ok() => "**wrong**".to_owned(),
+                // What the host has is not the program that was meant anyway.
+                None if cell.taken.is_ok() && cell.way != Way::Host => "**wrong**".to_owned(),
                 None => "–".to_owned(),
                 Some(taken) if cell.way == Way::ChrootExec => {
                     format!("{} ms", number(taken.seconds().p50 * 1e3))
@@ -239,6 +229,7 @@ impl Timed {
     fn faults(&self) -> impl Iterator<Item = Vec<String>> {
         self.cells.iter().filter_map(|cell| {
             let (what, why) = match &cell.taken {
+                Ok(taken) if cell.way == Way::Host => ("–", taken.fault.clone()?),
                 Ok(taken) => ("wrong", taken.fault.clone()?),
                 Err(why) => ("–", why.clone()),
             };

@@ -1,5 +1,6 @@
 //! How a program is started.
 
+use std::path::Path;
 use std::process::Command;
 
 use super::programs::{OnHost, Program};
@@ -123,7 +124,7 @@ impl Way {
             Self::Chroot => "chroot ROOT PROGRAM".to_owned(),
             Self::Bwrap => "bwrap --ro-bind SYSROOT / --dev-bind /dev /dev --bind /proc /proc --bind /sys /sys --bind /tmp /tmp PROGRAM".to_owned(),
             Self::Proot | Self::NewerProot => "proot -r SYSROOT -b /dev -b /proc -b /sys -b /tmp -w / PROGRAM".to_owned(),
-            Self::Fakechroot => "fakechroot chroot ROOT PROGRAM".to_owned(),
+            Self::Fakechroot => "fakechroot -e chroot chroot ROOT PROGRAM".to_owned(),
             Self::Qemu => "qemu-x86_64-static -L ROOT ROOT/PROGRAM".to_owned(),
             Self::Elfuse("off") => "elfuse run --sysroot SYSROOT --coherence off -- PROGRAM".to_owned(),
             Self::Elfuse(mode) => format!("elfuse run --sysroot SYSROOT --coherence {mode} --index-dir INDEX -- PROGRAM"),
@@ -181,8 +182,17 @@ impl Way {
                 command
             }
             Self::Fakechroot => {
+                // An absolute symlink leads it to the host.
+                let path =
+                    inside(&root.native, program.line[0]).map_err(|error| format!("{error:#}"))?;
+                let path = path
+                    .strip_prefix(&root.native)
+                    .map_err(|error| error.to_string())?;
                 let mut command = peer;
-                command.arg("chroot").arg(&root.native).args(program.line);
+                command.args(["-e", "chroot", "chroot"]).arg(&root.native);
+                command
+                    .arg(Path::new("/").join(path))
+                    .args(&program.line[1..]);
                 command
             }
             Self::Qemu => {
