@@ -7,13 +7,26 @@ use std::time::Instant;
 use anyhow::Context;
 
 use crate::cli::AllOptions;
+use crate::report::{self, Report};
+use crate::workspace::Workspace;
 use crate::{fuse, guest, indexer, lookups, size, start, suite};
+
+/// Those whose goals stand in one table, in its order.
+const NAMES: [&str; 7] = [
+    start::NAME,
+    fuse::NAME,
+    guest::NAME,
+    suite::NAME,
+    size::NAME,
+    lookups::NAME,
+    indexer::NAME,
+];
 
 /// Runs them, and says at the end how each ended and how long it took.
 ///
 /// # Errors
 /// If none can be started at all.
-pub fn run(options: &AllOptions) -> anyhow::Result<ExitCode> {
+pub fn run(options: &AllOptions, workspace: &Workspace) -> anyhow::Result<ExitCode> {
     let own = std::env::current_exe().context("finding this program")?;
     let mut summary = Vec::new();
     let mut has_failed = false;
@@ -27,6 +40,14 @@ pub fn run(options: &AllOptions) -> anyhow::Result<ExitCode> {
             line[0],
             began.elapsed().as_secs()
         ));
+    }
+    if !options.within.quick && !options.within.check {
+        let benches = workspace.benches();
+        let reports = NAMES
+            .iter()
+            .filter_map(|name| Report::read(&benches, name).ok());
+        let reports: Vec<_> = reports.collect();
+        report::write_section(&benches, "goals", &report::goals(&reports))?;
     }
     for line in summary {
         eprintln!("{line}");

@@ -14,7 +14,7 @@ use crate::chart::{Bar, Chart, Group, Role};
 use crate::cli::Within;
 use crate::ground::{Ground, Root};
 use crate::namespace;
-use crate::report::{self, Goal, Report, Section, Table, number};
+use crate::report::{Goal, Report, Section, Table, number};
 use crate::turns::{self, Expected, Rounds, Side, Taken};
 use crate::workspace::Workspace;
 
@@ -54,8 +54,8 @@ struct Requests {
     by_kind: BTreeMap<String, u64>,
     /// Lookups that were answered with an error.
     failing: u64,
-    /// Lookups and requests for attributes of what is neither opened nor above what is.
-    idle: u64,
+    /// What is looked up or asked for its attributes, and neither opened nor above what is; as often as it is.
+    idle: Vec<PathBuf>,
 }
 
 /// One program.
@@ -90,6 +90,9 @@ pub fn run(options: &Within, workspace: &Workspace) -> anyhow::Result<Report> {
                 let native = mount.requests(&log, ground.chroot_exec(&mount.root, line))?;
                 let frozen =
                     mount.requests(&log, ground.elfuse_run(&mount.root, "frozen", line))?;
+                for path in frozen.idle.iter().collect::<BTreeSet<_>>() {
+                    eprintln!("  asked for and not opened: {}", path.display());
+                }
                 requests.push((native, frozen));
             }
         }
@@ -109,8 +112,8 @@ pub fn run(options: &Within, workspace: &Workspace) -> anyhow::Result<Report> {
                 ));
             }
             let rounds = Rounds {
-                count: options.rounds(30),
-                more_if_short: 1,
+                count: options.rounds(20),
+                by_length: false,
                 before: None,
             };
             let taken = turns::take(&mut sides, rounds)?;
@@ -128,9 +131,8 @@ pub fn run(options: &Within, workspace: &Workspace) -> anyhow::Result<Report> {
         eprint!("{}", report.markdown());
         return Ok(report);
     }
+    report.draw(&workspace.benches(), &chart(&all))?;
     report.write(&workspace.benches())?;
-    let picture = workspace.benches().join("results/fuse.svg");
-    report::write_file(&picture, chart(&all).svg().as_bytes())?;
     Ok(report)
 }
 
@@ -159,7 +161,9 @@ impl Mount {
                 .with_context(|| format!("making {}", directory.display()))?;
         }
         let outside = fs::metadata(&root.tree)?.dev();
-        let mut command = Command::new(server);
+        // It would outlive this process if that were killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(server);
         command.args(["-f", "-o", "ro"]).stdin(Stdio::null());
         match log {
             // In one thread, so that what belongs to a request stands behind it.
@@ -254,8 +258,8 @@ impl Requests {
                 }
             }
         }
-        let idle = asked.iter().filter(|path| !opened.contains(*path));
-        requests.idle = idle.count() as u64;
+        asked.retain(|path| !opened.contains(path));
+        requests.idle = asked;
         requests
     }
 
@@ -280,7 +284,7 @@ impl Requests {
         row.extend(SHOWN.map(|kind| self.count(kind).to_string()));
         row.extend([
             self.failing.to_string(),
-            self.idle.to_string(),
+            self.idle.len().to_string(),
             others.join(", "),
         ]);
         row
@@ -350,7 +354,7 @@ impl Measured {
                 goal(
                     "LOOKUP and GETATTR requests of what is not opened, frozen",
                     0.0,
-                    self.frozen.idle as f64,
+                    self.frozen.idle.len() as f64,
                     "requests",
                 ),
                 goal("time, frozen", AT_MOST, found, "x chroot()+exec"),
@@ -422,6 +426,7 @@ unique: 10, opcode: FLUSH (25), nodeid: 6, insize: 64, pid: 1
         let found = Requests::of(log);
         assert_eq!((found.all(), found.count("LOOKUP")), (5, 2));
         // `/root` fails and is not opened, `/opt/d01` is not opened.
-        assert_eq!((found.failing, found.idle), (1, 2));
+        assert_eq!(found.failing, 1);
+        assert_eq!(found.idle, [Path::new("/root"), Path::new("/opt/d01")]);
     }
 }

@@ -6,7 +6,7 @@ use elfuse_tests::lookups::start::{Ground as Traced, Program, Way};
 use crate::chart::{Bar, Chart, Group, Role};
 use crate::cli::Within;
 use crate::ground::{Ground, Root};
-use crate::report::{self, Goal, Report, Section, Table, number};
+use crate::report::{Goal, Report, Section, Table, number};
 use crate::told::{self, Told};
 use crate::workspace::Workspace;
 
@@ -57,9 +57,8 @@ pub fn run(options: &Within, workspace: &Workspace) -> anyhow::Result<Report> {
         eprint!("{}", report.markdown());
         return Ok(report);
     }
+    report.draw(&workspace.benches(), &chart(&told))?;
     report.write(&workspace.benches())?;
-    let picture = workspace.benches().join("results/guest.svg");
-    report::write_file(&picture, chart(&told).svg().as_bytes())?;
     Ok(report)
 }
 

@@ -13,7 +13,7 @@ use crate::chart::{Bar, Chart, Group, Role};
 use crate::cli::IndexerOptions;
 use crate::machine::{self, has};
 use crate::measure::{Figures, Quartiles, Rounds, Series, Subject, interleave};
-use crate::report::{self, Goal, Report, Row, Section, Table, number};
+use crate::report::{Goal, Report, Row, Section, Table, number};
 use crate::synthetic;
 use crate::sysroot::Sysroot;
 use crate::workspace::{self, Workspace};
@@ -99,9 +99,9 @@ pub fn run(options: &IndexerOptions, workspace: &Workspace) -> anyhow::Result<Re
         eprintln!("written down with both trees only");
         return Ok(report);
     }
+    let chart = chart_of(&report);
+    report.draw(&workspace.benches(), &chart)?;
     report.write(&workspace.benches())?;
-    let chart = workspace.benches().join("results").join("indexer.svg");
-    report::write_file(&chart, chart_of(&report).svg().as_bytes())?;
     Ok(report)
 }
 

@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
             size::run(&options, &workspace)
         })?,
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-        Command::All(options) => return all::run(&options),
+        Command::All(options) => return all::run(&options, &workspace),
     };
     print!("{}", report.verdicts());
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -4,7 +4,7 @@ use crate::chart::{Bar, Chart, Group, Role};
 use crate::cli::Within;
 use crate::ground::{Ground, Root};
 use crate::machine;
-use crate::report::{self, Goal, Report, Section, number};
+use crate::report::{Goal, Report, Section, number};
 use crate::synthetic;
 use crate::turns::{self, Expected, Rounds, Side, Taken};
 use crate::workspace::Workspace;
@@ -53,7 +53,7 @@ pub fn run(options: &Within, workspace: &Workspace) -> anyhow::Result<Report> {
         let mut sides = sides(&ground, &roots, path);
         let rounds = Rounds {
             count: options.rounds(30),
-            more_if_short: if options.quick { 1 } else { 3 },
+            by_length: !options.quick,
             before: None,
         };
         let taken = turns::take(&mut sides, rounds)?;
@@ -67,15 +67,14 @@ pub fn run(options: &Within, workspace: &Workspace) -> anyhow::Result<Report> {
         eprint!("{}", report.markdown());
         return Ok(report);
     }
-    report.write(&workspace.benches())?;
     let chart = Chart {
         title: "Start-up against the size of the sysroot".to_owned(),
         unit: "ms; bar: median; whisker: p25 to p75".to_owned(),
         groups,
         axis: None,
     };
-    let picture = workspace.benches().join("results/size.svg");
-    report::write_file(&picture, chart.svg().as_bytes())?;
+    report.draw(&workspace.benches(), &chart)?;
+    report.write(&workspace.benches())?;
     Ok(report)
 }
 

@@ -8,7 +8,7 @@ use crate::cli::Within;
 use crate::ground::Ground;
 use crate::guest::{MODES, faults};
 use crate::measure::Quartiles;
-use crate::report::{self, Goal, Report, Section, Table, number};
+use crate::report::{Goal, Report, Section, Table, number};
 use crate::told::{self, Told};
 use crate::workspace::Workspace;
 
@@ -186,9 +186,8 @@ pub fn run(options: &Within, workspace: &Workspace) -> anyhow::Result<Report> {
         eprint!("{}", report.markdown());
         return Ok(report);
     }
+    report.draw(&workspace.benches(), &chart(&guests))?;
     report.write(&workspace.benches())?;
-    let picture = workspace.benches().join("results/suite.svg");
-    report::write_file(&picture, chart(&guests).svg().as_bytes())?;
     Ok(report)
 }
 

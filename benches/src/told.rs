@@ -63,7 +63,7 @@ pub fn take(
     let mut told: BTreeMap<usize, Vec<Figures>> = BTreeMap::new();
     let rounds = Rounds {
         count: rounds,
-        more_if_short: 1,
+        by_length: false,
         before: None,
     };
     let taken = take_telling(&mut sides, rounds, &mut |side, output| {

@@ -130,8 +130,8 @@ impl Taken {
 pub struct Rounds<'a> {
     /// Rounds that are kept. One before them is not.
     pub count: usize,
-    /// Multiplies `count` where the peer's start takes less than 5 ms.
-    pub more_if_short: usize,
+    /// Whether there are twice as many where the peer's start takes less than 5 ms, and two thirds where it takes more than 30 ms.
+    pub by_length: bool,
     /// Done before each start, not timed.
     pub before: Option<&'a mut dyn FnMut() -> anyhow::Result<()>>,
 }
@@ -160,7 +160,7 @@ pub fn take_telling(
     let _pinned = Pinned::to_one_processor()?;
     let Rounds {
         mut count,
-        more_if_short,
+        by_length,
         mut before,
     } = rounds;
     let mut prepare = || before.as_mut().map_or(Ok(()), |before| before());
@@ -184,9 +184,12 @@ pub fn take_telling(
         let mut turn = 1;
         match (tried, taken.first()) {
             (Ok(start), None) => {
-                if start.seconds < 0.005 {
-                    count *= more_if_short;
-                }
+                count = match start.seconds {
+                    _ if !by_length => count,
+                    ..0.005 => count * 2,
+                    0.03.. => (count * 2).div_ceil(3),
+                    _ => count,
+                };
                 all.starts.push(Some(start));
             }
             (Ok(start), Some(peer)) => {
@@ -380,7 +383,7 @@ mod tests {
     fn two() -> Rounds<'static> {
         Rounds {
             count: 2,
-            more_if_short: 1,
+            by_length: false,
             before: None,
         }
     }

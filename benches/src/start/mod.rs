@@ -21,6 +21,10 @@ use crate::workspace::Workspace;
 /// Name of the section and of the files of results.
 pub const NAME: &str = "start";
 
+/// What the README's part is marked with.
+const README_MARK: &str = "startup";
+const START_UP: &str = "Start-up, as a multiple of chroot()+exec (native)";
+
 /// Where bars end in pictures: what is slower is drawn cut, with its number.
 const AXIS: Axis = Axis {
     end: 4.0,
@@ -68,7 +72,7 @@ pub fn run(options: &StartOptions, workspace: &Workspace) -> anyhow::Result<Repo
     for program in programs::ALL.iter().filter(is_wanted) {
         let rounds = Rounds {
             count: within.rounds(30),
-            more_if_short: if within.quick { 1 } else { 3 },
+            by_length: !within.quick,
             before: None,
         };
         eprintln!("{}", program.name);
@@ -90,7 +94,7 @@ pub fn run(options: &StartOptions, workspace: &Workspace) -> anyhow::Result<Repo
         }
         let rounds = Rounds {
             count: within.rounds(30).div_ceil(6),
-            more_if_short: 1,
+            by_length: false,
             before: Some(&mut drop_caches),
         };
         eprintln!("{}, cold", program.name);
@@ -119,12 +123,62 @@ pub fn run(options: &StartOptions, workspace: &Workspace) -> anyhow::Result<Repo
         eprintln!("written down with all programs and rounds only");
         return Ok(report);
     }
-    report.write(&workspace.benches())?;
-    let results = workspace.benches().join("results");
-    for (name, is_short) in [("start.svg", false), ("startup.svg", true)] {
-        report::write_file(&results.join(name), chart(&all, is_short).svg().as_bytes())?;
-    }
+    let benches = workspace.benches();
+    report.draw(&benches, &chart(&all, false))?;
+    report.write(&benches)?;
+    let picture = benches.join("results/startup.svg");
+    report::write_file(&picture, chart(&all, true).svg().as_bytes())?;
+    report::fill_in(
+        &benches.join("../README.md"),
+        README_MARK,
+        &lead(&all, &report),
+    )?;
     Ok(report)
+}
+
+/// What stands below the picture in the README: which programs start faster than natively and which do not, and where that was
+/// measured.
+fn lead(all: &[Timed], report: &Report) -> String {
+    let warm = all.iter().filter(|timed| !timed.is_cold);
+    let mut ratios: Vec<_> = warm
+        .map(|timed| {
+            (
+                timed.ratio(Way::OURS, Way::ChrootExec).p50,
+                timed.program.name,
+            )
+        })
+        .collect();
+    ratios.sort_by(|left, right| left.0.total_cmp(&right.0));
+    let list = |is: &dyn Fn(f64) -> bool| {
+        let those = ratios.iter().filter(|(ratio, _)| is(*ratio));
+        let those: Vec<_> = those
+            .map(|(ratio, name)| format!("`{name}` {ratio:.2}"))
+            .collect();
+        if those.is_empty() {
+            "none".to_owned()
+        } else {
+            those.join(", ")
+        }
+    };
+    let machine = &report.machine;
+    format!(
+        "![{title}](benches/results/startup.svg)\n\n\
+         Start-up as a multiple of the kernel's own chroot() and exec() of the same program from the same sysroot, everything in the cache. Faster than \
+         that: {faster}. Not faster: {slower}. Medians of starts in turn on one processor, {date}, {kernel}, {cpus} x {cpu}{vm}; what all this is compared with, \
+         cold caches, FUSE and single calls are in [benches/RESULTS.md](benches/RESULTS.md).",
+        title = START_UP,
+        faster = list(&|ratio| ratio < 1.0),
+        slower = list(&|ratio| ratio.is_nan() || ratio >= 1.0),
+        date = report.date,
+        kernel = machine.kernel,
+        cpus = machine.cpus,
+        cpu = machine.cpu,
+        vm = if machine.is_virtual {
+            " in a virtual machine, where each CPUID costs microseconds"
+        } else {
+            ""
+        },
+    )
 }
 
 fn time(
@@ -426,7 +480,7 @@ fn chart(all: &[Timed], is_short: bool) -> Chart {
         }
     });
     Chart {
-        title: "Start-up, as a multiple of chroot()+exec (native)".to_owned(),
+        title: START_UP.to_owned(),
         unit: "bar: median of the rounds' ratios, less is faster; whisker: p25 to p75; a bar with a gap goes on beyond the axis".to_owned(),
         groups: groups.collect(),
         axis: Some(AXIS),
