@@ -36,7 +36,7 @@ pub enum Kind {
     Generation = 4,
     /// `.elfuse/resident/*`. Reserved: written by the runtime.
     Snapshot = 5,
-    /// `.elfuse/cpuid`. Reserved: written by the runtime.
+    /// `.elfuse/cpuid`: [`crate::cpuid`], written by the runtime.
     Cpuid = 6,
 }
 
@@ -87,6 +87,10 @@ pub enum PartKind {
     Attributes = 6,
     /// Keys, chunked: a 64-bit digest a directory of the loader cache; see [`crate::keys::plain_digest`].
     PlainFiles = 7,
+    /// Keys, in chunks of their own: [`crate::text::TextIdentity`].
+    TextIdentities = 8,
+    /// Keys, chunked: [`crate::text::TextCopy`].
+    TextCopies = 9,
     /// Loader cache, chunked: [`crate::loader_cache::DirRow`].
     Dirs = 16,
     /// Loader cache: the sidecars' payloads. Not checksummed as a part: each row of [`PartKind::Dirs`] has its block's.
@@ -113,6 +117,8 @@ impl PartKind {
             5 => Self::Identities,
             6 => Self::Attributes,
             7 => Self::PlainFiles,
+            8 => Self::TextIdentities,
+            9 => Self::TextCopies,
             16 => Self::Dirs,
             17 => Self::Blocks,
             18 => Self::Inputs,
@@ -134,6 +140,8 @@ impl PartKind {
             Self::Identities => "identity slots",
             Self::Attributes => "attributes",
             Self::PlainFiles => "states of plain files",
+            Self::TextIdentities => "text identities",
+            Self::TextCopies => "text copies",
             Self::Dirs => "directory rows",
             Self::Blocks => "blocks",
             Self::Inputs => "inputs",

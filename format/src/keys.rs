@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 use crate::error::FormatError;
 use crate::header::{CHUNK_ROWS, File, Kind, PartKind};
 use crate::names;
+use crate::text::{ArchivedTextCopy, ArchivedTextIdentity};
 
 /// Bits of the header's `flags`.
 pub mod flags {
@@ -283,6 +284,29 @@ impl<'a> Keys<'a> {
         self.file.rows(PartKind::PlainFiles, index)
     }
 
+    /// How many chunks part `kind` has.
+    #[must_use]
+    pub fn chunk_count(&self, kind: PartKind) -> u32 {
+        let rows = self.file.parts().filter(|row| row.kind == kind as u16);
+        u32::try_from(rows.count()).unwrap_or(0)
+    }
+
+    /// Chunk `index` of the files with executable code.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn text_identities(&self, index: u32) -> Result<&'a [ArchivedTextIdentity], FormatError> {
+        self.file.rows(PartKind::TextIdentities, index)
+    }
+
+    /// Chunk `index` of the patched copies.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn text_copies(&self, index: u32) -> Result<&'a [ArchivedTextCopy], FormatError> {
+        self.file.rows(PartKind::TextCopies, index)
+    }
+
     /// Identities of the configuration files named by the loader cache's inputs.
     ///
     /// # Errors
@@ -377,6 +401,7 @@ mod write {
     use crate::error::FormatError;
     use crate::header::rows::encode;
     use crate::header::{Kind, PartKind, Writer};
+    use crate::text::{TextCopy, TextIdentity, copy_chunks, identity_chunks};
 
     /// Everything that goes into the file.
     #[derive(Debug, Default, Clone)]
@@ -395,6 +420,10 @@ mod write {
         pub inputs: Vec<FileKey>,
         /// A digest a directory of the loader cache, by [`super::plain_digest`].
         pub plain: Vec<u64>,
+        /// Rows of files with executable code, in any order.
+        pub text_identities: Vec<TextIdentity>,
+        /// Rows of the patched copies that those name.
+        pub text_copies: Vec<TextCopy>,
     }
 
     /// How many chunks the slots of so many directories take, unless their hashes are very uneven.
@@ -452,6 +481,12 @@ mod write {
             };
             for (index, slots) in (0..).zip(slots) {
                 file.part(PartKind::Identities, index, encode(&slots));
+            }
+            for (index, rows) in (0..).zip(identity_chunks(&self.text_identities)) {
+                file.part(PartKind::TextIdentities, index, encode(&rows));
+            }
+            for (index, rows) in (0..).zip(copy_chunks(&self.text_copies)) {
+                file.part(PartKind::TextCopies, index, encode(&rows));
             }
             file.finish(Kind::Keys, self.flags, self.bound_to)
         }

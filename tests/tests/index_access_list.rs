@@ -131,6 +131,8 @@ fn content_of(keys: &Keys<'_>) -> KeysContent {
         plain: (keys.plain_chunk(0).unwrap().iter())
             .map(|digest| digest.to_native())
             .collect(),
+        text_identities: Vec::new(),
+        text_copies: Vec::new(),
     }
 }
 

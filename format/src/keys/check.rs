@@ -5,6 +5,10 @@ use alloc::vec::Vec;
 use super::{ArchivedDirKey, ArchivedFileKey, ArchivedTime, DirKey, Keys, Seal, write};
 use crate::error::FormatError;
 use crate::header::{CHUNK_ROWS, PartKind, rows};
+use crate::text::{
+    ArchivedTextCopy, ArchivedTextIdentity, COPIES_PER_CHUNK, IDENTITIES_PER_CHUNK, NO_COPY,
+    TextVerdict, identity_chunk,
+};
 
 const MALFORMED_SLOTS: FormatError = malformed(PartKind::Identities);
 
@@ -70,7 +74,66 @@ impl<'a> Keys<'a> {
         if plain.len() != dirs.len() {
             return Err(malformed(PartKind::PlainFiles));
         }
+        let copies = self.check_copies(devices)?;
+        self.check_text_identities(devices, copies)?;
         self.check_identities(&dirs)
+    }
+
+    /// How many copies there are, each of which makes sense by itself.
+    fn check_copies(&self, devices: usize) -> Result<usize, FormatError> {
+        let chunks = self.chunk_count(PartKind::TextCopies);
+        let mut count = 0;
+        for chunk in 0..chunks {
+            let rows = self.text_copies(chunk)?;
+            let full = count == chunk as usize * COPIES_PER_CHUNK;
+            let legal = |row: &ArchivedTextCopy| {
+                usize::from(row.device.to_native()) < devices
+                    && is_time(&row.mtime)
+                    && is_time(&row.ctime)
+                    && row.layout().is_some()
+                    && row.segment().is_some()
+            };
+            let is_odd = rows.len() > COPIES_PER_CHUNK || (rows.is_empty() && chunk > 0);
+            if !full || is_odd || !rows.iter().all(legal) {
+                return Err(malformed(PartKind::TextCopies));
+            }
+            count += rows.len();
+        }
+        Ok(count)
+    }
+
+    fn check_text_identities(&self, devices: usize, copies: usize) -> Result<(), FormatError> {
+        let chunks = self.chunk_count(PartKind::TextIdentities);
+        let mut count = 0;
+        for chunk in 0..chunks {
+            let rows = self.text_identities(chunk)?;
+            let identity =
+                |row: &ArchivedTextIdentity| (row.ino.to_native(), row.device.to_native());
+            let legal = |row: &ArchivedTextIdentity| {
+                let copy = row.copy.to_native();
+                let has_copy = row.copy().is_some_and(|copy| (copy as usize) < copies);
+                let wants_one =
+                    matches!(row.verdict(), TextVerdict::Complete | TextVerdict::Partial);
+                let (ino, device) = identity(row);
+                TextVerdict::from_byte(row.verdict) as u8 == row.verdict
+                    && (if wants_one { has_copy } else { copy == NO_COPY })
+                    && usize::from(device) < devices
+                    && is_time(&row.mtime)
+                    && is_time(&row.ctime)
+                    && identity_chunk(device, ino, chunks) == chunk
+            };
+            let ascending = rows.is_sorted_by(|a, b| identity(a) < identity(b));
+            if !ascending || !rows.iter().all(legal) {
+                return Err(malformed(PartKind::TextIdentities));
+            }
+            count += rows.len();
+        }
+        // The very number that the writer makes, so that the same rows are the same bytes.
+        if chunks as usize == count.div_ceil(IDENTITIES_PER_CHUNK).max(1) {
+            Ok(())
+        } else {
+            Err(malformed(PartKind::TextIdentities))
+        }
     }
 
     fn check_identities(&self, dirs: &[&ArchivedDirKey]) -> Result<(), FormatError> {

@@ -12,6 +12,9 @@ use elfuse_format::loader_cache::{
 };
 use elfuse_format::sidecar::{self, Content, NewEntry};
 use elfuse_format::span::Span;
+use elfuse_format::text::{
+    NO_COPY, SET_VERSION, TextCopy, TextIdentity, TextVerdict, block_start, copy_flags,
+};
 
 pub(crate) fn entry(name: &[u8], content: Content) -> NewEntry {
     NewEntry {
@@ -125,6 +128,11 @@ pub(crate) fn keys_content() -> KeysContent {
             ..file
         }],
         plain: vec![7, 0, u64::MAX],
+        text_identities: vec![
+            text_identity(12, TextVerdict::Complete, 0),
+            text_identity(9, TextVerdict::Clean, NO_COPY),
+        ],
+        text_copies: vec![text_copy()],
     }
 }
 
@@ -200,4 +208,45 @@ pub(crate) fn loader_cache() -> Vec<u8> {
     let bytes = content.encode().unwrap();
     assert_ne!(checksum(&bytes), 0);
     bytes
+}
+
+fn text_identity(ino: u64, verdict: TextVerdict, copy: u32) -> TextIdentity {
+    TextIdentity {
+        ino,
+        size: 34,
+        mtime: Time {
+            secs: 56,
+            nanos: 78,
+        },
+        ctime: Time {
+            secs: 90,
+            nanos: 12,
+        },
+        copy,
+        device: 1,
+        verdict: verdict as u8,
+    }
+}
+
+fn text_copy() -> TextCopy {
+    let content_hash = core::array::from_fn(|i| i as u8);
+    TextCopy {
+        content_hash,
+        block: u32::try_from(block_start(&content_hash)).unwrap(),
+        data_len: 0x1000,
+        code_len: 0x2000,
+        slots: 3,
+        annex: 0x9000,
+        p_offset: 0x1000,
+        p_vaddr: 0x2000,
+        p_filesz: 0x7654,
+        checksum: 0x1122_3344_5566_7788,
+        ino: 13,
+        size: 0xc000,
+        mtime: Time { secs: 1, nanos: 2 },
+        ctime: Time { secs: 3, nanos: 4 },
+        set_version: SET_VERSION,
+        device: 0,
+        flags: copy_flags::CPUID,
+    }
 }

@@ -1,14 +1,16 @@
-//! The table: which system calls are trapped, what is done for each, and which test covers it.
+//! The table: which system calls are served, what is done for each, and which test covers it.
 
 use super::call::Call;
 use super::calls::{
-    attributes, credentials, directories, files, names, refused, signals, sockets, tracing,
+    attributes, credentials, directories, files, memory, names, refused, signals, sockets, tracing,
 };
 use super::exec;
+use super::patched::{self, Frame};
 use super::pool::Taker;
 use super::process::process;
 use super::stacks::SignalStack;
-use super::{store, tell};
+use super::way::Way;
+use super::{faults, store, tell};
 use crate::guest::Memory;
 use crate::sys::abi::{SigInfo, UContext};
 use crate::sys::nr;
@@ -213,7 +215,8 @@ pub fn traps(nr: Nr, counts: bool, traces: bool) -> bool {
     }
 }
 
-const NUMBERS: usize = super::filter::NUMBERS as usize;
+/// How many numbers there are tables for.
+pub const NUMBERS: usize = super::filter::NUMBERS as usize;
 
 /// The table by number.
 static BY_NUMBER: [Option<Serve>; NUMBERS] = {
@@ -232,6 +235,51 @@ static BY_NUMBER: [Option<Serve>; NUMBERS] = {
 #[must_use]
 pub fn serve(nr: Nr) -> Option<Serve> {
     BY_NUMBER.get(nr.0 as usize).copied().flatten()
+}
+
+/// Calls that are served by which the guest may learn of a change from outside: they end leases when they return. Those that are not served
+/// are [`patched::ENDING`].
+const ENDS_LEASES: &[Nr] = &[
+    nr::PSELECT6,
+    nr::PPOLL,
+    nr::EPOLL_PWAIT,
+    nr::EPOLL_PWAIT2,
+    nr::IO_PGETEVENTS,
+    nr::RT_SIGSUSPEND,
+    nr::CONNECT,
+    nr::ACCEPT,
+    nr::ACCEPT4,
+    nr::SENDTO,
+    nr::SENDMSG,
+    nr::SENDMMSG,
+    nr::RECVFROM,
+    nr::RECVMSG,
+    nr::RECVMMSG,
+];
+
+static ENDS_LEASES_BY_NUMBER: [bool; NUMBERS] = {
+    let mut by_number = [false; NUMBERS];
+    let mut place = 0;
+    while place < ENDS_LEASES.len() {
+        let nr = ENDS_LEASES[place].0 as usize;
+        assert!(BY_NUMBER[nr].is_some(), "it is served");
+        by_number[nr] = true;
+        place += 1;
+    }
+    by_number
+};
+
+/// What is done for calls that may make memory executable, or keep the filter from being armed, where they come from a patched site.
+fn guarded(nr: Nr) -> Option<Serve> {
+    Some(match nr {
+        nr::MMAP => memory::mmap,
+        nr::MPROTECT | nr::PKEY_MPROTECT => memory::mprotect,
+        nr::SHMAT => memory::shmat,
+        nr::PERSONALITY => memory::personality,
+        nr::PRCTL => memory::prctl,
+        nr::SECCOMP => memory::seccomp,
+        _ => return None,
+    })
 }
 
 /// Serves a trapped call and leaves its result in the context. False: the call is none of ours; another filter trapped it.
@@ -253,21 +301,50 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
         registers.r9,
     ];
     let memory = Memory::under(context.mask);
-    if memory == Memory::ByKernel {
-        store::probe();
-    }
     let taker = Taker::on(SignalStack::from_words(context.stack));
     let mut call = Call {
         nr,
         args,
-        context,
+        way: Way::Trap(context),
         memory,
         process,
         taker,
     };
-    let result = tell::timed(nr, || serve(&mut call));
-    context.context.rax = result.0.cast_unsigned();
+    let result = answer(serve, &mut call);
+    if let Way::Trap(context) = call.way {
+        context.context.rax = result.0.cast_unsigned();
+    }
     true
+}
+
+/// Serves a call from a patched site.
+#[must_use]
+pub fn patched(nr: Nr, frame: &Frame) -> Raw {
+    let mut call = Call {
+        nr,
+        args: frame.args(),
+        way: Way::Patched(frame),
+        memory: faults::memory(frame.stack_pointer()),
+        process: process(),
+        taker: Taker::on_any_stack(),
+    };
+    let serve = serve(nr).or_else(|| guarded(nr));
+    answer(serve.unwrap_or(|call| call.as_given()), &mut call)
+}
+
+fn answer(serve: Serve, call: &mut Call<'_>) -> Raw {
+    let nr = call.nr;
+    if call.memory == Memory::ByKernel {
+        store::probe();
+    }
+    let result = tell::timed(nr, || serve(call));
+    if ENDS_LEASES_BY_NUMBER
+        .get(nr.0 as usize)
+        .is_some_and(|ends| *ends)
+    {
+        patched::end_leases();
+    }
+    result
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use super::pool::Pool;
 use super::stacks::Stacks;
+use super::text::Code;
 use crate::errno::Errno;
 use crate::options::Inherited;
 use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE, SIG_SETMASK, SignalSet};
@@ -24,7 +25,7 @@ pub struct Process {
     pub run: Inherited<'static>,
     /// What `/proc/self/exe` is on the host: the runtime's own file.
     pub runtime_path: &'static [u8],
-    /// Whether the filter is installed.
+    /// Whether the filter is installed. Ask [`Process::is_armed`].
     pub armed: AtomicBool,
     /// The sysroot's host path with a NUL.
     pub sysroot_path: &'static CStr,
@@ -36,6 +37,8 @@ pub struct Process {
     pub stacks: &'static Stacks,
     /// Lookup.
     pub vfs: Vfs<'static>,
+    /// What is known of code; `None`: nothing, and the filter is armed from the start.
+    pub code: Option<Code>,
     /// Where changes are announced to the other runs on this sysroot; `None`: to nobody.
     pub coherence: Option<&'static Coherence<'static>>,
 }
@@ -44,6 +47,9 @@ static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
 
 /// Sets the process's state, for handlers to find.
 pub fn set(process: &'static Process) -> &'static Process {
+    if let Some(coherence) = process.coherence {
+        super::patched::set_flag(coherence.ended_flag());
+    }
     PROCESS.store(core::ptr::from_ref(process).cast_mut(), Ordering::Release);
     process
 }
@@ -111,6 +117,7 @@ impl Process {
             pool: self.pool,
             stacks: self.stacks,
             vfs: self.vfs,
+            code: self.code,
             coherence: self.coherence,
         }
     }
@@ -153,7 +160,7 @@ impl Process {
     /// Whether the filter is installed: it stays over exec and is not stacked.
     #[must_use]
     pub fn is_armed(&self) -> bool {
-        self.armed.load(Ordering::Relaxed)
+        super::arm::is_armed(self)
     }
 
     /// Makes a call that may change what names there are.

@@ -11,6 +11,7 @@ use core::arch::global_asm;
 use super::Address;
 use crate::errno::Errno;
 use crate::sys::abi::PAGE;
+use crate::sys::clock;
 use crate::sys::host::gettid;
 use crate::sys::nr;
 use crate::sys::raw::{Nr, call};
@@ -59,7 +60,7 @@ unsafe extern "C" {
     static elfuse_string_fixed: u8;
 }
 
-/// Where execution goes on after a fault at `rip`, if that is one of the copies here: for the handler of SIGSEGV and SIGBUS.
+/// Where execution goes on after a fault at `rip`, if that is one of the copies here, or the reading of a counter: for the handler of SIGSEGV and SIGBUS.
 #[must_use]
 pub fn fix_up(rip: usize) -> Option<usize> {
     // Addresses of labels; nothing is read through them.
@@ -70,7 +71,7 @@ pub fn fix_up(rip: usize) -> Option<usize> {
     } else if rip == string {
         Some((&raw const elfuse_string_fixed).addr())
     } else {
-        None
+        clock::fix_up(rip)
     }
 }
 
@@ -115,9 +116,9 @@ fn by_kernel(nr: Nr, ours: usize, guests: Address, len: usize) -> Result<usize, 
     let remote = [guests.0, len];
     let args = [
         gettid() as usize,
-        local.as_ptr().addr(),
+        local.as_ptr().expose_provenance(),
         1,
-        remote.as_ptr().addr(),
+        remote.as_ptr().expose_provenance(),
         1,
         0,
     ];
@@ -129,7 +130,7 @@ pub(super) fn in_by_kernel(from: Address, into: &mut [u8]) -> Result<(), Errno> 
     if into.is_empty() {
         return Ok(());
     }
-    let ours = into.as_mut_ptr().addr();
+    let ours = into.as_mut_ptr().expose_provenance();
     match by_kernel(nr::PROCESS_VM_READV, ours, from, into.len()) {
         Ok(len) if len == into.len() => Ok(()),
         _ => Err(Errno::EFAULT),
@@ -142,7 +143,7 @@ pub(super) fn out_by_kernel(to: Address, bytes: &[u8]) -> Result<(), Errno> {
     }
     match by_kernel(
         nr::PROCESS_VM_WRITEV,
-        bytes.as_ptr().addr(),
+        bytes.as_ptr().expose_provenance(),
         to,
         bytes.len(),
     ) {

@@ -9,5 +9,6 @@ mod options;
 mod proc;
 mod processes;
 mod programs;
+mod publishing;
 mod signals;
 mod stacks;

@@ -1,0 +1,606 @@
+//! Patched copies of ELF files, `.elfuse/text/HASH`: which system calls they jump away for, how a copy is laid out behind the
+//! bytes of its original, and the two parts of [`crate::keys`] without which none is believed.
+//!
+//! ```text
+//!   copy:  | original, windows patched | padding | data   | code  |       a window:  jmp *[slot i]; int3 ...
+//!          0                           len       annex    ...     end
+//!                                                  |        |
+//!   mapped where the original was asked for        L ...    L + data_len ... below BLOCKS_END
+//! ```
+//!
+//! Data and code are linked for the low address L, which follows from the content hash. All else that a stub needs (where the
+//! runtime is, where the file was mapped) are words of the data that the runtime fills in, so that the code is never written to.
+
+use rkyv::{Archive, Serialize};
+
+use crate::elf_facts::ContentHash;
+use crate::header::PartTable;
+use crate::keys::{ArchivedTime, State, Time, identity_hash};
+
+/// Of the three lists below and of what stubs expect of the runtime. A copy made for another number is not used.
+pub const SET_VERSION: u32 = 1;
+
+/// What a call's number means to a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Class {
+    /// Nothing: the call goes straight to the kernel.
+    Plain = 0,
+    /// The runtime serves it.
+    Served = 1,
+    /// It may make memory executable: the runtime looks at it first.
+    Guarded = 2,
+    /// Its caller may learn from it of a change from outside: it ends leases.
+    Ending = 3,
+}
+
+/// Numbers that the runtime serves, ascending: those of its table but rt_sigreturn (15), by whose very code bytes unwinders know
+/// a signal frame.
+pub const SERVED: &[u32] = &[
+    2, 4, 6, 13, 14, 21, 42, 43, 44, 45, 46, 47, 49, 51, 52, 59, 76, 78, 79, 80, 82, 83, 84, 85,
+    86, 87, 88, 89, 90, 91, 92, 93, 94, 101, 105, 106, 113, 114, 116, 117, 119, 122, 123, 126, 130,
+    131, 132, 133, 134, 137, 155, 161, 163, 165, 166, 167, 168, 179, 188, 189, 190, 191, 192, 194,
+    195, 197, 198, 199, 217, 231, 235, 254, 257, 258, 259, 260, 261, 262, 263, 264, 265, 266, 267,
+    268, 269, 270, 271, 280, 281, 288, 299, 301, 303, 307, 316, 322, 332, 333, 425, 428, 429, 430,
+    433, 437, 439, 441, 442, 452, 457, 458, 463, 464, 465, 466, 467, 468, 469,
+];
+
+/// Numbers of calls that may make memory executable, ascending: mmap, mprotect, shmat, personality, pkey_mprotect; and of those by which
+/// a program restricts its own calls, prctl and seccomp: afterwards the runtime might not be able to install its filter.
+pub const GUARDED: &[u32] = &[9, 10, 30, 135, 157, 317, 329];
+
+/// Numbers of calls by which a program may learn of what happened outside, ascending; those that the runtime serves are not
+/// among them, as it ends leases itself.
+pub const ENDING: &[u32] = &[
+    0,   // read
+    7,   // poll
+    17,  // pread64
+    19,  // readv
+    23,  // select
+    24,  // sched_yield
+    34,  // pause
+    35,  // nanosleep
+    40,  // sendfile
+    61,  // wait4
+    65,  // semop
+    70,  // msgrcv
+    72,  // fcntl: F_SETLKW
+    73,  // flock
+    128, // rt_sigtimedwait
+    202, // futex
+    208, // io_getevents
+    215, // epoll_wait_old
+    220, // semtimedop
+    230, // clock_nanosleep
+    232, // epoll_wait
+    243, // mq_timedreceive
+    247, // waitid
+    275, // splice
+    276, // tee
+    295, // preadv
+    326, // copy_file_range
+    327, // preadv2
+    449, // futex_waitv
+    455, // futex_wait
+];
+
+const fn contains(list: &[u32], number: u32) -> bool {
+    let mut at = 0;
+    while at < list.len() {
+        if list[at] == number {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// The class of a number.
+#[must_use]
+pub const fn class(number: u32) -> Class {
+    if contains(SERVED, number) {
+        Class::Served
+    } else if contains(GUARDED, number) {
+        Class::Guarded
+    } else if contains(ENDING, number) {
+        Class::Ending
+    } else {
+        Class::Plain
+    }
+}
+
+/// Directory of the store that holds the copies.
+pub const TEXT_DIR: &str = "text";
+
+/// Name of a copy: 64 lower hexadecimal digits.
+#[must_use]
+pub fn copy_name(hash: &ContentHash) -> [u8; 64] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut name = [0; 64];
+    for (pair, byte) in name.as_chunks_mut::<2>().0.iter_mut().zip(hash) {
+        *pair = [
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        ];
+    }
+    name
+}
+
+/// Data, code and annex are whole pages of this size.
+pub const PAGE: u64 = 4096;
+/// The lowest address of a block.
+pub const BLOCKS_START: u64 = 0x1000_0000;
+/// Where all blocks end: a slot's address is a positive 32-bit displacement.
+pub const BLOCKS_END: u64 = 0x4000_0000;
+/// Blocks begin at multiples of this from [`BLOCKS_START`].
+pub const BLOCK_STEP: u64 = 0x1_0000;
+
+/// Where the block of the copy with this content hash begins.
+#[must_use]
+pub fn block_start(hash: &ContentHash) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    let steps = (BLOCKS_END - BLOCKS_START) / BLOCK_STEP;
+    BLOCKS_START + BLOCK_STEP * (u64::from_le_bytes(first) % steps)
+}
+
+/// Numbers of the words at the start of a block's data. All are 0 in the file.
+pub mod word {
+    /// Address of the runtime's entry for system calls.
+    pub const ENTRY: u64 = 0;
+    /// Address of the byte that ends leases.
+    pub const FLAG: u64 = 1;
+    /// Address of the runtime's entry for CPUID.
+    pub const CPUID: u64 = 2;
+    /// What is added to an address of the file to get the one in memory.
+    pub const BASE: u64 = 3;
+    /// Slot 0; before it four words are reserved.
+    pub const SLOTS: u64 = 8;
+}
+
+/// Bytes that the words of so many slots take.
+#[must_use]
+pub const fn words_len(slots: u32) -> u64 {
+    8 * (word::SLOTS + 2 * slots as u64)
+}
+
+/// How data that was made for `slots` slots lies in a block, and the block in the file and in memory. Only [`Layout::new`] makes
+/// one, so its numbers fit together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    block: u64,
+    data_len: u64,
+    code_len: u64,
+    slots: u32,
+    annex: u64,
+}
+
+impl Layout {
+    /// `None` where the numbers do not fit together, or the block not between [`BLOCKS_START`] and [`BLOCKS_END`].
+    #[must_use]
+    pub fn new(block: u64, data_len: u64, code_len: u64, slots: u32, annex: u64) -> Option<Self> {
+        let pages = |number: u64| number.is_multiple_of(PAGE);
+        let in_pages = pages(block) && pages(data_len) && pages(code_len) && pages(annex);
+        let end = block.checked_add(data_len)?.checked_add(code_len)?;
+        let fits = block >= BLOCKS_START && end <= BLOCKS_END && words_len(slots) <= data_len;
+        annex.checked_add(data_len)?.checked_add(code_len)?;
+        (in_pages && fits && slots > 0 && code_len > 0).then_some(Self {
+            block,
+            data_len,
+            code_len,
+            slots,
+            annex,
+        })
+    }
+
+    /// Address of the data, and of the whole block.
+    #[must_use]
+    pub fn data(&self) -> u64 {
+        self.block
+    }
+
+    /// Length of the data in bytes.
+    #[must_use]
+    pub fn data_len(&self) -> u64 {
+        self.data_len
+    }
+
+    /// Address of the code.
+    #[must_use]
+    pub fn code(&self) -> u64 {
+        self.block + self.data_len
+    }
+
+    /// Length of the code in bytes.
+    #[must_use]
+    pub fn code_len(&self) -> u64 {
+        self.code_len
+    }
+
+    /// How many slots there are.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Offset of the data in the copy.
+    #[must_use]
+    pub fn annex(&self) -> u64 {
+        self.annex
+    }
+
+    /// Length of the whole copy in bytes.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.annex + self.data_len + self.code_len
+    }
+
+    /// Address of slot `index`.
+    #[must_use]
+    pub fn slot(&self, index: u32) -> u64 {
+        self.block + 8 * (word::SLOTS + u64::from(index))
+    }
+
+    /// Address of the word that says where the file goes on behind window `index`.
+    #[must_use]
+    pub fn back(&self, index: u32) -> u64 {
+        self.slot(index) + 8 * u64::from(self.slots)
+    }
+
+    /// Whether `data` is what a copy of this layout may hold: slots that lead into the code, ways back that lead into the one executable
+    /// segment, all else zero. What it does not know of is whether the code is ours: that is for the checksum in the keys.
+    #[must_use]
+    pub fn accepts(&self, data: &[u8], segment: &Segment) -> bool {
+        let (words, rest) = data.as_chunks::<8>();
+        let slots = self.slots as usize;
+        let Some((head, words)) = words.split_at_checked(word::SLOTS as usize) else {
+            return false;
+        };
+        let (Some(jumps), Some(backs), Some(padding)) = (
+            words.get(..slots),
+            words.get(slots..2 * slots),
+            words.get(2 * slots..),
+        ) else {
+            return false;
+        };
+        let code = self.code()..self.code() + self.code_len;
+        let text = segment.vaddr..=segment.vaddr.saturating_add(segment.file_len);
+        data.len() as u64 == self.data_len
+            && rest.is_empty()
+            && head.iter().all(|word| *word == [0; 8])
+            && padding.iter().all(|word| *word == [0; 8])
+            && jumps
+                .iter()
+                .all(|to| code.contains(&u64::from_le_bytes(*to)))
+            && backs
+                .iter()
+                .all(|to| text.contains(&u64::from_le_bytes(*to)))
+    }
+}
+
+/// The one executable segment of a file that has a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// `p_offset`.
+    pub offset: u64,
+    /// `p_vaddr`.
+    pub vaddr: u64,
+    /// `p_filesz`.
+    pub file_len: u64,
+}
+
+/// What may be mapped for a file, and whether what is mapped makes every call that matters through the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TextVerdict {
+    /// Nothing that matters is in it: it is mapped as it is.
+    Clean = 1,
+    /// It has a copy in which every site that must be is patched.
+    Complete = 2,
+    /// It has a copy in which some are not.
+    Partial = 3,
+    /// It has sites and no copy.
+    Unpatched = 4,
+}
+
+impl TextVerdict {
+    /// The verdict that a byte stands for; one unknown here is none in the file's favour.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Clean,
+            2 => Self::Complete,
+            3 => Self::Partial,
+            _ => Self::Unpatched,
+        }
+    }
+}
+
+/// Rows of [`crate::header::PartKind::TextIdentities`] in a chunk, on average.
+pub const IDENTITIES_PER_CHUNK: usize = 256;
+/// Rows of [`crate::header::PartKind::TextCopies`] in each chunk but the last.
+pub const COPIES_PER_CHUNK: usize = 64;
+/// In [`TextIdentity::copy`]: none.
+pub const NO_COPY: u32 = u32::MAX;
+
+/// A sealed ELF file with executable code, as part 8 of the keys has it.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct TextIdentity {
+    /// `st_ino`.
+    pub ino: u64,
+    /// `st_size`.
+    pub size: u64,
+    /// `st_mtim`.
+    pub mtime: Time,
+    /// `st_ctim`.
+    pub ctime: Time,
+    /// Number of the copy, or [`NO_COPY`].
+    pub copy: u32,
+    /// Row of the device table.
+    pub device: u16,
+    /// See [`TextVerdict`].
+    pub verdict: u8,
+}
+
+/// Bits of [`TextCopy::flags`].
+pub mod copy_flags {
+    /// Some calls that should end leases do not.
+    pub const ENDINGS_LEFT: u16 = 1 << 0;
+    /// Has CPUID sites.
+    pub const CPUID: u16 = 1 << 1;
+}
+
+/// A patched copy, as part 9 of the keys has it.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct TextCopy {
+    /// Of the original; the copy's name.
+    pub content_hash: ContentHash,
+    /// Where data and code belong.
+    pub block: u32,
+    /// Bytes of data.
+    pub data_len: u32,
+    /// Bytes of code.
+    pub code_len: u32,
+    /// Slots.
+    pub slots: u32,
+    /// Where in the copy the data begins.
+    pub annex: u64,
+    /// `p_offset` of the executable segment.
+    pub p_offset: u64,
+    /// `p_vaddr` of it.
+    pub p_vaddr: u64,
+    /// `p_filesz` of it.
+    pub p_filesz: u64,
+    /// Checksum of data and code.
+    pub checksum: u64,
+    /// `st_ino` of the copy.
+    pub ino: u64,
+    /// `st_size` of the copy.
+    pub size: u64,
+    /// `st_mtim` of the copy.
+    pub mtime: Time,
+    /// `st_ctim` of the copy.
+    pub ctime: Time,
+    /// [`SET_VERSION`] when it was made.
+    pub set_version: u32,
+    /// Row of the device table for the copy.
+    pub device: u16,
+    /// See [`copy_flags`].
+    pub flags: u16,
+}
+
+/// The chunk that has the row of this identity, of so many.
+#[must_use]
+pub fn identity_chunk(device: u16, ino: u64, chunks: u32) -> u32 {
+    let chunk = (identity_hash(device, ino) >> 32) % u64::from(chunks.max(1));
+    u32::try_from(chunk).unwrap_or(0)
+}
+
+/// How many chunks a chunked part has.
+#[must_use]
+pub fn chunk_count(table: &PartTable<'_>, kind: crate::header::PartKind) -> u32 {
+    let rows = table.rows().filter(|row| row.kind == kind as u16);
+    u32::try_from(rows.count()).unwrap_or(0)
+}
+
+/// The row of an identity in its chunk. Rows that are out of order may hide it, which costs speed.
+#[must_use]
+pub fn find_identity(
+    rows: &[ArchivedTextIdentity],
+    device: u16,
+    ino: u64,
+) -> Option<&ArchivedTextIdentity> {
+    let found = rows.binary_search_by_key(&(ino, device), |row| {
+        (row.ino.to_native(), row.device.to_native())
+    });
+    rows.get(found.ok()?)
+}
+
+fn is_state(
+    (ino, mtime, ctime): (u64, &ArchivedTime, &ArchivedTime),
+    dev: Option<u64>,
+    found: &State,
+) -> bool {
+    let state = dev.map(|dev| State {
+        dev,
+        ino,
+        mtime: mtime.to_native(),
+        ctime: ctime.to_native(),
+    });
+    state == Some(*found)
+}
+
+impl ArchivedTextIdentity {
+    /// Whether the row was made from the state `found` of a file of `size` bytes. `dev` is what the device table has for its device;
+    /// `None` never holds.
+    #[must_use]
+    pub fn holds(&self, dev: Option<u64>, found: &State, size: u64) -> bool {
+        let own = (self.ino.to_native(), &self.mtime, &self.ctime);
+        self.size.to_native() == size && is_state(own, dev, found)
+    }
+
+    /// What may be mapped.
+    #[must_use]
+    pub fn verdict(&self) -> TextVerdict {
+        TextVerdict::from_byte(self.verdict)
+    }
+
+    /// Number of the copy, where the verdict says that there is one.
+    #[must_use]
+    pub fn copy(&self) -> Option<u32> {
+        let has_one = matches!(self.verdict(), TextVerdict::Complete | TextVerdict::Partial);
+        Some(self.copy.to_native()).filter(|copy| has_one && *copy != NO_COPY)
+    }
+}
+
+impl ArchivedTextCopy {
+    /// Whether the row was made from the state `found` of a copy of `size` bytes, for the runtime that asks.
+    #[must_use]
+    pub fn holds(&self, dev: Option<u64>, found: &State, size: u64) -> bool {
+        let own = (self.ino.to_native(), &self.mtime, &self.ctime);
+        self.set_version.to_native() == SET_VERSION
+            && self.size.to_native() == size
+            && is_state(own, dev, found)
+    }
+
+    /// Where its pieces are; `None` if the row contradicts itself or its own file's size.
+    #[must_use]
+    pub fn layout(&self) -> Option<Layout> {
+        let layout = Layout::new(
+            self.block.to_native().into(),
+            self.data_len.to_native().into(),
+            self.code_len.to_native().into(),
+            self.slots.to_native(),
+            self.annex.to_native(),
+        )?;
+        let is_own = block_start(&self.content_hash) == layout.data();
+        (is_own && layout.file_len() == self.size.to_native()).then_some(layout)
+    }
+
+    /// The executable segment; `None` if it cannot be mapped or does not lie in front of the annex.
+    #[must_use]
+    pub fn segment(&self) -> Option<Segment> {
+        let segment = Segment {
+            offset: self.p_offset.to_native(),
+            vaddr: self.p_vaddr.to_native(),
+            file_len: self.p_filesz.to_native(),
+        };
+        let congruent = segment.offset % PAGE == segment.vaddr % PAGE;
+        let inside = segment.offset.checked_add(segment.file_len)? <= self.annex.to_native();
+        segment.vaddr.checked_add(segment.file_len)?;
+        (congruent && inside && segment.file_len > 0).then_some(segment)
+    }
+}
+
+#[cfg(feature = "alloc")]
+pub use write::{copy_chunks, identity_chunks};
+
+#[cfg(feature = "alloc")]
+mod write {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use super::{COPIES_PER_CHUNK, IDENTITIES_PER_CHUNK, TextCopy, TextIdentity, identity_chunk};
+
+    /// The chunks of part 8. Of two rows with one identity (hard links, bind mounts) one is kept.
+    #[must_use]
+    pub fn identity_chunks(rows: &[TextIdentity]) -> Vec<Vec<TextIdentity>> {
+        let mut sorted = rows.to_vec();
+        sorted.sort_by_key(|row| (row.ino, row.device));
+        sorted.dedup_by_key(|row| (row.ino, row.device));
+        let count = sorted.len().div_ceil(IDENTITIES_PER_CHUNK).max(1);
+        let mut chunks = vec![Vec::new(); count];
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        for row in sorted {
+            chunks[identity_chunk(row.device, row.ino, count) as usize].push(row);
+        }
+        chunks
+    }
+
+    /// The chunks of part 9; one empty chunk where there are no copies.
+    #[must_use]
+    pub fn copy_chunks(rows: &[TextCopy]) -> Vec<Vec<TextCopy>> {
+        if rows.is_empty() {
+            return vec![Vec::new()];
+        }
+        rows.chunks(COPIES_PER_CHUNK).map(<[_]>::to_vec).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        BLOCK_STEP, BLOCKS_END, BLOCKS_START, Class, ENDING, GUARDED, Layout, PAGE, SERVED,
+        Segment, block_start, class, copy_name, words_len,
+    };
+
+    #[test]
+    fn the_lists_are_ascending_and_have_no_number_in_common() {
+        let mut all: std::vec::Vec<u32> = [SERVED, GUARDED, ENDING].concat();
+        for list in [SERVED, GUARDED, ENDING] {
+            assert!(list.is_sorted_by(|a, b| a < b));
+        }
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(!all.contains(&15), "rt_sigreturn is never patched");
+        assert_eq!(
+            [class(257), class(9), class(0), class(39)],
+            [Class::Served, Class::Guarded, Class::Ending, Class::Plain]
+        );
+    }
+
+    #[test]
+    fn a_block_lies_in_the_room_for_blocks_whatever_the_hash() {
+        for first in [0, 1, 12_287, 12_288, u64::MAX] {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&first.to_le_bytes());
+            let start = block_start(&hash);
+            assert!((BLOCKS_START..=BLOCKS_END - BLOCK_STEP).contains(&start));
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_copy_is_the_hash_in_lower_digits() {
+        let mut hash = [0; 32];
+        (hash[0], hash[31]) = (0xab, 0x01);
+        let name = copy_name(&hash);
+        assert!(name.starts_with(b"ab00") && name.ends_with(b"0001"));
+    }
+
+    #[test]
+    fn a_layout_that_leaves_the_room_for_blocks_is_none() {
+        assert!(Layout::new(BLOCKS_START, PAGE, PAGE, 1, 0).is_some());
+        assert!(Layout::new(BLOCKS_START - PAGE, PAGE, PAGE, 1, 0).is_none());
+        assert!(Layout::new(BLOCKS_END - PAGE, PAGE, PAGE, 1, 0).is_none());
+        assert!(Layout::new(BLOCKS_START, PAGE, PAGE, 253, 0).is_none());
+        assert!(Layout::new(BLOCKS_START, PAGE, 100, 1, 0).is_none());
+        assert!(Layout::new(u64::MAX - 4095, PAGE, PAGE, 1, 0).is_none());
+        assert!(Layout::new(BLOCKS_START, PAGE, PAGE, 1, u64::MAX - 4095).is_none());
+    }
+
+    #[test]
+    fn data_whose_words_lead_elsewhere_are_not_accepted() {
+        let layout = Layout::new(BLOCKS_START, PAGE, PAGE, 2, 0).unwrap();
+        let segment = Segment {
+            offset: 0,
+            vaddr: 0x1000,
+            file_len: 0x100,
+        };
+        let mut data = std::vec![0; PAGE as usize];
+        let code = layout.code().to_le_bytes();
+        for (at, word) in [(64, code), (72, code), (80, [0, 0x10, 0, 0, 0, 0, 0, 0])] {
+            data[at..at + 8].copy_from_slice(&word);
+        }
+        data[88..96].copy_from_slice(&0x1100_u64.to_le_bytes());
+        assert_eq!(words_len(2), 96);
+        assert!(layout.accepts(&data, &segment));
+        for (at, word) in [(0, 1), (64, 0), (72, layout.data()), (88, 0x1101), (96, 1)] {
+            let mut wrong = data.clone();
+            wrong[at..at + 8].copy_from_slice(&word.to_le_bytes());
+            assert!(!layout.accepts(&wrong, &segment), "{at}");
+        }
+        assert!(!layout.accepts(&data[..64], &segment));
+    }
+}
