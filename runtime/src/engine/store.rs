@@ -25,7 +25,7 @@ use crate::sys::clock;
 use crate::sys::host::{
     Fd, chmod, close, fstat, getpid, getuid, openat, pread, rename, unlink, write,
 };
-use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, shared};
+use crate::sys::memory::{self, anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
     Absences, Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode,
@@ -37,6 +37,9 @@ const INDEX_ROOM: usize = 64 << 20;
 
 /// Memory that absent names, and where the beginnings of paths lead, are remembered in.
 const ABSENCE_ROOM: usize = 512 << 10;
+
+/// The rest of what a process keeps: work areas, signal stacks, its state.
+const KEPT: usize = 12 << 20;
 
 /// A file of the store, mapped.
 #[derive(Debug, Clone, Copy)]
@@ -242,6 +245,14 @@ fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static
     let base = NonNull::from(room).cast();
     // SAFETY: fresh memory of the process's own, given away here.
     arena.place(unsafe { IndexArena::new(base, len) })
+}
+
+/// Maps at once what a process is going to keep.
+///
+/// # Errors
+/// ENOMEM.
+pub fn reserve() -> Result<(), Errno> {
+    memory::reserve(INDEX_ROOM + ABSENCE_ROOM + KEPT)
 }
 
 /// A word of 0 that this process has in common with its children until they execute something.
