@@ -179,7 +179,8 @@ fn deepest(
         return (0, Vec::new());
     }
     let mut most = (0, Vec::new());
-    let by_table = function.name.contains("dispatch") && function.calls_by_pointer;
+    let serves = |part: &&str| function.name.contains(*part);
+    let by_table = function.calls_by_pointer && ["8dispatch", "4tell5timed"].iter().any(serves);
     let pointed_to = table.iter().filter(|_| by_table);
     for next in function.calls.iter().chain(pointed_to) {
         let found = deepest(*next, functions, table, known, under_way);
@@ -234,8 +235,11 @@ fn a_call_from_a_patched_site_takes_no_more_of_the_guests_stack_than_was_promise
         .expect("the entry's symbol");
     let (mut known, mut under_way) = (BTreeMap::new(), BTreeSet::new());
     let (stack, way) = deepest(entry, &functions, &table, &mut known, &mut under_way);
-    let followed = |function: &u64| known.contains_key(function);
-    assert!(table.iter().all(followed), "{} functions", known.len());
+    let mut left_out: Vec<_> = table.iter().collect();
+    left_out.retain(|function| !known.contains_key(function));
+    let named = |function: &u64| functions.get(function).map(|function| &function.name);
+    let left_out: Vec<_> = left_out.into_iter().map(named).collect();
+    assert!(left_out.is_empty(), "not followed: {left_out:#?}");
     let names = || {
         let line = |start: &u64| format!("{:6} {}", functions[start].stack, functions[start].name);
         way.iter().rev().map(line).collect::<Vec<_>>()
