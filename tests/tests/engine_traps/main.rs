@@ -7,6 +7,7 @@ mod entered;
 mod guest;
 mod memory;
 mod options;
+mod patched;
 mod proc;
 mod processes;
 mod programs;
