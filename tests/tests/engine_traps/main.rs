@@ -3,6 +3,7 @@
 //! they are run by as well.
 
 mod descriptors;
+mod entered;
 mod guest;
 mod memory;
 mod options;
