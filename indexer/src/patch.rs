@@ -215,6 +215,15 @@ impl Analysis<'_> {
                         found.push((site_of(&around), Some(around)));
                     }
                     _ if code::is_inside_another(&self.image, stretch, candidate.0) => {}
+                    _ if code::is_out_of_reach(
+                        &self.image,
+                        (stretch, &layout),
+                        marks
+                            .get_or_insert_with(|| code::targets(&self.image, &layout))
+                            .as_ref()
+                            .unwrap_or(&nowhere),
+                        candidate.0,
+                    ) => {}
                     _ => found.extend(self.unclear(*candidate)),
                 }
             }

@@ -58,6 +58,8 @@ impl Bits {
 pub(super) struct Marks {
     /// By a branch of their own stretch.
     within: Bits,
+    /// By a jump through a table of their own stretch.
+    by_table: Bits,
     /// By anything else.
     from_elsewhere: Bits,
 }
@@ -66,6 +68,7 @@ impl Marks {
     fn new(range: &Range<u64>) -> Self {
         Self {
             within: Bits::new(range),
+            by_table: Bits::new(range),
             from_elsewhere: Bits::new(range),
         }
     }
@@ -79,9 +82,19 @@ impl Marks {
         self.from_elsewhere.has(vaddr)
     }
 
+    /// Whether a jump through a table of the same stretch may lead here.
+    pub(super) fn is_in_table(&self, vaddr: u64) -> bool {
+        self.by_table.has(vaddr)
+    }
+
+    /// Whether an address is marked.
+    pub(super) fn has(&self, vaddr: u64) -> bool {
+        self.within.has(vaddr) || self.by_table.has(vaddr) || self.from_elsewhere.has(vaddr)
+    }
+
     /// Whether any address of the range is marked.
     pub(super) fn any(&self, mut range: Range<u64>) -> bool {
-        range.any(|vaddr| self.within.has(vaddr) || self.from_elsewhere.has(vaddr))
+        range.any(|vaddr| self.has(vaddr))
     }
 }
 
@@ -316,6 +329,48 @@ pub(super) fn is_inside_another(image: &Image<'_>, stretch: &Stretch, vaddr: u64
     false
 }
 
+/// The most addresses that may be gone to in one gap.
+const MOST_ENTRIES: usize = 4096;
+
+/// Whether the bytes at `vaddr`, which no function covers, are no instruction that is come to: no way from where the gap may be
+/// entered leads there. They are a table then, of which hand-written code has some between its functions.
+pub(super) fn is_out_of_reach(
+    image: &Image<'_>,
+    (stretch, layout): (&Stretch, &Layout),
+    marks: &Marks,
+    vaddr: u64,
+) -> bool {
+    let covered = stretch.covered.min(stretch.end);
+    if !layout.has_unwind || vaddr < covered {
+        return false;
+    }
+    let mut entries: Vec<u64> = (covered..=vaddr).filter(|at| marks.has(*at)).collect();
+    if covered > stretch.start {
+        match read(image, stretch, layout)
+            .iter()
+            .rfind(|one| one.next_ip() <= covered)
+        {
+            Some(last) if last.next_ip() == covered && !goes_on(last) => {}
+            Some(last) if last.next_ip() == covered => entries.push(covered),
+            _ => return false,
+        }
+    }
+    let leads_there = |entry: &u64| {
+        let mut decoder = decoder(image, *entry..stretch.end);
+        let next = || {
+            let decoder = decoder.as_mut().filter(|decoder| decoder.can_decode())?;
+            Some(decoder.decode()).filter(|one| !one.is_invalid() && one.ip() <= vaddr)
+        };
+        let mut way = std::iter::from_fn(next);
+        way.try_for_each(|one| match one.ip() == vaddr {
+            true => Err(true),
+            false if goes_on(&one) || one.flow_control() == FlowControl::Call => Ok(()),
+            false => Err(false),
+        }) == Err(true)
+    };
+    entries.len() <= MOST_ENTRIES && !entries.iter().any(leads_there)
+}
+
 /// Marks every address that may be gone to other than from the instruction before it.
 pub(super) fn targets(image: &Image<'_>, layout: &Layout) -> Option<Marks> {
     let first = image.loads().find(Load::is_code)?;
@@ -342,7 +397,7 @@ pub(super) fn targets(image: &Image<'_>, layout: &Layout) -> Option<Marks> {
     for stretch in &layout.stretches {
         mark_branches(image, stretch, &range, &mut marks, &mut references);
     }
-    references.mark_tables(image, &range, &mut marks);
+    references.mark_tables(image, layout, &range, &mut marks);
     Some(marks)
 }
 
@@ -351,19 +406,26 @@ pub(super) fn targets(image: &Image<'_>, layout: &Layout) -> Option<Marks> {
 struct References {
     /// In any way.
     all: Vec<u64>,
-    /// Those whose address is taken: they may be tables of distances from themselves, as position-independent code has them.
-    taken: Vec<u64>,
+    /// Those whose address is taken, and the start of the stretch that does it: they may be tables of distances from themselves, as
+    /// position-independent code has them.
+    taken: Vec<(u64, u64)>,
 }
 
 impl References {
     /// A table goes up to what leads elsewhere, or to the next thing that is referred to. What is no table at all marks a few addresses
     /// too many.
-    fn mark_tables(mut self, image: &Image<'_>, range: &Range<u64>, marks: &mut Marks) {
+    fn mark_tables(
+        mut self,
+        image: &Image<'_>,
+        layout: &Layout,
+        range: &Range<u64>,
+        marks: &mut Marks,
+    ) {
         self.all.sort_unstable();
         self.all.dedup();
         self.taken.sort_unstable();
         self.taken.dedup();
-        for table in self.taken {
+        for (table, taker) in self.taken {
             let after = self.all.partition_point(|vaddr| *vaddr <= table);
             let end = self.all.get(after).copied().unwrap_or(u64::MAX);
             let bytes = image.at(table, end - table).unwrap_or_default();
@@ -374,7 +436,11 @@ impl References {
                 table.wrapping_add(i64::from(distance.cast_signed()).cast_unsigned())
             });
             for vaddr in targets.take_while(|vaddr| range.contains(vaddr)) {
-                marks.set(vaddr);
+                if layout.find(vaddr).is_some_and(|found| found.start == taker) {
+                    marks.by_table.set(vaddr);
+                } else {
+                    marks.set(vaddr);
+                }
             }
         }
     }
@@ -420,7 +486,7 @@ fn mark_branches(
             } else {
                 references.all.push(vaddr);
                 if instruction.mnemonic() == Mnemonic::Lea {
-                    references.taken.push(vaddr);
+                    references.taken.push((vaddr, stretch.start));
                 }
             }
         }
