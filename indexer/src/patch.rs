@@ -289,6 +289,11 @@ impl Analysis<'_> {
         let somewhere = Block::new(elfuse_format::text::BLOCKS_START, PAGE, PAGE, 2, 0);
         let somewhere = somewhere.ok_or(Refusal::File)?;
         let original = self.original(around, window);
+        let segment = self.segment.ok_or(Refusal::File)?;
+        let way_back = window.way_back(around).wrapping_sub(segment.vaddr);
+        if way_back > segment.file_len {
+            return Err(Refusal::Branch);
+        }
         stub::stub(around, window, original, (&somewhere, 0), somewhere.code())
             .map(drop)
             .map_err(|stub::NotMovable| Refusal::Register)
@@ -363,7 +368,7 @@ impl Analysis<'_> {
             code.extend(stub.ok()?);
             let addresses = window.addresses(around);
             set(preliminary.slot(index), stub_at)?;
-            set(preliminary.back(index), addresses.end)?;
+            set(preliminary.back(index), window.way_back(around))?;
             if window.shape == Shape::D {
                 set(preliminary.slot(index + 1), stub_at)?;
                 set(

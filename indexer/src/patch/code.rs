@@ -329,6 +329,23 @@ pub(super) fn is_inside_another(image: &Image<'_>, stretch: &Stretch, vaddr: u64
     false
 }
 
+/// Whether a program dies of an instruction, so that none behind it is come to.
+fn is_forbidden(instruction: &Instruction) -> bool {
+    instruction.is_privileged()
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::In
+                | Mnemonic::Out
+                | Mnemonic::Insb
+                | Mnemonic::Insd
+                | Mnemonic::Outsb
+                | Mnemonic::Outsd
+                | Mnemonic::Cli
+                | Mnemonic::Sti
+                | Mnemonic::Hlt
+        )
+}
+
 /// The most addresses that may be gone to in one gap.
 const MOST_ENTRIES: usize = 4096;
 
@@ -359,7 +376,9 @@ pub(super) fn is_out_of_reach(
         let mut decoder = decoder(image, *entry..stretch.end);
         let next = || {
             let decoder = decoder.as_mut().filter(|decoder| decoder.can_decode())?;
-            Some(decoder.decode()).filter(|one| !one.is_invalid() && one.ip() <= vaddr)
+            let one = decoder.decode();
+            let goes = !one.is_invalid() && !is_forbidden(&one) && one.ip() <= vaddr;
+            goes.then_some(one)
         };
         let mut way = std::iter::from_fn(next);
         way.try_for_each(|one| match one.ip() == vaddr {
