@@ -5,6 +5,7 @@
 //! section headers name; a *stretch* goes from one to the next and is decoded from its own start. What is decoded is believed to be
 //! code only where nothing contradicts it: see [`Stretch::is_code`].
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use iced_x86::{
@@ -346,8 +347,8 @@ fn is_forbidden(instruction: &Instruction) -> bool {
         )
 }
 
-/// The most addresses that may be gone to in one gap.
-const MOST_ENTRIES: usize = 4096;
+/// The most instructions of a gap that are followed.
+const MOST_SEEN: usize = 1 << 16;
 
 /// Whether the bytes at `vaddr`, which no function covers, are no instruction that is come to: no way from where the gap may be
 /// entered leads there. They are a table then, of which hand-written code has some between its functions.
@@ -361,33 +362,45 @@ pub(super) fn is_out_of_reach(
     if !layout.has_unwind || vaddr < covered {
         return false;
     }
-    let mut entries: Vec<u64> = (covered..=vaddr).filter(|at| marks.has(*at)).collect();
+    // Branches that a table seems to have are not among them: it would be entered by itself.
+    let mut todo: Vec<u64> = (covered..=vaddr)
+        .filter(|at| marks.is_entered(*at))
+        .collect();
+    todo.extend((covered..=vaddr).filter(|at| marks.is_in_table(*at)));
     if covered > stretch.start {
-        match read(image, stretch, layout)
-            .iter()
-            .rfind(|one| one.next_ip() <= covered)
-        {
+        let function = read(image, stretch, layout);
+        let inside = function.iter().filter(|one| one.next_ip() <= covered);
+        match inside.clone().next_back() {
             Some(last) if last.next_ip() == covered && !goes_on(last) => {}
-            Some(last) if last.next_ip() == covered => entries.push(covered),
+            Some(last) if last.next_ip() == covered => todo.push(covered),
             _ => return false,
         }
+        todo.extend(inside.map(Instruction::near_branch_target));
     }
-    let leads_there = |entry: &u64| {
-        let mut decoder = decoder(image, *entry..stretch.end);
-        let next = || {
-            let decoder = decoder.as_mut().filter(|decoder| decoder.can_decode())?;
-            let one = decoder.decode();
-            let goes = !one.is_invalid() && !is_forbidden(&one) && one.ip() <= vaddr;
-            goes.then_some(one)
+    let gap = covered..stretch.end;
+    let mut seen = HashSet::new();
+    while let Some(entry) = todo.pop() {
+        if !gap.contains(&entry) || seen.contains(&entry) {
+            continue;
+        }
+        let Some(mut decoder) = decoder(image, entry..stretch.end) else {
+            return false;
         };
-        let mut way = std::iter::from_fn(next);
-        way.try_for_each(|one| match one.ip() == vaddr {
-            true => Err(true),
-            false if goes_on(&one) || one.flow_control() == FlowControl::Call => Ok(()),
-            false => Err(false),
-        }) == Err(true)
-    };
-    entries.len() <= MOST_ENTRIES && !entries.iter().any(leads_there)
+        while decoder.can_decode() && seen.insert(decoder.ip()) {
+            let one = decoder.decode();
+            if one.ip() == vaddr || seen.len() > MOST_SEEN {
+                return false;
+            }
+            if one.is_invalid() || is_forbidden(&one) {
+                break;
+            }
+            todo.push(one.near_branch_target());
+            if !goes_on(&one) && one.flow_control() != FlowControl::Call {
+                break;
+            }
+        }
+    }
+    true
 }
 
 /// Marks every address that may be gone to other than from the instruction before it.

@@ -165,9 +165,11 @@ impl<'m> Chooser<'m> {
             return Err(Refusal::Taken);
         }
         // An address relative to the instruction is made one relative to r11, which no other instruction of the window may use.
+        // That a system call writes to it is why it is free.
         let window = &code[range.clone()];
+        let mut others = window.iter().filter(|one| one.code() != Code::Syscall);
         let is_relative = window.iter().any(Instruction::is_ip_rel_memory_operand);
-        if is_relative && window.iter().any(touches_r11) {
+        if is_relative && others.any(touches_r11) {
             return Err(Refusal::Register);
         }
         Ok(())
