@@ -81,7 +81,8 @@ fn each_function_gets_its_shape_and_what_must_not_be_patched_a_reason() {
         .sites
         .iter()
         .filter(|site| site.kind == Kind::Syscall(Some(79)));
-    assert_eq!(looped.count(), 7, "the number of the loop is known as well");
+    // Not of `branch_into`, whose second call has the first one's result for a number.
+    assert_eq!(looped.count(), 6);
 }
 
 #[test]
