@@ -26,7 +26,9 @@ use crate::sys::clock;
 use crate::sys::host::{
     Fd, chmod, close, fstat, getpid, getuid, openat, pread, rename, unlink, write,
 };
-use crate::sys::memory::{advise, anonymous, anonymous_shared, hostile, replace_shared, shared};
+use crate::sys::memory::{
+    self, advise, anonymous, anonymous_shared, hostile, replace_shared, shared,
+};
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
     Absences, Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode,
@@ -41,6 +43,9 @@ const ABSENCE_ROOM: usize = 512 << 10;
 
 /// From how many bytes on the memory for a copy is made at once.
 const POPULATED: usize = 4 * PAGE;
+
+/// The rest of what a process keeps: work areas, signal stacks, its state.
+const KEPT: usize = 12 << 20;
 
 /// A file of the store, mapped.
 #[derive(Debug, Clone, Copy)]
@@ -252,6 +257,14 @@ fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static
     let base = NonNull::from(room).cast();
     // SAFETY: fresh memory of the process's own, given away here.
     arena.place(unsafe { IndexArena::new(base, len) })
+}
+
+/// Maps at once what a process is going to keep.
+///
+/// # Errors
+/// ENOMEM.
+pub fn reserve() -> Result<(), Errno> {
+    memory::reserve(INDEX_ROOM + ABSENCE_ROOM + KEPT)
 }
 
 /// A word of 0 that this process has in common with its children until they execute something.
