@@ -84,7 +84,7 @@ fn told(guest: &Guest, line: &[&str], way: &str, rounds: usize) -> String {
         let mut byte = [0];
         from.read_exact(&mut byte).expect("what the guest says");
         assert_eq!(byte, *b"?", "the guest has ended");
-        let path = guest.scratch.path(&directory(way, round)).join("told");
+        let path = guest.scratch.path(directory(way, round)).join("told");
         File::create_new(path).expect("a file");
         to.write_all(b"!").expect("telling the guest");
     }
@@ -113,7 +113,7 @@ fn a_guest_that_was_told_of_a_file_by_a_pipe_finds_it() {
     let entered = [("read", rounds()), ("ppoll", rounds()), ("unseen", 500)];
     for (way, rounds) in entered.into_iter().chain([("library", rounds())]) {
         for round in 0..rounds {
-            guest.scratch.directory(&directory(way, round));
+            guest.scratch.directory(directory(way, round));
         }
     }
     // It waits until the directories are old enough to be believed.
