@@ -107,6 +107,15 @@ fn common(mut entry: Reader<'_>) -> Option<Common> {
     Some(found)
 }
 
+/// By how much the entry of a function begins too early. Unwinders look up the address before a return address, so that of the code that a signal
+/// handler returns to begins one byte before it. Read from there, its first instruction is none, and the number of its call not known.
+fn early(image: &Image<'_>, start: u64) -> u64 {
+    // `mov $15, %rax` and `syscall`, by which unwinders know it.
+    const RESTORER: &[u8] = &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+    let behind = start.checked_add(1).and_then(|at| image.at(at, 9));
+    u64::from(behind == Some(RESTORER))
+}
+
 impl Unwind {
     /// What can be read; a table that is damaged ends where the damage begins.
     pub(super) fn read(image: &Image<'_>) -> Self {
@@ -189,7 +198,8 @@ impl Unwind {
     ) -> Option<()> {
         let start = entry.pointer(common.pointer, true)?;
         let len = entry.pointer(common.pointer, false)?;
-        self.functions.push(start..start.checked_add(len)?);
+        let end = start.checked_add(len)?;
+        self.functions.push(start + early(image, start)..end);
         let (true, Some(encoding)) = (common.has_augmentation, common.lsda) else {
             return None;
         };
