@@ -72,6 +72,8 @@ struct Common {
     pointer: u8,
     lsda: Option<u8>,
     has_augmentation: bool,
+    /// Of what handlers of signals return to.
+    is_signal_frame: bool,
 }
 
 const OMITTED: u8 = 0xff;
@@ -100,20 +102,12 @@ fn common(mut entry: Reader<'_>) -> Option<Common> {
                 let encoding = entry.byte()?;
                 entry.pointer(encoding, false)?;
             }
-            b'S' | b'B' | 0 => {}
+            b'S' => found.is_signal_frame = true,
+            b'B' | 0 => {}
             _ => return None,
         }
     }
     Some(found)
-}
-
-/// By how much the entry of a function begins too early. Unwinders look up the address before a return address, so that of the code that a signal
-/// handler returns to begins one byte before it. Read from there, its first instruction is none, and the number of its call not known.
-fn early(image: &Image<'_>, start: u64) -> u64 {
-    // `mov $15, %rax` and `syscall`, by which unwinders know it.
-    const RESTORER: &[u8] = &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
-    let behind = start.checked_add(1).and_then(|at| image.at(at, 9));
-    u64::from(behind == Some(RESTORER))
 }
 
 impl Unwind {
@@ -198,8 +192,9 @@ impl Unwind {
     ) -> Option<()> {
         let start = entry.pointer(common.pointer, true)?;
         let len = entry.pointer(common.pointer, false)?;
-        let end = start.checked_add(len)?;
-        self.functions.push(start + early(image, start)..end);
+        // A return address is looked up one byte before itself, so that entries for these begin one byte before their code.
+        let first = start + u64::from(common.is_signal_frame);
+        self.functions.push(first..start.checked_add(len)?);
         let (true, Some(encoding)) = (common.has_augmentation, common.lsda) else {
             return None;
         };
