@@ -45,6 +45,7 @@ pub struct Index {
     input_keys: Vec<ArchivedFileKey>,
     plain: Vec<u64>,
     devices: Vec<u64>,
+    has_attributes: bool,
 }
 
 const MISMATCH: FormatError = FormatError::Malformed {
@@ -75,6 +76,7 @@ impl Index {
             input_keys: Vec::new(),
             plain: Vec::new(),
             devices: Vec::new(),
+            has_attributes: false,
         };
         index.read_dirs().map_err(format(names::LOADER_CACHE))?;
         if !index.read_keys().map_err(format(names::KEYS))? {
@@ -96,6 +98,12 @@ impl Index {
         Ok(())
     }
 
+    /// Whether the keys say what stat returns.
+    #[must_use]
+    pub fn has_attributes(&self) -> bool {
+        self.has_attributes
+    }
+
     /// Whether there are keys and they belong to this loader cache.
     fn read_keys(&mut self) -> Result<bool, FormatError> {
         let Some(bytes) = &self.keys else {
@@ -106,6 +114,7 @@ impl Index {
             return Ok(false);
         }
         keys.check()?;
+        self.has_attributes = keys.attribute_terms()?.is_some();
         let devices = keys.devices()?.iter();
         self.devices = devices.map(|row| row.dev.to_native()).collect();
         for chunk in (0..).take_while(|&i| keys.file().has(PartKind::DirKeys, i)) {

@@ -73,6 +73,8 @@ pub struct BuildOptions {
     pub only: Vec<GuestPath>,
     /// Wait until young time stamps prove something.
     pub wait: bool,
+    /// Record what stat returns.
+    pub attributes: bool,
 }
 
 /// Options of `seal`.
@@ -86,6 +88,8 @@ pub struct SealOptions {
     pub index_dir: Option<PathBuf>,
     /// Wait until young time stamps prove something.
     pub wait: bool,
+    /// Record what stat returns.
+    pub attributes: bool,
 }
 
 /// Options of `verify`.
@@ -287,6 +291,7 @@ impl Request {
                     full: arguments.full,
                     only,
                     wait: !arguments.no_wait,
+                    attributes: arguments.attributes.attributes,
                 })
             }
             Command::Seal(arguments) => Request::Seal(SealOptions {
@@ -294,6 +299,7 @@ impl Request {
                 jobs: jobs(&arguments.jobs),
                 index_dir: arguments.store.index_dir,
                 wait: !arguments.no_wait,
+                attributes: arguments.attributes.attributes,
             }),
             Command::Verify(arguments) => Request::Verify(VerifyOptions {
                 sysroot: Sysroot::open(&arguments.sysroot)?,

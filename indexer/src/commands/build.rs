@@ -14,6 +14,7 @@ use elfuse_format::names;
 use serde::Serialize;
 
 use crate::assemble;
+use crate::attributes;
 use crate::error::UsageError;
 use crate::exit::Exit;
 use crate::index::Index;
@@ -35,6 +36,7 @@ struct Job<'a> {
     wait: bool,
     /// Takes nothing over from an earlier index.
     full: bool,
+    attributes: bool,
 }
 
 /// What was done, for people and as JSON.
@@ -93,6 +95,7 @@ pub fn run(options: &BuildOptions, out: &mut Output) -> anyhow::Result<Exit> {
         preserve_mtime: options.preserve_mtime,
         wait: options.wait,
         full: options.full,
+        attributes: options.attributes,
     };
     make(&job, out)
 }
@@ -111,6 +114,7 @@ pub fn seal(options: &SealOptions, out: &mut Output) -> anyhow::Result<Exit> {
         wait: options.wait,
         // Keys prove nothing of a copy: every name and every ELF file's content is compared by reading it.
         full: true,
+        attributes: options.attributes,
     };
     make(&job, out)
 }
@@ -282,6 +286,7 @@ impl Maker<'_> {
         let clock =
             || sys::file_system_clock(self.lock.file()).context("reading the file system's clock");
         let scan_began = clock()?;
+        let stamp = self.stamp(out);
         let warnings = out.warnings();
         let progress = out.progress("reading", None);
         let trust = match self.earlier {
@@ -308,6 +313,9 @@ impl Maker<'_> {
         if let Some(index) = self.earlier
             && written.files == 0
             && scan.is_as_before()
+            // What is to be recorded, or was, has no key that would tell whether it is still so.
+            && stamp.is_none()
+            && !index.has_attributes()
             && self.stands(index)
         {
             progress.clear();
@@ -345,6 +353,14 @@ impl Maker<'_> {
         if !self.file_system.trusted {
             captured.keys.flags |= keys::flags::FOREIGN_FILE_SYSTEM;
         }
+        captured.keys.attributes = stamp.and_then(|stamp| {
+            let found = attributes::capture(self.root, &scan, self.file_system, stamp);
+            found
+                .inspect_err(|error| {
+                    out.note(format!("What stat returns is not recorded: {error}"))
+                })
+                .ok()
+        });
         let keys = captured.keys.encode().context("encoding the keys")?;
         let began = Instant::now();
         self.lock.publish(names::KEYS, &keys)?;
@@ -353,6 +369,23 @@ impl Maker<'_> {
         progress.clear();
         let store_bytes = (loader_cache.len() + keys.len()) as u64;
         Ok(self.summary(&scan, written, Some(&captured), store_bytes))
+    }
+
+    /// Under which stamp attributes are to be recorded; `None`: they are not.
+    fn stamp(&self, out: &mut Output) -> Option<u64> {
+        if !self.job.attributes && !self.file_system.unchangeable {
+            return None;
+        }
+        let stamp = match attributes::sees_all_users() {
+            Ok(true) => self.lock.attribute_stamp(),
+            Ok(false) => Err(anyhow::anyhow!(
+                "in a user namespace of its own this process sees other owners than the files have"
+            )),
+            Err(error) => Err(error.into()),
+        };
+        stamp
+            .inspect_err(|error| out.note(format!("What stat returns is not recorded: {error:#}")))
+            .ok()
     }
 
     /// Whether what was computed from directories that have not changed would come out as it is: by the same rules, from
