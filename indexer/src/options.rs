@@ -71,6 +71,8 @@ pub struct BuildOptions {
     pub full: bool,
     /// Only these directories and those below; all if empty. Sorted, each once.
     pub only: Vec<GuestPath>,
+    /// Make patched copies.
+    pub patch: bool,
     /// Wait until young time stamps prove something.
     pub wait: bool,
     /// Record what stat returns.
@@ -86,6 +88,8 @@ pub struct SealOptions {
     pub jobs: NonZeroUsize,
     /// Where the index is, if not in the sysroot.
     pub index_dir: Option<PathBuf>,
+    /// Make patched copies.
+    pub patch: bool,
     /// Wait until young time stamps prove something.
     pub wait: bool,
     /// Record what stat returns.
@@ -117,6 +121,8 @@ pub struct CleanOptions {
 pub struct ShowOptions {
     /// A file of an index, or a directory whose sidecar is meant. It exists.
     pub path: PathBuf,
+    /// It is an ELF file, whose sites are meant.
+    pub sites: bool,
 }
 
 /// How a loader is configured.
@@ -290,6 +296,7 @@ impl Request {
                     preserve_mtime: arguments.preserve_mtime,
                     full: arguments.full,
                     only,
+                    patch: !arguments.no_patch,
                     wait: !arguments.no_wait,
                     attributes: arguments.attributes.attributes,
                 })
@@ -298,6 +305,7 @@ impl Request {
                 sysroot: Sysroot::open(&arguments.sysroot)?,
                 jobs: jobs(&arguments.jobs),
                 index_dir: arguments.store.index_dir,
+                patch: !arguments.no_patch,
                 wait: !arguments.no_wait,
                 attributes: arguments.attributes.attributes,
             }),
@@ -319,7 +327,10 @@ impl Request {
                     }
                     .into());
                 }
-                Request::Show(ShowOptions { path })
+                Request::Show(ShowOptions {
+                    path,
+                    sites: arguments.sites,
+                })
             }
             Command::Tree(arguments) => {
                 let (sysroot, elf) =

@@ -13,9 +13,10 @@ use super::process::Process;
 use crate::errno::Errno;
 use crate::options::Stats;
 use crate::sys::abi::{
-    PR_SET_NO_NEW_PRIVS, SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_SET_MODE_FILTER, SockFprog,
+    PR_SET_NO_NEW_PRIVS, SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_SET_MODE_FILTER, SIG_UNBLOCK, SIGSYS,
+    SignalSet, SockFprog,
 };
-use crate::sys::host::{getpid, prctl};
+use crate::sys::host::{getpid, prctl, signal_mask};
 use crate::sys::raw::call;
 use crate::sys::{memory, nr};
 use crate::trace::TraceBits;
@@ -52,6 +53,8 @@ pub fn arm(process: &Process) -> Result<(), Errno> {
         filter: filter.code().as_ptr(),
     };
     let at = core::ptr::from_ref(&program).addr();
+    // A handler may have blocked it in the mask that it returned to, which nobody saw.
+    signal_mask(SIG_UNBLOCK, SignalSet::of(SIGSYS));
     prctl(PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0])?;
     let args = [
         SECCOMP_SET_MODE_FILTER,

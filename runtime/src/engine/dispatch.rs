@@ -2,7 +2,8 @@
 
 use super::call::Call;
 use super::calls::{
-    attributes, credentials, directories, files, memory, names, refused, signals, sockets, tracing,
+    attributes, credentials, directories, files, limits, memory, names, refused, signals, sockets,
+    tracing,
 };
 use super::exec;
 use super::patched::{self, Frame};
@@ -34,7 +35,7 @@ pub struct Row {
 macro_rules! table {
     ($($test:literal { $($nr:ident $serve:path,)* })*) => {
         /// Every call of Linux on x86-64 that names or reveals a path, changes who may search a directory, or meets the runtime's signals:
-        /// their masks, handlers and stacks, and tracers; sorted by test. All others go straight to the kernel.
+        /// their masks, handlers and stacks, and tracers, or the limit above which its descriptors are; sorted by test. All others go straight to the kernel.
         pub const TABLE: &[Row] = &[$($(Row { nr: nr::$nr, serve: $serve, test: $test },)*)*];
     };
 }
@@ -146,6 +147,10 @@ table! {
     "scripts/descriptors" {
         PSELECT6 signals::pselect6,
         IO_PGETEVENTS signals::pselect6,
+        PRLIMIT64 limits::prlimit64,
+    }
+    "traps/descriptors.c" {
+        SETRLIMIT limits::setrlimit,
     }
     "process/signals.c" {
         RT_SIGACTION signals::rt_sigaction,
@@ -238,7 +243,7 @@ pub fn serve(nr: Nr) -> Option<Serve> {
 }
 
 /// Calls that are served by which the guest may learn of a change from outside: they end leases when they return. Those that are not served
-/// are [`patched::ENDING`].
+/// are in the format's list, [`elfuse_format::text::ENDING`].
 const ENDS_LEASES: &[Nr] = &[
     nr::PSELECT6,
     nr::PPOLL,
