@@ -80,8 +80,6 @@ pub struct AttributeRow {
 pub mod terms_flags {
     /// statx(2) fills in the same whatever part of [`super::BASIC`] it is asked for.
     pub const ANY_MASK: u32 = 1 << 0;
-    /// The file system cannot be written to by anybody (erofs, squashfs, iso9660): the stamp means nothing.
-    pub const UNCHANGEABLE: u32 = 1 << 1;
 }
 
 /// When the rows may be used.
@@ -113,6 +111,23 @@ impl ArchivedAttributeRow {
         [&self.atime, &self.btime, &self.mtime, &self.ctime]
             .into_iter()
             .all(is_time)
+    }
+}
+
+/// A row's number, as it is stored.
+pub type StoredNumber = rkyv::rend::unaligned::u32_ule;
+
+impl ArchivedTerms {
+    /// In native integers.
+    #[must_use]
+    pub fn to_native(&self) -> Terms {
+        Terms {
+            stamp: self.stamp.to_native(),
+            attributes_mask: self.attributes_mask.to_native(),
+            answered: self.answered.to_native(),
+            answered_basic: self.answered_basic.to_native(),
+            flags: self.flags.to_native(),
+        }
     }
 }
 

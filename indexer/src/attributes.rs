@@ -13,7 +13,7 @@ use rustix::fs::{self, AtFlags, FileType, StatxFlags};
 use rustix::io::Errno;
 
 use crate::scan::{Scan, ScannedDir};
-use crate::sys::{self, FileSystem, Root};
+use crate::sys::{self, Root};
 
 /// What statx says of one name.
 struct Found {
@@ -49,7 +49,11 @@ fn statx(dir: impl AsFd, name: &[u8], flags: AtFlags, mask: u32) -> io::Result<F
             block_size: found.stx_blksize,
             attributes: *attributes.as_ref().unwrap_or(&0),
             // Of one that has no room for all its bits nothing is said to statx(2).
-            flags: if attributes.is_ok() { row_flags::STATX } else { 0 },
+            flags: if attributes.is_ok() {
+                row_flags::STATX
+            } else {
+                0
+            },
         },
         dev: fs::makedev(found.stx_dev_major, found.stx_dev_minor),
         mount: found.stx_mnt_id,
@@ -75,12 +79,7 @@ pub fn sees_all_users() -> io::Result<bool> {
 ///
 /// # Errors
 /// If those of the root cannot be had.
-pub fn capture(
-    root: &Root,
-    scan: &Scan,
-    file_system: &FileSystem,
-    stamp: u64,
-) -> io::Result<Attributes> {
+pub fn capture(root: &Root, scan: &Scan, stamp: u64) -> io::Result<Attributes> {
     let of_root = |mask| statx(root.fd(), b"", AtFlags::EMPTY_PATH, mask);
     let found = of_root(BASIC | BIRTH)?;
     let basic = of_root(BASIC)?.answered;
@@ -91,9 +90,6 @@ pub fn capture(
     let mut flags = 0;
     if of_root(0)?.answered == basic && of_root(BIRTH)?.answered == found.answered {
         flags |= terms_flags::ANY_MASK;
-    }
-    if file_system.unchangeable {
-        flags |= terms_flags::UNCHANGEABLE;
     }
     let capturer = Capturer {
         root,

@@ -5,7 +5,7 @@ use std::io;
 use elfuse_format::attributes::Attributes;
 
 use crate::scan::Scan;
-use crate::sys::{FileSystem, Root};
+use crate::sys::Root;
 
 /// Whether users are seen here as the kernel has them.
 ///
@@ -19,11 +19,6 @@ pub fn sees_all_users() -> io::Result<bool> {
 ///
 /// # Errors
 /// Always.
-pub fn capture(
-    _root: &Root,
-    _scan: &Scan,
-    _file_system: &FileSystem,
-    _stamp: u64,
-) -> io::Result<Attributes> {
+pub fn capture(_root: &Root, _scan: &Scan, _stamp: u64) -> io::Result<Attributes> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -124,14 +124,25 @@ impl Lock {
         let flags = flags | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(&self.dir, names::GENERATION, flags, Mode::empty());
         let found = opened.ok().and_then(|file| read_whole(&file.into()).ok());
-        match found.as_deref().and_then(generation::stamp) {
-            Some(stamp) if stamp != 0 => return Ok(stamp),
-            _ => {}
+        let found = found.as_deref().and_then(generation::stamp);
+        if let Some(stamp) = found.filter(|stamp| *stamp != 0) {
+            return Ok(stamp);
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let mut seed = now.unwrap_or_default().as_nanos().to_le_bytes().to_vec();
         seed.extend_from_slice(&std::process::id().to_le_bytes());
         let stamp = names::hash(&seed).max(1);
+        if found.is_some() {
+            // Runs have it mapped: it must stay the same file.
+            let write = || -> io::Result<()> {
+                let flags = flags.difference(OFlags::RDONLY) | OFlags::RDWR;
+                let file = rustix::fs::openat(&self.dir, names::GENERATION, flags, Mode::empty())?;
+                rustix::io::pwrite(file, &stamp.to_le_bytes(), generation::STAMP as u64)?;
+                Ok(())
+            };
+            write().with_context(|| format!("writing {}", path().display()))?;
+            return Ok(stamp);
+        }
         self.publish(names::GENERATION, &generation::new_file(stamp))?;
         // All who run programs from the sysroot announce their changes there.
         let mode = Mode::from_raw_mode(0o666);

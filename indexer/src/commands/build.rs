@@ -366,8 +366,11 @@ impl Maker<'_> {
         if !self.file_system.trusted {
             captured.keys.flags |= keys::flags::FOREIGN_FILE_SYSTEM;
         }
+        if self.file_system.unchangeable {
+            captured.keys.flags |= keys::flags::UNCHANGEABLE_FILE_SYSTEM;
+        }
         captured.keys.attributes = stamp.and_then(|stamp| {
-            let found = attributes::capture(self.root, &scan, self.file_system, stamp);
+            let found = attributes::capture(self.root, &scan, stamp);
             found
                 .inspect_err(|error| {
                     out.note(format!("What stat returns is not recorded: {error}"))

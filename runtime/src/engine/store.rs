@@ -10,6 +10,7 @@ use core::ffi::CStr;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use elfuse_format::file_systems;
 use elfuse_format::header::HEADER_LEN;
 use elfuse_format::names;
 
@@ -23,13 +24,13 @@ use crate::sys::abi::{
 };
 use crate::sys::clock;
 use crate::sys::host::{
-    Fd, chmod, close, fstat, getpid, getuid, openat, pread, rename, unlink, write,
+    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, unlink, write,
 };
 use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
-    Absences, Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode,
-    Mounts, Prefixes, Source, Vfs,
+    Absences, Arena as IndexArena, Attributes, Catalogue, Coherence, Fault, Generation, IndexFile,
+    Mode, Mounts, Prefixes, Source, Vfs,
 };
 
 /// Memory that what is touched of an index is copied to; pages cost nothing until then. What does not fit is asked of the host.
@@ -270,6 +271,19 @@ pub fn directory(arena: &mut Arena, run: &Inherited<'static>) -> Result<&'static
     }
 }
 
+/// Whether nobody can write to the sysroot's file system.
+fn is_on_an_image(run: &Inherited<'_>) -> bool {
+    let mut room = [0; PATH_MAX];
+    let kind = joined(
+        c"",
+        run.sysroot.strip_prefix(b"/").unwrap_or(b""),
+        &mut room,
+    )
+    .and_then(file_system);
+    let known = kind.ok().and_then(file_systems::known);
+    known.is_some_and(|known| known.unchangeable)
+}
+
 /// Lookup for this run, with the index if there is one that may be used; and where changes are announced. `dir`: the store.
 ///
 /// # Errors
@@ -320,7 +334,14 @@ pub fn vfs(
     let files = arena.place(files)?;
     let room = arena_of(arena, INDEX_ROOM)?;
     if let Ok(catalogue) = Catalogue::open(files, room) {
-        vfs = vfs.with_index(arena.place(catalogue)?, coherence);
+        let catalogue: &Catalogue<'_> = arena.place(catalogue)?;
+        vfs = vfs.with_index(catalogue, coherence);
+        let is_image = catalogue.is_of_an_image() && is_on_an_image(run);
+        if (mode == Mode::Frozen || is_image)
+            && let Some(attributes) = Attributes::new(catalogue, is_image)
+        {
+            vfs = vfs.with_attributes(arena.place(attributes)?);
+        }
     }
     Ok((vfs, Some(coherence)))
 }

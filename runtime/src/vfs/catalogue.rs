@@ -55,6 +55,7 @@ pub struct Catalogue<'a> {
     loader_cache: PartTable<'a>,
     keys: PartTable<'a>,
     is_for_frozen_trees: bool,
+    is_of_an_image: bool,
     devices: &'a [ArchivedDeviceRow],
     chunks: &'a [Chunk<'a>],
 }
@@ -158,6 +159,7 @@ impl<'a> Catalogue<'a> {
             loader_cache,
             keys,
             is_for_frozen_trees: keys_header.flags & flags::FOREIGN_FILE_SYSTEM != 0,
+            is_of_an_image: keys_header.flags & flags::UNCHANGEABLE_FILE_SYSTEM != 0,
             devices: &[],
             chunks: arena.zeroed(chunks).ok_or(IndexError::NoRoom)?,
         };
@@ -165,6 +167,12 @@ impl<'a> Catalogue<'a> {
             .table(IndexFile::Keys, PartKind::Devices, 0)
             .map_err(|_| IndexError::Keys(FormatError::MissingPart { part: 1 }))?;
         Ok(catalogue)
+    }
+
+    /// Whether it says of itself that nobody can write to its file system, which is for the host to confirm.
+    #[must_use]
+    pub fn is_of_an_image(&self) -> bool {
+        self.is_of_an_image
     }
 
     /// Whether it says of itself that its file system's time stamps tell nothing: use it only for a tree that cannot change.
@@ -221,6 +229,31 @@ impl<'a> Catalogue<'a> {
             0 => None,
             count => self.arena.zeroed(count),
         }
+    }
+
+    /// So many cells; `None`: there is no room.
+    pub(super) fn empty_cells<T: Copy + Send + Sync>(&self, count: usize) -> Option<&'a [Once<T>]> {
+        self.arena.zeroed(count)
+    }
+
+    /// Length in bytes of a part of the keys that has one chunk; `None`: there is none.
+    pub(super) fn keys_part_len(&self, kind: PartKind) -> Option<u64> {
+        Some(self.keys.find(kind, 0).ok()?.len)
+    }
+
+    /// Bytes of a part of the keys whose pieces have checksums of their own, which are not compared here.
+    pub(super) fn keys_bytes(
+        &self,
+        kind: PartKind,
+        offset: u64,
+        len: usize,
+    ) -> Result<&'a [u8], Verdict> {
+        let part = self.keys.find(kind, 0).map_err(|_| Verdict::Corrupt)?;
+        let offset = part.offset.checked_add(offset).ok_or(Verdict::Corrupt)?;
+        let copy = self.arena.bytes(len).ok_or(Verdict::NotCovered)?;
+        let read = self.source.copy(IndexFile::Keys, offset, copy);
+        read.map_err(|Fault| Verdict::Corrupt)?;
+        Ok(copy)
     }
 
     /// A chunk of a part of the keys, copied and checked.
@@ -327,6 +360,13 @@ impl<'a> Directory<'a> {
     pub(super) fn step(&self, name: &[u8]) -> Result<Step<'a>, Verdict> {
         let children = || Ok(self.names.children);
         index::step(self.names.block, name, children).map_err(|_| Verdict::Corrupt)
+    }
+
+    /// The number of a name, and `st_dev` of the directory.
+    #[inline]
+    pub(super) fn entry(&self, name: &[u8]) -> Option<(u32, u64)> {
+        let entry = self.names.block.find(name).ok()??;
+        Some((entry.index, self.names.key.ok()?.dev))
     }
 
     pub(super) fn parent(&self) -> DirId {
