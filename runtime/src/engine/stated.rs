@@ -1,6 +1,7 @@
 //! What a frozen tree's index says of a file without the host: [`Vfs::said`](crate::vfs::Vfs::said). And the other half of the
 //! bargain: who changes something in the sysroot, or gets hold of it for writing, says so first.
 
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::call::{At, Call};
@@ -11,10 +12,7 @@ use crate::sys::abi::{AT_EMPTY_PATH, S_IFMT, S_IFREG};
 use crate::sys::host::{Fd, fstat, readlinkat};
 use crate::sys::raw::Raw;
 use crate::vfs::attributes::{STATX_LEN, Status};
-use crate::vfs::{Base, Last, Said};
-
-/// Paths that are answered here are shorter.
-const SHORT: usize = 256;
+use crate::vfs::{Base, Last, SHORT, Said};
 
 /// `stx_mnt_id` of the sysroot, plus [`FIRST`]; or one of the two below.
 static MOUNT: AtomicU64 = AtomicU64::new(UNKNOWN);
@@ -46,8 +44,8 @@ impl Call<'_> {
         if !process.vfs.says_attributes() || process.run.host_fallback {
             return None;
         }
-        let mut room = [0; SHORT];
-        let path = self.memory.read_string(from, &mut room).ok()?;
+        let mut room = MaybeUninit::<[u8; SHORT]>::uninit();
+        let path = self.memory.read_short(from, &mut room)?;
         match process.vfs.said(process, path, last)? {
             Said::Fails(errno) => Some(errno.into()),
             Said::There(status) => then(&status),

@@ -209,15 +209,20 @@ fn make_generation(dir: &CStr, name: &str, mode: usize) -> Result<&'static Gener
 
 /// The generation that runs on this sysroot share: in the store; where that may not be written to, one of this user's; else one of this
 /// process's and its children.
-fn generation(dir: Option<&CStr>, run: &Inherited<'_>, make: bool) -> Option<&'static Generation> {
-    let in_store = |dir| {
-        open_generation(dir, names::GENERATION).or_else(|errno| match make {
-            true => make_generation(dir, names::GENERATION, 0o666),
-            false => Err(errno),
-        })
-    };
-    if let Some(Ok(found)) = dir.map(in_store) {
+fn generation(
+    (dir, has_index): (&CStr, bool),
+    run: &Inherited<'_>,
+    make: bool,
+) -> Option<&'static Generation> {
+    // Also where this run has no use for the index: others may.
+    if let Ok(found) = open_generation(dir, names::GENERATION) {
         return Some(found);
+    }
+    if make
+        && has_index
+        && let Ok(made) = make_generation(dir, names::GENERATION, 0o666)
+    {
+        return Some(made);
     }
     if !make {
         return None;
@@ -315,7 +320,7 @@ pub fn vfs(
     };
     // Without an index of its own a run still tells the others what it changes.
     let is_there = files.is_ok();
-    let Some(generation) = generation(is_there.then_some(dir), run, mode != Mode::Off) else {
+    let Some(generation) = generation((dir, is_there), run, mode != Mode::Off) else {
         return Ok((vfs, None));
     };
     let coherence = arena.place(Coherence::new(mode, run.shadow, generation))?;
@@ -334,6 +339,10 @@ pub fn vfs(
     let files = arena.place(files)?;
     let room = arena_of(arena, INDEX_ROOM)?;
     if let Ok(catalogue) = Catalogue::open(files, room) {
+        let catalogue = match tell::verdicts() {
+            Some(verdicts) => catalogue.counted(verdicts),
+            None => catalogue,
+        };
         let catalogue: &Catalogue<'_> = arena.place(catalogue)?;
         vfs = vfs.with_index(catalogue, coherence);
         let is_image = catalogue.is_of_an_image() && is_on_an_image(run);

@@ -60,6 +60,15 @@ impl Generation {
         }
     }
 
+    /// No changes since attributes were captured under this stamp.
+    #[must_use]
+    pub const fn with_stamp(stamp: u64) -> Self {
+        Self {
+            stamp: AtomicU64::new(stamp),
+            ..Self::new()
+        }
+    }
+
     /// The bytes of a new file. No attributes are good under it.
     #[must_use]
     pub fn new_file() -> [u8; GENERATION_LEN] {

@@ -114,22 +114,58 @@ impl<'a> Vfs<'a> {
             return None;
         }
         let view = coherence.view(|| host.now())?;
-        let mut room = Room::new();
-        let ended = quick(self.mounts, index, prefixes, view, path, last, &mut room)?;
-        let said = match ended {
-            Ended::Fails(errno) => Said::Fails(errno),
-            Ended::Text(_) => return None,
-            Ended::Leads(_, dir) => {
-                let guest = room.as_bytes();
-                let name = &guest[last_name(guest)?..];
-                let (entry, dev) = index.directory(dir).ok()?.entry(name)?;
-                Said::There(attributes.status(attributes.entry(dir, entry)?, dev))
+        let there = |dir: DirId, name: &[u8]| {
+            let directory = index.directory(dir).ok()?;
+            let Some(entry) = directory.entry(name)? else {
+                return Some(Said::Fails(Errno::ENOENT));
+            };
+            if last == Last::Follow && entry.kind()? == Kind::Symlink {
+                return None;
+            }
+            let row = attributes.entry(dir, entry.index)?;
+            Some(Said::There(attributes.status(row, directory.dev()?)))
+        };
+        let said = match self.place_at_once(prefixes, &view, path) {
+            Some((dir, name)) => there(dir, name),
+            None => None,
+        };
+        let said = match said {
+            Some(said) => said,
+            None => {
+                let mut room = Room::new();
+                match quick(self.mounts, index, prefixes, view, path, last, &mut room)? {
+                    Ended::Fails(errno) => Said::Fails(errno),
+                    Ended::Text(_) => return None,
+                    Ended::Leads(_, dir) => {
+                        let guest = room.as_bytes();
+                        there(dir, &guest[last_name(guest)?..])?
+                    }
+                }
             }
         };
         if let Some(verdicts) = self.verdicts {
             verdicts.count(Verdict::Hit);
         }
         Some(said)
+    }
+}
+
+impl Vfs<'_> {
+    /// The directory that has the last name of a path, if it is remembered where the path's beginning leads, and the name is no mount's.
+    #[inline]
+    fn place_at_once<'p>(
+        &self,
+        prefixes: &Prefixes<'_>,
+        view: &View,
+        path: &'p [u8],
+    ) -> Option<(DirId, &'p [u8])> {
+        let name_at = last_name(path)?;
+        let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
+        let known = prefixes.find(&Key::of(whole).filter(|_| !whole.is_empty())?, view)?;
+        let is_free = self.mounts.at(b"/").is_none()
+            && !is_special(name, known.guest_len == 0)
+            && !(self.mounts).may_be_near(known.guest_len + 1 + name.len(), name);
+        is_free.then_some((known.dir, name))
     }
 }
 
