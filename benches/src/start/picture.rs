@@ -81,7 +81,13 @@ pub(super) fn chart(all: &[Timed], is_short: bool) -> Chart {
             let is_said_twice = is_short && cell.way == Way::Elfuse("frozen");
             !LEFT_OUT.contains(&cell.way) && !is_said_twice
         };
-        let bars = timed.cells.iter().filter(is_drawn).map(|cell| {
+        // What is compared, then what with.
+        let (rivals, own): (Vec<_>, Vec<_>) =
+            timed.cells.iter().filter(is_drawn).partition(|cell| {
+                let is_of_two = matches!(cell.way, Way::ChrootExec | Way::Elfuse(_));
+                !is_of_two
+            });
+        let bars = own.into_iter().chain(rivals).map(|cell| {
             let ratio = timed.ratio(cell.way, Way::ChrootExec);
             let seconds = timed.taken(cell.way).map(Taken::seconds);
             Bar {
