@@ -15,6 +15,8 @@ pub mod flags {
     /// The file system is not on the allow-list (ext4, xfs, btrfs, tmpfs, apfs, erofs, squashfs): use the index only in a
     /// tree declared frozen.
     pub const FOREIGN_FILE_SYSTEM: u32 = 1 << 0;
+    /// Patched copies were to be made. What is not among the rows of [`crate::text`] then has none for a reason.
+    pub const WITH_COPIES: u32 = 1 << 1;
 }
 
 /// A device that directories and files of the tree lie on. Keys name a row here and not `st_dev` itself, so that a remounted

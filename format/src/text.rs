@@ -17,7 +17,8 @@ use crate::elf_facts::ContentHash;
 use crate::header::PartTable;
 use crate::keys::{ArchivedTime, State, Time, identity_hash};
 
-/// Of the three lists below and of what stubs expect of the runtime. A copy made for another number is not used.
+/// Of the three lists below, of how sites are judged, and of what stubs expect of the runtime. A copy made for another number is not
+/// used.
 pub const SET_VERSION: u32 = 1;
 
 /// What a call's number means to a site.
@@ -456,6 +457,30 @@ impl ArchivedTextIdentity {
 }
 
 impl ArchivedTextCopy {
+    /// In native integers.
+    #[must_use]
+    pub fn to_native(&self) -> TextCopy {
+        TextCopy {
+            content_hash: self.content_hash,
+            block: self.block.to_native(),
+            data_len: self.data_len.to_native(),
+            code_len: self.code_len.to_native(),
+            slots: self.slots.to_native(),
+            annex: self.annex.to_native(),
+            p_offset: self.p_offset.to_native(),
+            p_vaddr: self.p_vaddr.to_native(),
+            p_filesz: self.p_filesz.to_native(),
+            checksum: self.checksum.to_native(),
+            ino: self.ino.to_native(),
+            size: self.size.to_native(),
+            mtime: self.mtime.to_native(),
+            ctime: self.ctime.to_native(),
+            set_version: self.set_version.to_native(),
+            device: self.device.to_native(),
+            flags: self.flags.to_native(),
+        }
+    }
+
     /// Whether the row was made from the state `found` of a copy of `size` bytes, for the runtime that asks.
     #[must_use]
     pub fn holds(&self, dev: Option<u64>, found: &State, size: u64) -> bool {

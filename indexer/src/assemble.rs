@@ -9,6 +9,7 @@ use elfuse_format::loader_cache::{
     Reason, program_flags,
 };
 use elfuse_format::sidecar::Kind;
+use elfuse_format::text::SET_VERSION;
 use object::elf;
 use rayon::prelude::*;
 
@@ -21,8 +22,8 @@ use crate::scan_tree::{Place, ScanTree};
 use crate::sys::Root;
 use crate::tree::{self, Elf, Node, Tree};
 
-/// Grows with every change to what SONAMEs or closures are computed from the same tree.
-pub const RULES: u32 = 2;
+/// Grows with every change to what SONAMEs or closures are computed from the same tree, or to what sites are patched.
+pub const RULES: u32 = 2 | SET_VERSION << 16;
 
 /// What resolving the programs gave.
 #[derive(Debug, Default, Clone)]

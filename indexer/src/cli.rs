@@ -169,6 +169,11 @@ pub struct BuildArgs {
     /// this flag.
     #[arg(long, value_name = "DIR", num_args = 1.., value_hint = ValueHint::DirPath)]
     pub only: Vec<PathBuf>,
+    /// Make no patched copies of libraries and programs
+    ///
+    /// Programs are then run as they are, and each system call that names a path costs a trap.
+    #[arg(long)]
+    pub no_patch: bool,
     /// Do not wait for what changed within the last two seconds; leave it unsealed
     ///
     /// A time stamp that young cannot tell two changes apart, so it proves nothing yet. By default build waits once, at
@@ -193,6 +198,9 @@ pub struct SealArgs {
     pub jobs: JobsArgs,
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Make no patched copies of libraries and programs, and remove those there are
+    #[arg(long)]
+    pub no_patch: bool,
     /// Do not wait for what changed within the last two seconds; leave it unsealed
     #[arg(long)]
     pub no_wait: bool,
@@ -240,11 +248,18 @@ pub struct CleanArgs {
 Examples:
   elfuse-index show ./sysroot/usr/bin
   elfuse-index show ./sysroot/.elfuse/keys
-  elfuse-index show ./sysroot/.elfuse/loader-cache --json")]
+  elfuse-index show ./sysroot/.elfuse/loader-cache --json
+  elfuse-index show --sites ./sysroot/lib64/ld-linux-x86-64.so.2")]
 pub struct ShowArgs {
     /// The file, or the directory whose sidecar is meant
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
+    /// Of an x86-64 library or program: every place where it makes a system call, and whether its copy jumps to elfuse
+    ///
+    /// The call, where its number can be told; how the place is patched (shape A: the runtime makes the call; D: the same, but
+    /// what it does not serve is made where it stood; B: leases end before the call; C: CPUID); or why it is not.
+    #[arg(long)]
+    pub sites: bool,
 }
 
 /// Which libraries a program or library loads, in order, and why each is found where it is

@@ -4,10 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use elfuse_format::FormatError;
+use elfuse_format::elf_facts::ContentHash;
 use elfuse_format::header::PartKind;
 use elfuse_format::keys::{ArchivedDirKey, ArchivedFileKey, Keys, Seal};
 use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
 use elfuse_format::names;
+use elfuse_format::sidecar::Block;
+use elfuse_format::text::{ArchivedTextCopy, ArchivedTextIdentity, TextVerdict};
 
 use crate::sys::Identity;
 
@@ -44,6 +47,8 @@ pub struct Index {
     file_keys: Vec<ArchivedFileKey>,
     input_keys: Vec<ArchivedFileKey>,
     plain: Vec<u64>,
+    text_identities: Vec<ArchivedTextIdentity>,
+    text_copies: Vec<ArchivedTextCopy>,
     devices: Vec<u64>,
 }
 
@@ -74,6 +79,8 @@ impl Index {
             file_keys: Vec::new(),
             input_keys: Vec::new(),
             plain: Vec::new(),
+            text_identities: Vec::new(),
+            text_copies: Vec::new(),
             devices: Vec::new(),
         };
         index.read_dirs().map_err(format(names::LOADER_CACHE))?;
@@ -117,6 +124,15 @@ impl Index {
         }
         for chunk in (0..).take_while(|&i| keys.file().has(PartKind::FileKeys, i)) {
             self.file_keys.extend_from_slice(keys.file_chunk(chunk)?);
+        }
+        for chunk in 0..keys.chunk_count(PartKind::TextIdentities) {
+            let rows = keys.text_identities(chunk)?;
+            self.text_identities.extend_from_slice(rows);
+        }
+        self.text_identities
+            .sort_by_key(|row| (row.ino.to_native(), row.device.to_native()));
+        for chunk in 0..keys.chunk_count(PartKind::TextCopies) {
+            self.text_copies.extend_from_slice(keys.text_copies(chunk)?);
         }
         self.input_keys.extend_from_slice(keys.inputs()?);
         let inputs = LoaderCache::parse(&self.loader_cache)?
@@ -254,5 +270,51 @@ impl Index {
     #[must_use]
     pub fn input_key_holds(&self, input: usize, found: &Identity) -> bool {
         self.holds(self.input_keys.get(input), found)
+    }
+
+    /// Rows of the patched copies.
+    pub fn copies(&self) -> impl Iterator<Item = &ArchivedTextCopy> {
+        self.text_copies.iter()
+    }
+
+    /// Rows of the files with executable code.
+    pub fn texts(&self) -> impl Iterator<Item = &ArchivedTextIdentity> {
+        self.text_identities.iter()
+    }
+
+    /// Whether a copy is the very file that its row was made from, and made by the rules of today.
+    #[must_use]
+    pub fn copy_holds(&self, row: &ArchivedTextCopy, found: &Identity) -> bool {
+        let dev = self.device(row.device.to_native());
+        row.layout().is_some() && row.holds(dev, &found.state(), found.size)
+    }
+
+    /// Calls `each` with what is known of the code of every content.
+    pub fn each_text<'i>(
+        &'i self,
+        mut each: impl FnMut(ContentHash, TextVerdict, Option<&'i ArchivedTextCopy>),
+    ) {
+        for (dir, row) in (0..).zip(&self.dirs) {
+            let block = self.block_bytes(dir).map(Block::parse);
+            let Some(Ok(block)) = block else {
+                continue;
+            };
+            let first = row.first_elf.to_native() as usize;
+            for at in 0..block.elf_count() {
+                let (Some(elf), Some(key)) = (block.elf(at), self.file_keys.get(first + at)) else {
+                    continue;
+                };
+                let identity = (key.ino.to_native(), key.device.to_native());
+                let found = self.text_identities.binary_search_by_key(&identity, |row| {
+                    (row.ino.to_native(), row.device.to_native())
+                });
+                let Some(text) = found.ok().and_then(|at| self.text_identities.get(at)) else {
+                    continue;
+                };
+                let copy = text.copy();
+                let copy = copy.and_then(|copy| self.text_copies.get(copy as usize));
+                each(elf.row.content_hash, text.verdict(), copy);
+            }
+        }
     }
 }

@@ -71,6 +71,8 @@ pub struct BuildOptions {
     pub full: bool,
     /// Only these directories and those below; all if empty. Sorted, each once.
     pub only: Vec<GuestPath>,
+    /// Make patched copies.
+    pub patch: bool,
     /// Wait until young time stamps prove something.
     pub wait: bool,
 }
@@ -84,6 +86,8 @@ pub struct SealOptions {
     pub jobs: NonZeroUsize,
     /// Where the index is, if not in the sysroot.
     pub index_dir: Option<PathBuf>,
+    /// Make patched copies.
+    pub patch: bool,
     /// Wait until young time stamps prove something.
     pub wait: bool,
 }
@@ -113,6 +117,8 @@ pub struct CleanOptions {
 pub struct ShowOptions {
     /// A file of an index, or a directory whose sidecar is meant. It exists.
     pub path: PathBuf,
+    /// It is an ELF file, whose sites are meant.
+    pub sites: bool,
 }
 
 /// How a loader is configured.
@@ -286,6 +292,7 @@ impl Request {
                     preserve_mtime: arguments.preserve_mtime,
                     full: arguments.full,
                     only,
+                    patch: !arguments.no_patch,
                     wait: !arguments.no_wait,
                 })
             }
@@ -293,6 +300,7 @@ impl Request {
                 sysroot: Sysroot::open(&arguments.sysroot)?,
                 jobs: jobs(&arguments.jobs),
                 index_dir: arguments.store.index_dir,
+                patch: !arguments.no_patch,
                 wait: !arguments.no_wait,
             }),
             Command::Verify(arguments) => Request::Verify(VerifyOptions {
@@ -313,7 +321,10 @@ impl Request {
                     }
                     .into());
                 }
-                Request::Show(ShowOptions { path })
+                Request::Show(ShowOptions {
+                    path,
+                    sites: arguments.sites,
+                })
             }
             Command::Tree(arguments) => {
                 let (sysroot, elf) =

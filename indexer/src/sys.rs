@@ -182,8 +182,33 @@ pub fn replace_file(
     content: &[u8],
     sync: bool,
 ) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    replace_file_with_mode(dir, temporary, name, content, sync, mode)
+}
+
+/// As [`replace_file`], for a file that nobody may write to.
+///
+/// # Errors
+/// As [`replace_file`].
+pub fn replace_read_only(
+    dir: impl AsFd,
+    temporary: &[u8],
+    name: &[u8],
+    content: &[u8],
+) -> io::Result<()> {
+    let mode = Mode::RUSR | Mode::RGRP | Mode::ROTH;
+    replace_file_with_mode(dir, temporary, name, content, false, mode)
+}
+
+fn replace_file_with_mode(
+    dir: impl AsFd,
+    temporary: &[u8],
+    name: &[u8],
+    content: &[u8],
+    sync: bool,
+    mode: Mode,
+) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match fs::openat(&dir, temporary, flags, mode) {
         // Left by one that died under the same number.
         Err(Errno::EXIST) => {

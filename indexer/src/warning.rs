@@ -27,6 +27,8 @@ pub enum Warning {
     AccessList,
     /// A directory that takes no sidecar.
     SidecarNotWritten,
+    /// An ELF file of which no patched copy could be made, though one was to be.
+    NotPatched,
     /// A file of the index that cannot be removed.
     NotRemoved,
     /// A file system whose time stamps are not known to be reliable.
@@ -72,6 +74,7 @@ impl Warning {
             }
             Warning::AccessList => "directories have an access control list and are not sealed",
             Warning::SidecarNotWritten => "sidecars could not be written",
+            Warning::NotPatched => "patched copies could not be made",
             Warning::NotRemoved => "directories kept their sidecar",
             Warning::UnknownFileSystem => "file systems are not known to keep reliable time stamps",
             Warning::KeepsChanging => {
@@ -117,6 +120,9 @@ impl Warning {
             }
             Warning::SidecarNotWritten => {
                 "nothing, if only this host uses the index: the store has their content; else run as the tree's owner"
+            }
+            Warning::NotPatched => {
+                "nothing, if some system calls may cost a trap; else see that there is room in the store"
             }
             Warning::NotRemoved => "run as the tree's owner",
             Warning::UnknownFileSystem => {
@@ -164,6 +170,7 @@ impl Warning {
             | Warning::Unsealed
             | Warning::AccessList
             | Warning::SidecarNotWritten
+            | Warning::NotPatched
             | Warning::UnknownFileSystem
             | Warning::SpecialFileLeftOut
             | Warning::SetIdDropped

@@ -14,6 +14,7 @@ use elfuse_format::names;
 use serde::Serialize;
 
 use crate::assemble;
+use crate::copies::{self, Copies, CopiesMade};
 use crate::error::UsageError;
 use crate::exit::Exit;
 use crate::index::Index;
@@ -23,7 +24,7 @@ use crate::report::{Output, Style, count, human_bytes};
 use crate::scan::{self, Scan, ScanOptions, Trust};
 use crate::store::{Lock, Store};
 use crate::sys::{self, FileSystem, Root};
-use crate::warning::Warning;
+use crate::warning::{Warning, Warnings};
 
 /// What `build` and `seal` share.
 struct Job<'a> {
@@ -33,6 +34,7 @@ struct Job<'a> {
     index_dir: Option<&'a Path>,
     preserve_mtime: bool,
     wait: bool,
+    patch: bool,
     /// Takes nothing over from an earlier index.
     full: bool,
 }
@@ -59,6 +61,9 @@ struct Summary {
     file_system: String,
     file_system_trusted: bool,
     unchanged: bool,
+    /// Patched copies; none with `--no-patch`, and where nothing has changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patched: Option<CopiesMade>,
     seconds: Seconds,
 }
 
@@ -69,6 +74,7 @@ struct Seconds {
     scan: f64,
     write_sidecars: f64,
     assemble: f64,
+    patch: f64,
     sync: f64,
     capture: f64,
     publish: f64,
@@ -92,6 +98,7 @@ pub fn run(options: &BuildOptions, out: &mut Output) -> anyhow::Result<Exit> {
         index_dir: options.index_dir.as_deref(),
         preserve_mtime: options.preserve_mtime,
         wait: options.wait,
+        patch: options.patch,
         full: options.full,
     };
     make(&job, out)
@@ -109,6 +116,7 @@ pub fn seal(options: &SealOptions, out: &mut Output) -> anyhow::Result<Exit> {
         index_dir: options.index_dir.as_deref(),
         preserve_mtime: false,
         wait: options.wait,
+        patch: options.patch,
         // Keys prove nothing of a copy: every name and every ELF file's content is compared by reading it.
         full: true,
     };
@@ -312,7 +320,7 @@ impl Maker<'_> {
         {
             progress.clear();
             let store_bytes = index.loader_cache_bytes().len() as u64;
-            return Ok(self.summary(&scan, written, None, store_bytes));
+            return Ok(self.summary(&scan, written, None, store_bytes, None));
         }
         progress.say("resolving");
         let began = Instant::now();
@@ -328,7 +336,8 @@ impl Maker<'_> {
         if !same_cache {
             self.lock.publish(names::LOADER_CACHE, &loader_cache)?;
         }
-        let waited = self.settle(&scan, &inputs, &written, &progress)?;
+        let copies = self.patch(&scan, &warnings, &progress)?;
+        let waited = self.settle(&scan, &inputs, &written, &copies, &progress)?;
         let capture_options = CaptureOptions {
             scan_began,
             now: clock()?,
@@ -342,17 +351,52 @@ impl Maker<'_> {
         captured.keys.bound_to = elfuse_format::loader_cache::LoaderCache::parse(&loader_cache)
             .context("reading back the loader cache")?
             .binding();
+        if self.job.patch {
+            captured.keys.flags |= keys::flags::WITH_COPIES;
+            copies.capture(&scan, capture_options.now, &mut captured.keys);
+        }
         if !self.file_system.trusted {
             captured.keys.flags |= keys::flags::FOREIGN_FILE_SYSTEM;
         }
         let keys = captured.keys.encode().context("encoding the keys")?;
         let began = Instant::now();
         self.lock.publish(names::KEYS, &keys)?;
+        // Not before: up to now the keys that are replaced may have named them.
+        let tidied = if self.job.patch {
+            copies.tidy()
+        } else {
+            copies::remove_all(self.lock.dir())
+        };
+        if let Err(error) = tidied {
+            warnings.add(Warning::NotRemoved, names::STORE, error);
+        }
         self.seconds.publish = began.elapsed().as_secs_f64();
         self.seconds.racy_wait = waited.as_secs_f64();
         progress.clear();
         let store_bytes = (loader_cache.len() + keys.len()) as u64;
-        Ok(self.summary(&scan, written, Some(&captured), store_bytes))
+        let made = self.job.patch.then(|| copies.made());
+        Ok(self.summary(&scan, written, Some(&captured), store_bytes, made))
+    }
+
+    /// Makes the patched copies that are not there.
+    fn patch(
+        &mut self,
+        scan: &Scan,
+        warnings: &Warnings,
+        progress: &crate::report::Progress,
+    ) -> anyhow::Result<Copies> {
+        if !self.job.patch {
+            return Ok(Copies::default());
+        }
+        progress.say("patching");
+        let earlier = self
+            .earlier
+            .filter(|index| index.loader_cache().file().header().flags == assemble::RULES);
+        let store = self.lock.dir();
+        timed(&mut self.seconds.patch, || {
+            Copies::make(self.root, store, scan, earlier, warnings)
+        })
+        .context("making patched copies")
     }
 
     /// Whether what was computed from directories that have not changed would come out as it is: by the same rules, from
@@ -364,7 +408,12 @@ impl Maker<'_> {
             let found = self.root.stat(path.get(1..).unwrap_or_default());
             found.is_ok_and(|found| index.input_key_holds(number, &found.identity))
         };
+        let with_copies = index
+            .keys()
+            .is_some_and(|keys| keys.flags() & keys::flags::WITH_COPIES != 0);
         same_rules
+            && with_copies == self.job.patch
+            && copies::stand(index, self.lock.dir())
             && cache
                 .inputs()
                 .is_ok_and(|inputs| inputs.rows().enumerate().all(holds))
@@ -376,6 +425,7 @@ impl Maker<'_> {
         scan: &Scan,
         inputs: &[Input],
         written: &SidecarsWritten,
+        copies: &Copies,
         progress: &crate::report::Progress,
     ) -> anyhow::Result<Duration> {
         let lock = self.lock.file();
@@ -386,6 +436,7 @@ impl Maker<'_> {
         let must_wait = self.job.wait
             && (written.files > 0
                 || publish::has_racy(scan, now)
+                || copies.has_racy(now)
                 || inputs.iter().any(|(path, _)| {
                     let found = self.root.stat(path);
                     found.is_ok_and(|found| publish::is_racy(&found.identity, now))
@@ -412,6 +463,7 @@ impl Maker<'_> {
         written: SidecarsWritten,
         captured: Option<&Captured>,
         store_bytes: u64,
+        patched: Option<CopiesMade>,
     ) -> Summary {
         let total = self.began.elapsed().as_secs_f64();
         self.seconds.work = total - self.seconds.racy_wait;
@@ -455,6 +507,7 @@ impl Maker<'_> {
             file_system: self.file_system.name.clone(),
             file_system_trusted: self.file_system.trusted,
             unchanged: captured.is_none(),
+            patched,
             seconds: self.seconds,
         }
     }
@@ -510,6 +563,17 @@ fn print(command: &str, summary: &Summary, out: &mut Output) -> anyhow::Result<(
             ));
         }
     }
+    if let Some(patched) = &summary.patched {
+        lines.push(format!(
+            "{} ({} written), {}: {} patched throughout, {} in part, {} not",
+            count(patched.copies, "patched copy", "patched copies"),
+            patched.written,
+            human_bytes(patched.bytes),
+            patched.complete,
+            patched.partial,
+            patched.unpatched,
+        ));
+    }
     for (what, states) in [
         ("directories", &summary.unsealed_directories),
         ("ELF files", &summary.unsealed_files),
@@ -520,11 +584,12 @@ fn print(command: &str, summary: &Summary, out: &mut Output) -> anyhow::Result<(
     }
     let place = PathBuf::from(&summary.index);
     lines.push(format!(
-        "{:.2} s (reading {:.2}, writing {:.2}, resolving {:.2}, sealing {:.2}), racy wait {:.2} s apart; index in {}",
+        "{:.2} s (reading {:.2}, writing {:.2}, resolving {:.2}, patching {:.2}, sealing {:.2}), racy wait {:.2} s apart; index in {}",
         seconds.work,
         seconds.scan,
         seconds.write_sidecars + seconds.publish,
         seconds.assemble,
+        seconds.patch,
         seconds.capture,
         seconds.racy_wait,
         place.display(),

@@ -4,6 +4,7 @@ mod keys;
 mod ld_so_cache;
 mod loader_cache;
 mod sidecar;
+mod sites;
 
 use std::fs;
 use std::io;
@@ -109,6 +110,11 @@ fn hex_of(bytes: &[u8]) -> String {
 /// # Errors
 /// If the file cannot be read, or is not one that can be shown: which, what was expected and what was found.
 pub fn run(options: &ShowOptions, out: &mut Output) -> anyhow::Result<Exit> {
+    if options.sites {
+        sites::show(&options.path, out)
+            .with_context(|| format!("showing the sites of {}", options.path.display()))?;
+        return Ok(Exit::Success);
+    }
     let path = file_meant(&options.path)?;
     let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     show(&path, &bytes, out).with_context(|| format!("showing {}", path.display()))?;
@@ -120,7 +126,7 @@ fn show(path: &Path, bytes: &[u8], out: &mut Output) -> anyhow::Result<()> {
         return ld_so_cache::show(path, bytes, out);
     }
     if bytes.starts_with(object::elf::ELFMAG.as_slice()) {
-        anyhow::bail!("an ELF file, not a file of an index; try `elfuse-index tree`");
+        anyhow::bail!("an ELF file, not a file of an index; try `elfuse-index tree`, or --sites");
     }
     if !bytes.starts_with(&MAGIC) && bytes.len() >= MAGIC.len() {
         let found: [u8; 8] = bytes[..8].try_into().unwrap_or_default();

@@ -8,16 +8,16 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::dispatch;
-use super::filter::Program;
 use super::process::Process;
 use crate::errno::Errno;
 use crate::options::Stats;
 use crate::sys::abi::{
-    PR_SET_NO_NEW_PRIVS, SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_SET_MODE_FILTER, SockFprog,
+    PR_SET_NO_NEW_PRIVS, SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_SET_MODE_FILTER, SIG_UNBLOCK, SIGSYS,
+    SignalSet, SockFprog,
 };
-use crate::sys::host::{getpid, prctl};
+use crate::sys::host::{getpid, prctl, signal_mask};
+use crate::sys::nr;
 use crate::sys::raw::call;
-use crate::sys::{memory, nr};
 use crate::trace::TraceBits;
 
 /// A child of vfork(2) that has the filter while its parent, whose memory this is, has not; 0: none. Of several the last one counts: another
@@ -35,7 +35,7 @@ pub fn is_armed(process: &Process) -> bool {
 }
 
 /// Makes sure that all threads have the filter: from now on every call that names a path is trapped, wherever it comes from. Two threads that
-/// come here at once may install it twice. It takes some 4 KiB of stack.
+/// come here at once may install it twice.
 ///
 /// # Errors
 /// Those of seccomp(2); EBUSY: a thread has a filter of its own.
@@ -45,13 +45,14 @@ pub fn arm(process: &Process) -> Result<(), Errno> {
     }
     let counts = process.run.stats != Stats::Off;
     let traces = process.run.trace.has(TraceBits::SYSCALLS);
-    let filter = Program::new(memory::OWN_HIGH, |nr| dispatch::traps(nr, counts, traces));
-    let filter = filter.map_err(|_| Errno::E2BIG)?;
+    let filter = dispatch::filter(counts, traces);
     let program = SockFprog {
         len: filter.code().len() as u16,
         filter: filter.code().as_ptr(),
     };
     let at = core::ptr::from_ref(&program).addr();
+    // A handler may have blocked it in the mask that it returned to, which nobody saw.
+    signal_mask(SIG_UNBLOCK, SignalSet::of(SIGSYS));
     prctl(PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0])?;
     let args = [
         SECCOMP_SET_MODE_FILTER,

@@ -74,7 +74,8 @@ pub struct At<'w> {
 }
 
 impl At<'_> {
-    const NOWHERE: Self = Self {
+    /// Nothing is known.
+    pub(super) const NOWHERE: Self = Self {
         dir: Fd::CWD,
         path: 0,
         magic: false,
@@ -169,8 +170,11 @@ impl Call<'_> {
         dir: Fd,
         from: Address,
         want: Want,
-        then: impl FnOnce(&Self, &At<'_>) -> Raw,
+        then: impl Fn(&Self, &At<'_>) -> Raw,
     ) -> Raw {
+        if let Some(result) = self.quick(from, want, &then) {
+            return result;
+        }
         let run = || {
             let mut taken = self.area()?;
             let Work {

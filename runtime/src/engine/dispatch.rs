@@ -2,9 +2,11 @@
 
 use super::call::Call;
 use super::calls::{
-    attributes, credentials, directories, files, memory, names, refused, signals, sockets, tracing,
+    attributes, credentials, directories, files, limits, memory, names, refused, signals, sockets,
+    tracing,
 };
 use super::exec;
+use super::filter::Program;
 use super::patched::{self, Frame};
 use super::pool::Taker;
 use super::process::process;
@@ -13,8 +15,8 @@ use super::way::Way;
 use super::{faults, store, tell};
 use crate::guest::Memory;
 use crate::sys::abi::{SigInfo, UContext};
-use crate::sys::nr;
 use crate::sys::raw::{Nr, Raw};
+use crate::sys::{memory as own, nr};
 use crate::trace::TraceBits;
 
 /// What is done for a call.
@@ -34,7 +36,7 @@ pub struct Row {
 macro_rules! table {
     ($($test:literal { $($nr:ident $serve:path,)* })*) => {
         /// Every call of Linux on x86-64 that names or reveals a path, changes who may search a directory, or meets the runtime's signals:
-        /// their masks, handlers and stacks, and tracers; sorted by test. All others go straight to the kernel.
+        /// their masks, handlers and stacks, and tracers, or the limit above which its descriptors are; sorted by test. All others go straight to the kernel.
         pub const TABLE: &[Row] = &[$($(Row { nr: nr::$nr, serve: $serve, test: $test },)*)*];
     };
 }
@@ -146,6 +148,10 @@ table! {
     "scripts/descriptors" {
         PSELECT6 signals::pselect6,
         IO_PGETEVENTS signals::pselect6,
+        PRLIMIT64 limits::prlimit64,
+    }
+    "traps/descriptors.c" {
+        SETRLIMIT limits::setrlimit,
     }
     "process/signals.c" {
         RT_SIGACTION signals::rt_sigaction,
@@ -206,12 +212,35 @@ const NEVER: &[Nr] = &[
     nr::EXIT,
 ];
 
-/// Whether the filter of a run traps this number. `counts`: something is printed at the end. `traces`: all calls are timed.
+/// The filter of a run. `counts`: something is printed at the end. `traces`: all calls are timed.
 #[must_use]
-pub fn traps(nr: Nr, counts: bool, traces: bool) -> bool {
-    match serve(nr) {
-        Some(_) => nr != nr::EXIT_GROUP || counts || traces,
-        None => traces && !NEVER.contains(&nr),
+pub fn filter(counts: bool, traces: bool) -> &'static Program {
+    static USUAL: Program = program(false, false);
+    static COUNTS: Program = program(true, false);
+    static TRACES: Program = program(true, true);
+    match (counts, traces) {
+        (_, true) => &TRACES,
+        (true, false) => &COUNTS,
+        (false, false) => &USUAL,
+    }
+}
+
+const fn program(to_the_end: bool, all: bool) -> Program {
+    let mut trapped = [all; NUMBERS];
+    let mut place = 0;
+    while all && place < NEVER.len() {
+        trapped[NEVER[place].0 as usize] = false;
+        place += 1;
+    }
+    let mut line = 0;
+    while line < TABLE.len() {
+        let nr = TABLE[line].nr.0;
+        trapped[nr as usize] = nr != nr::EXIT_GROUP.0 || to_the_end;
+        line += 1;
+    }
+    match Program::new(own::OWN_HIGH, &trapped) {
+        Ok(program) => program,
+        Err(_) => panic!("the filter does not fit"),
     }
 }
 
@@ -238,7 +267,7 @@ pub fn serve(nr: Nr) -> Option<Serve> {
 }
 
 /// Calls that are served by which the guest may learn of a change from outside: they end leases when they return. Those that are not served
-/// are [`patched::ENDING`].
+/// are in the format's list, [`elfuse_format::text::ENDING`].
 const ENDS_LEASES: &[Nr] = &[
     nr::PSELECT6,
     nr::PPOLL,
@@ -349,14 +378,13 @@ fn answer(serve: Serve, call: &mut Call<'_>) -> Raw {
 
 #[cfg(test)]
 mod tests {
-    use super::{TABLE, serve};
-    use crate::engine::filter::Program;
+    use super::{TABLE, filter};
     use crate::sys::nr;
 
     #[test]
-    fn the_filter_of_the_table_fits_and_is_short() {
-        let program = Program::new(0x6f00, |nr| serve(nr).is_some()).unwrap();
-        assert!(program.code().len() < 120, "{}", program.code().len());
+    fn the_filter_of_the_table_is_short() {
+        let len = filter(false, false).code().len();
+        assert!(len < 120, "{len}");
         assert_eq!(TABLE.iter().filter(|row| row.nr == nr::OPENAT).count(), 1);
     }
 }

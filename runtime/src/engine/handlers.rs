@@ -108,15 +108,11 @@ fn start() -> usize {
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
-
-    use std::vec::Vec;
-
     use super::{COUNT, entry_of, handler_of};
 
     #[test]
     fn each_handler_has_one_entry_until_there_are_none_left_and_then_stands_for_itself() {
-        let entries: Vec<_> = (0..COUNT).map(|of| entry_of(0x1000 + of)).collect();
+        let entries: [usize; COUNT] = core::array::from_fn(|of| entry_of(0x1000 + of));
         for (number, entry) in entries.iter().enumerate() {
             assert_eq!(entry_of(0x1000 + number), *entry);
             assert_eq!(handler_of(*entry), 0x1000 + number);

@@ -21,6 +21,7 @@ pub mod patched;
 pub mod pool;
 pub mod proc;
 pub mod process;
+mod quick;
 pub mod say;
 pub mod signals;
 pub mod stacks;

@@ -26,6 +26,8 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
+use elfuse_format::text;
+
 use super::dispatch::{self, NUMBERS};
 use crate::errno::Errno;
 use crate::sys::nr;
@@ -39,7 +41,8 @@ pub enum Class {
     Plain,
     /// The runtime serves it.
     Served,
-    /// It is made where it stands, and by it the guest may learn of what others changed: leases end.
+    /// It is made where it stands, and by it the guest may learn of what others changed: leases end. Calls of that kind that the runtime
+    /// serves end leases when they return ([`dispatch`]).
     Ending,
     /// mmap(2) and its kin: served where it is to make memory executable.
     Protection,
@@ -49,81 +52,30 @@ pub enum Class {
     Personality,
 }
 
-/// Calls by which a guest may learn of a change from outside that are made where they stand: what waits, sleeps, or reads what others write.
-/// Those among them that the runtime serves end leases when they return ([`dispatch`]).
-pub const ENDING: &[Nr] = &[
-    nr::READ,
-    nr::READV,
-    nr::PREAD64,
-    nr::PREADV,
-    nr::PREADV2,
-    nr::POLL,
-    nr::SELECT,
-    nr::EPOLL_WAIT,
-    nr::EPOLL_WAIT_OLD,
-    nr::PAUSE,
-    nr::NANOSLEEP,
-    nr::CLOCK_NANOSLEEP,
-    nr::FUTEX,
-    nr::FUTEX_WAITV,
-    nr::WAIT4,
-    nr::WAITID,
-    nr::RT_SIGTIMEDWAIT,
-    nr::FLOCK,
-    nr::FCNTL,
-    nr::SEMOP,
-    nr::SEMTIMEDOP,
-    nr::MSGRCV,
-    nr::MQ_TIMEDRECEIVE,
-    nr::IO_GETEVENTS,
-    nr::SPLICE,
-    nr::TEE,
-    nr::SENDFILE,
-    nr::COPY_FILE_RANGE,
-    nr::SCHED_YIELD,
-];
-
-/// What the entry goes by.
+/// What the entry goes by. The lists are the indexer's: what it has patched is patched for them.
 static CLASSES: [u8; NUMBERS] = {
-    let mut classes = [Class::Plain as u8; NUMBERS];
-    let mut place = 0;
-    while place < dispatch::TABLE.len() {
-        classes[dispatch::TABLE[place].nr.0 as usize] = Class::Served as u8;
-        place += 1;
+    let mut classes = [0; NUMBERS];
+    let mut number = 0;
+    while number < NUMBERS {
+        classes[number] = of(Nr(number as u32)) as u8;
+        number += 1;
     }
-    place = 0;
-    while place < ENDING.len() {
-        let nr = ENDING[place].0 as usize;
-        assert!(classes[nr] == Class::Plain as u8, "it is served");
-        classes[nr] = Class::Ending as u8;
-        place += 1;
-    }
-    // It finds its frame by the stack pointer that it is made with.
-    classes[nr::RT_SIGRETURN.0 as usize] = Class::Plain as u8;
-    // What a guest's own filter says of arming ours is settled before there is one.
-    classes[nr::PRCTL.0 as usize] = Class::Served as u8;
-    classes[nr::SECCOMP.0 as usize] = Class::Served as u8;
-    classes[nr::MMAP.0 as usize] = Class::Protection as u8;
-    classes[nr::MPROTECT.0 as usize] = Class::Protection as u8;
-    classes[nr::PKEY_MPROTECT.0 as usize] = Class::Protection as u8;
-    classes[nr::SHMAT.0 as usize] = Class::SharedMemory as u8;
-    classes[nr::PERSONALITY.0 as usize] = Class::Personality as u8;
     classes
 };
 
-/// What the entry does with a call of this number.
-#[must_use]
-pub fn class(nr: Nr) -> Class {
-    const ALL: [Class; 6] = [
-        Class::Plain,
-        Class::Served,
-        Class::Ending,
-        Class::Protection,
-        Class::SharedMemory,
-        Class::Personality,
-    ];
-    let class = CLASSES.get(nr.0 as usize).copied().unwrap_or(0);
-    ALL[usize::from(class)]
+const fn of(nr: Nr) -> Class {
+    match text::class(nr.0) {
+        text::Class::Plain => Class::Plain,
+        text::Class::Served => Class::Served,
+        text::Class::Ending => Class::Ending,
+        text::Class::Guarded => match nr {
+            nr::SHMAT => Class::SharedMemory,
+            nr::PERSONALITY => Class::Personality,
+            // What a guest's own filter says of arming ours is settled before there is one.
+            nr::PRCTL | nr::SECCOMP => Class::Served,
+            _ => Class::Protection,
+        },
+    }
 }
 
 /// The byte that ends leases where there are none.
@@ -350,8 +302,6 @@ pub fn flag_address() -> usize {
 
 /// Says which byte ends leases, before anything of the guest's is mapped.
 pub fn set_flag(flag: &'static AtomicU8) {
-    // So that the entry is linked, whether or not anything is mapped that jumps to it.
-    core::hint::black_box(entry_address());
     FLAG.store(core::ptr::from_ref(flag).cast_mut(), Ordering::Relaxed);
 }
 
@@ -369,25 +319,37 @@ pub fn end_leases_always() {
 
 #[cfg(test)]
 mod tests {
-    use super::{Class, ENDING, class};
-    use crate::engine::dispatch::TABLE;
+    use elfuse_format::text;
+
+    use super::{CLASSES, Class, NUMBERS, of};
+    use crate::engine::dispatch::{TABLE, serve};
     use crate::sys::nr;
     use crate::sys::raw::Nr;
 
     #[test]
-    fn each_call_of_the_table_is_served_but_the_return_from_a_handler() {
-        for row in TABLE {
-            let expected = match row.nr {
-                nr::RT_SIGRETURN => Class::Plain,
-                _ => Class::Served,
-            };
-            assert_eq!(class(row.nr), expected, "{:?}", row.nr);
-        }
-        assert_eq!(class(nr::READ), Class::Ending);
-        assert_eq!(class(nr::PERSONALITY), Class::Personality);
-        assert_eq!(class(nr::CLONE), Class::Plain);
-        assert_eq!(class(Nr(511)), Class::Plain);
-        assert_eq!(class(Nr(u32::MAX)), Class::Plain);
-        assert!(ENDING.iter().all(|nr| class(*nr) == Class::Ending));
+    fn the_indexer_patches_just_the_calls_of_the_table_but_the_return_from_a_handler() {
+        let is_served = |nr: &u32| TABLE.iter().any(|row| row.nr.0 == *nr);
+        let of_table = (0..NUMBERS as u32)
+            .filter(is_served)
+            .filter(|nr| *nr != nr::RT_SIGRETURN.0);
+        assert!(of_table.eq(text::SERVED.iter().copied()));
+    }
+
+    #[test]
+    fn all_numbers_of_the_lists_are_in_the_entrys_table() {
+        let lists = [text::SERVED, text::GUARDED, text::ENDING];
+        let listed = lists.iter().map(|list| list.len()).sum::<usize>();
+        assert_eq!(CLASSES.iter().filter(|class| **class != 0).count(), listed);
+        assert!(listed < NUMBERS && serve(Nr(NUMBERS as u32)).is_none());
+        let guarded = [nr::MMAP, nr::MPROTECT, nr::PKEY_MPROTECT].map(of);
+        assert_eq!(guarded, [Class::Protection; 3]);
+        assert_eq!(
+            [of(nr::SHMAT), of(nr::READ)],
+            [Class::SharedMemory, Class::Ending]
+        );
+        assert_eq!(
+            [of(nr::PERSONALITY), of(nr::CLONE)],
+            [Class::Personality, Class::Plain]
+        );
     }
 }

@@ -17,7 +17,7 @@ use super::arm::arm;
 use super::call::Call;
 use super::command;
 use super::pool::Pool;
-use super::process::{self, Process};
+use super::process::{self, Process, Trust};
 use super::say::say;
 use super::stacks::Stacks;
 use super::tell::{self, Step};
@@ -207,6 +207,7 @@ pub fn set_up(
             armed: AtomicBool::new(run.filter_armed),
             sysroot_path: arena.string(run.sysroot)?,
             sysroot_fd: AtomicI32::new(run.sysroot_fd.unwrap_or(-1)),
+            trust: Trust::new(None),
             pool: { arena.place(Pool::new()?)? },
             stacks: { arena.place(Stacks::new()?)? },
             vfs: Vfs::new(mounts),
@@ -237,6 +238,7 @@ pub fn settle(
             vfs,
             code: texts.map(|texts| Code { texts, store }),
             coherence,
+            trust: Trust::new(store::common_word()),
             ..process.with_run(run)
         };
         arena.place(state)

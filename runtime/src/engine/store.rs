@@ -8,7 +8,7 @@
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use elfuse_format::header::HEADER_LEN;
 use elfuse_format::names;
@@ -29,13 +29,13 @@ use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, s
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
     Absences, Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode,
-    Mounts, Source, Vfs,
+    Mounts, Prefixes, Source, Vfs,
 };
 
 /// Memory that what is touched of an index is copied to; pages cost nothing until then. What does not fit is asked of the host.
 const INDEX_ROOM: usize = 64 << 20;
 
-/// Memory that absent names are remembered in.
+/// Memory that absent names, and where the beginnings of paths lead, are remembered in.
 const ABSENCE_ROOM: usize = 512 << 10;
 
 /// A file of the store, mapped.
@@ -244,6 +244,14 @@ fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static
     arena.place(unsafe { IndexArena::new(base, len) })
 }
 
+/// A word of 0 that this process has in common with its children until they execute something.
+#[must_use]
+pub fn common_word() -> Option<&'static AtomicU64> {
+    let at = anonymous_shared(PAGE).ok()?;
+    // SAFETY: a zeroed page that is never unmapped, used through this atomic only.
+    Some(unsafe { &*at.cast() })
+}
+
 /// Where the store of this run is.
 ///
 /// # Errors
@@ -299,6 +307,9 @@ pub fn vfs(
     let coherence = arena.place(Coherence::new(mode, run.shadow, generation))?;
     if mode != Mode::Off {
         let room = arena_of(arena, ABSENCE_ROOM)?;
+        if let Some(prefixes) = Prefixes::new(room) {
+            vfs = vfs.with_prefixes(prefixes);
+        }
         if let Some(absences) = Absences::new(room) {
             vfs = vfs.with_absences(arena.place(absences)?, coherence);
         }

@@ -459,11 +459,11 @@ static void told(void) {
     need_entry();
     need(given_count == 3);
     int rounds = atoi(given[2]), missed = 0;
-    char name[32], byte;
+    char name[64], byte;
     struct pollfd input = {.fd = 0, .events = POLLIN};
     struct timespec second = {10, 0};
     for (int i = 0; i < rounds; i++) {
-        sprintf(name, "d/told-%d", i);
+        snprintf(name, sizeof name, "d/%s-%d/told", given[1], i);
         /* Often enough that the answer is one that is remembered. */
         for (int again = 0; again < 3; again++)
             need(look(name) == -ENOENT);

@@ -60,6 +60,18 @@ fn programs() -> &'static Programs {
         hello("hello-static-pie", &["-static-pie", "-fPIE"]);
         hello("hello-pie", &["-pie", "-fPIE"]);
         hello("hello-no-pie", &["-no-pie", "-fno-pie"]);
+        let patched = |name, flags: &[&str]| programs.compile("start/patched.c", name, flags);
+        patched("patched", &["-pie", "-fPIE", "-ldl"]);
+        patched("patched-static", &["-static", "-no-pie", "-ldl"]);
+        // Where all blocks are.
+        let low = [
+            "-no-pie",
+            "-fno-pie",
+            "-ldl",
+            "-DROOM=0x2f000000",
+            "-Wl,-Ttext-segment=0x10000000",
+        ];
+        patched("patched-low", &low);
         let bare = [
             "-static",
             "-nostdlib",

@@ -155,7 +155,7 @@ fn flagged(
     (flags, known): (usize, usize),
     dir: Fd,
     path: Address,
-    then: impl FnOnce(&Call<'_>, &At<'_>) -> Raw,
+    then: impl Fn(&Call<'_>, &At<'_>) -> Raw,
 ) -> Raw {
     if flags & !known != 0 {
         return Errno::EINVAL.into();

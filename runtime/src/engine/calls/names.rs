@@ -17,7 +17,7 @@ fn one(
     call: &mut Call<'_>,
     dir: Fd,
     path: Address,
-    then: impl FnOnce(&Call<'_>, &At<'_>) -> Raw,
+    then: impl Fn(&Call<'_>, &At<'_>) -> Raw,
 ) -> Raw {
     call.at(dir, path, PARENT, |call, at| {
         call.process.mutating(|| then(call, at))
