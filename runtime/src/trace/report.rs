@@ -46,7 +46,7 @@ impl Report<'_> {
             self.verdict_table(out)?;
             out.write_char('\n')?;
         }
-        if let [pieces @ 1.., bytes] = self.index_copied {
+        if let [pieces @ (1..), bytes] = self.index_copied {
             writeln!(
                 out,
                 "  {bytes} bytes of the index copied and checked, in {pieces} pieces\n"
