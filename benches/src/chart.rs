@@ -12,6 +12,17 @@ pub struct Chart {
     pub unit: String,
     /// From top to bottom.
     pub groups: Vec<Group>,
+    /// Else the longest bar decides, and there are no lines.
+    pub axis: Option<Axis>,
+}
+
+/// A scale that does not depend on the longest bar, from 0 on: what is longer is drawn with a gap.
+#[derive(Debug, Clone, Copy)]
+pub struct Axis {
+    /// Where it ends.
+    pub end: f64,
+    /// From line to line.
+    pub step: f64,
 }
 
 /// Bars that belong together.
@@ -74,11 +85,13 @@ impl Chart {
     /// The SVG document.
     #[must_use]
     pub fn svg(&self) -> String {
-        let lines = 2 + self
-            .groups
-            .iter()
-            .map(|group| 1 + group.bars.len())
-            .sum::<usize>();
+        let lines = 2
+            + usize::from(self.axis.is_some())
+            + self
+                .groups
+                .iter()
+                .map(|group| 1 + group.bars.len())
+                .sum::<usize>();
         let height = 2.0 * MARGIN + lines as f64 * LINE;
         let mut out = String::new();
         _ = writeln!(
@@ -88,18 +101,23 @@ impl Chart {
         _ = writeln!(out, "<title>{}</title>", escaped(&self.title));
         // The page's own colour scheme decides: charts are looked at on white and on black.
         out.push_str(
-            "<style>text{font:13px sans-serif;fill:#222}.head{font-weight:bold}.line{stroke:#222}\
-             @media(prefers-color-scheme:dark){text{fill:#ddd}.line{stroke:#ddd}}</style>\n",
+            "<style>text{font:13px sans-serif;fill:#222}.head{font-weight:bold}.line{stroke:#222}.gap{fill:#fff}\
+             @media(prefers-color-scheme:dark){text{fill:#ddd}.line{stroke:#ddd}.gap{fill:#0d1117}}</style>\n",
         );
         let mut y = MARGIN + LINE / 2.0;
         text(&mut out, MARGIN, y, "head", "start", &self.title);
-        let scale = BARS_WIDTH / self.largest();
+        let end = self.axis.map_or_else(|| self.largest(), |axis| axis.end);
+        let scale = BARS_WIDTH / end;
+        if let Some(axis) = self.axis {
+            y += LINE;
+            axis.draw(&mut out, (y, height - MARGIN - LINE), scale);
+        }
         for group in &self.groups {
             y += LINE;
             text(&mut out, MARGIN, y, "head", "start", &group.title);
             for bar in &group.bars {
                 y += LINE;
-                bar.draw(&mut out, y, scale);
+                bar.draw(&mut out, y, (scale, end));
             }
         }
         y += LINE;
@@ -116,9 +134,26 @@ impl Chart {
     }
 }
 
+impl Axis {
+    /// Numbers on top, and a thin line from each to the bottom.
+    fn draw(self, out: &mut String, (top, bottom): (f64, f64), scale: f64) {
+        let count = (self.end / self.step).round() as usize;
+        for number in 0..=count {
+            let value = number as f64 * self.step;
+            let x = BARS_LEFT + value * scale;
+            // Natively, which all is compared with.
+            let width = if value == 1.0 { 1.0 } else { 0.25 };
+            line(out, (x, top + LINE / 2.0), (x, bottom), width);
+            if value.fract() == 0.0 {
+                text(out, x, top, "", "middle", &format!("{value}x"));
+            }
+        }
+    }
+}
+
 impl Bar {
-    fn draw(&self, out: &mut String, y: f64, scale: f64) {
-        let at = |value: f64| BARS_LEFT + value.max(0.0) * scale;
+    fn draw(&self, out: &mut String, y: f64, (scale, axis_end): (f64, f64)) {
+        let at = |value: f64| BARS_LEFT + value.clamp(0.0, axis_end) * scale;
         text(out, BARS_LEFT - 8.0, y, "", "end", &self.label);
         let mut end = BARS_LEFT;
         if self.value.is_finite() {
@@ -128,8 +163,19 @@ impl Bar {
                 out,
                 r#"<rect x="{BARS_LEFT}" y="{top:.1}" width="{width:.1}" height="{BAR}" fill="{colour}"/>"#
             );
-            line(out, (at(self.spread.0), y), (at(self.spread.1), y), 1.0);
             end = at(self.value.max(self.spread.1));
+            if self.value > axis_end {
+                // The gap shows what is behind the chart, whatever its colour.
+                let gap = end - 3.0 * BAR;
+                _ = writeln!(
+                    out,
+                    r#"<path d="M{:.1} {y0:.1}l8 0l-5 {BAR}l-8 0z" class="gap"/>"#,
+                    gap,
+                    y0 = top
+                );
+            } else {
+                line(out, (at(self.spread.0), y), (end, y), 1.0);
+            }
         }
         if let Some(limit) = self.limit {
             let x = at(limit);
@@ -185,10 +231,39 @@ mod tests {
                 title: String::new(),
                 bars: vec![bar(4.0), bar(1.0), bar(f64::NAN)],
             }],
+            axis: None,
         }
         .svg();
         assert!(svg.contains(r#"width="400.0""#) && svg.contains(r#"width="100.0""#));
         assert_eq!(svg.matches("<rect").count(), 2);
         assert!(svg.contains("a &lt; b"));
+    }
+
+    #[test]
+    fn what_is_longer_than_the_axis_is_cut_and_marked() {
+        let bar = |value: f64| Bar {
+            label: String::new(),
+            text: format!("{value}x"),
+            value,
+            spread: (value, value),
+            limit: None,
+            role: Role::Context,
+        };
+        let svg = Chart {
+            title: String::new(),
+            unit: String::new(),
+            groups: vec![Group {
+                title: String::new(),
+                bars: vec![bar(1.0), bar(30.0)],
+            }],
+            axis: Some(Axis {
+                end: 4.0,
+                step: 1.0,
+            }),
+        }
+        .svg();
+        assert!(svg.contains(r#"width="400.0""#) && svg.contains(r#"width="100.0""#));
+        assert_eq!(svg.matches(r#"class="gap""#).count(), 1);
+        assert!(svg.contains("30x"));
     }
 }

@@ -21,6 +21,78 @@ pub enum Command {
     /// Counts the lookups that reach the host when programs start: under chroot, without and with the index
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     Lookups(LookupsOptions),
+    /// Times the start of programs by elfuse, chroot, bubblewrap, PRoot, fakechroot and qemu, warm and cold
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Start(StartOptions),
+    /// Times lookups inside a guest, and counts which of them reach the host
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Guest(Within),
+    /// Times the suite of system calls in a dynamic and a static guest, in every coherence mode; ends with 1 beyond a ceiling
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Suite(Within),
+    /// Counts what reaches the server of a FUSE mount that the sysroot lies on, and times starts from there
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Fuse(Within),
+    /// Times starts from sysroots of a thousand to a million entries
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Size(Within),
+    /// Runs all of them but `indexer`, each as a process of its own
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    All(AllOptions),
+}
+
+/// Options of `elfuse-bench all`.
+#[derive(Debug, Clone, Args)]
+pub struct AllOptions {
+    /// Run `indexer` too, which takes ten minutes more
+    #[arg(long)]
+    pub with_indexer: bool,
+    /// Leave out the starts with cold caches
+    #[arg(long)]
+    pub no_cold: bool,
+    /// What all of them have.
+    #[command(flatten)]
+    pub within: Within,
+}
+
+/// Options that all benchmarks of `elfuse run` share.
+#[derive(Debug, Clone, Args)]
+pub struct Within {
+    /// Print the verdicts of the last results and measure nothing
+    #[arg(long)]
+    pub check: bool,
+    /// A try-out: three rounds of each, printed and not written
+    #[arg(long)]
+    pub quick: bool,
+    /// How often each side has its turn (default: 30)
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<usize>,
+    /// Where trees and indices are made (default: $XDG_CACHE_HOME/elfuse/bench)
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+impl Within {
+    /// Rounds, where nothing else was asked for.
+    #[must_use]
+    pub fn rounds(&self, usual: usize) -> usize {
+        let usual = if self.quick { 3 } else { usual };
+        self.rounds.unwrap_or(usual).max(1)
+    }
+}
+
+/// Options of `elfuse-bench start`.
+#[derive(Debug, Clone, Args)]
+pub struct StartOptions {
+    /// Start only the programs with this text in their names, and print and do not write what is found
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Leave out the starts with cold caches: they drop those of the whole machine, and take root
+    #[arg(long)]
+    pub no_cold: bool,
+    /// What all of these have.
+    #[command(flatten)]
+    pub within: Within,
 }
 
 /// Options of `elfuse-bench lookups`.

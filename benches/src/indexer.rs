@@ -13,7 +13,7 @@ use crate::chart::{Bar, Chart, Group, Role};
 use crate::cli::IndexerOptions;
 use crate::machine::{self, has};
 use crate::measure::{Figures, Quartiles, Rounds, Series, Subject, interleave};
-use crate::report::{self, Goal, Report, Row, Section, Table, number};
+use crate::report::{Goal, Report, Row, Section, Table, number};
 use crate::synthetic;
 use crate::sysroot::Sysroot;
 use crate::workspace::{self, Workspace};
@@ -92,16 +92,16 @@ pub fn run(options: &IndexerOptions, workspace: &Workspace) -> anyhow::Result<Re
             .sections
             .push(bench.synthetic(size, options.synthetic_rounds())?);
     }
-    report.load[1] = machine::load();
+    report.end();
     if options.only.is_some() {
         // Half of the results, or of two different runs, would be taken for the whole.
         eprint!("{}", report.markdown());
         eprintln!("written down with both trees only");
         return Ok(report);
     }
+    let chart = chart_of(&report);
+    report.draw(&workspace.benches(), &chart)?;
     report.write(&workspace.benches())?;
-    let chart = workspace.benches().join("results").join("indexer.svg");
-    report::write_file(&chart, chart_of(&report).svg().as_bytes())?;
     Ok(report)
 }
 
@@ -510,5 +510,6 @@ fn chart_of(report: &Report) -> Chart {
         title: "Indexing a tree, as a multiple of find's time".to_owned(),
         unit: "bar: median of the rounds' ratios; whisker: p25 to p75; tick: at most".to_owned(),
         groups: groups.collect(),
+        axis: None,
     }
 }

@@ -24,7 +24,7 @@ const WAYS: [(Way, &str); 3] = [
 
 /// A program's starts, as [`WAYS`] has them.
 struct Counted {
-    program: &'static Program,
+    program: &'static Program<'static>,
     starts: [Started; 3],
 }
 
@@ -45,7 +45,7 @@ pub fn run(options: &LookupsOptions, workspace: &Workspace) -> anyhow::Result<Re
         ("debian", "Debian sysroot", DEBIAN),
         ("store", "Sysroot with a directory for each package", STORE),
     ] {
-        let wanted = |program: &&'static Program| {
+        let wanted = |program: &&'static Program<'static>| {
             let only = options.only.as_deref();
             only.is_none_or(|text| program.name.contains(text))
         };
@@ -67,7 +67,7 @@ pub fn run(options: &LookupsOptions, workspace: &Workspace) -> anyhow::Result<Re
         }
         report.sections.push(section(title, &root, &counted));
     }
-    report.load[1] = machine::load();
+    report.end();
     if options.only.is_some() || options.list {
         // A part would be taken for the whole.
         eprint!("{}", report.markdown());

@@ -128,10 +128,13 @@ impl Series {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Quartiles {
     /// A quarter is below.
+    #[serde(deserialize_with = "nan_if_null")]
     pub p25: f64,
     /// The median.
+    #[serde(deserialize_with = "nan_if_null")]
     pub p50: f64,
     /// A quarter is above.
+    #[serde(deserialize_with = "nan_if_null")]
     pub p75: f64,
 }
 
@@ -154,6 +157,14 @@ impl Quartiles {
             p75: at(3),
         }
     }
+}
+
+/// JSON has no NaN, and what could not be measured is written as null.
+///
+/// # Errors
+/// If it is neither null nor a number.
+pub fn nan_if_null<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// How often.

@@ -4,12 +4,17 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::chart::Chart;
 use crate::machine::Machine;
 use crate::measure::{Quartiles, Series};
+
+/// More rows than this are folded away below the other tables.
+const LONG: usize = 12;
 
 /// Version of the JSON document.
 const SCHEMA: u32 = 1;
@@ -31,8 +36,16 @@ pub struct Report {
     pub machine: Machine,
     /// Load averages before and after.
     pub load: [String; 2],
+    /// How long all of it took.
+    #[serde(default)]
+    pub took_seconds: Option<u64>,
+    /// What `results/BENCH.svg` shows, if there is one.
+    #[serde(default)]
+    pub picture: Option<String>,
     /// What was measured.
     pub sections: Vec<Section>,
+    #[serde(skip)]
+    began: Option<Instant>,
 }
 
 /// Measurements that belong together: of one tree, against one peer.
@@ -57,7 +70,7 @@ pub struct Section {
 pub struct Row {
     /// Its name.
     pub name: String,
-    /// The command.
+    /// The command; empty where a table of its own says it.
     pub command: String,
     /// Runs.
     pub n: usize,
@@ -112,6 +125,7 @@ pub struct Goal {
     /// The limit.
     pub at_most: f64,
     /// What was found.
+    #[serde(deserialize_with = "crate::measure::nan_if_null")]
     pub found: f64,
     /// Of both.
     pub unit: String,
@@ -122,6 +136,21 @@ impl Goal {
     #[must_use]
     pub fn met(&self) -> bool {
         self.found <= self.at_most
+    }
+
+    fn found(&self) -> String {
+        if self.found.is_nan() {
+            return "not measured".to_owned();
+        }
+        format!("{} {}", number(self.found), self.unit)
+    }
+
+    fn at_most(&self) -> String {
+        format!("{} {}", number(self.at_most), self.unit)
+    }
+
+    fn verdict(&self) -> String {
+        if self.met() { "met" } else { "**missed**" }.to_owned()
     }
 }
 
@@ -137,8 +166,29 @@ impl Report {
             command: command.to_owned(),
             machine: Machine::this(),
             load: [crate::machine::load(), String::new()],
+            took_seconds: None,
+            picture: None,
             sections: Vec::new(),
+            began: Some(Instant::now()),
         }
+    }
+
+    /// Notes the load and how long it took: all is measured.
+    pub fn end(&mut self) {
+        self.load[1] = crate::machine::load();
+        self.took_seconds = self.began.map(|began| began.elapsed().as_secs());
+    }
+
+    /// Writes `results/BENCH.svg` below `benches`, and has the section show it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn draw(&mut self, benches: &Path, chart: &Chart) -> anyhow::Result<()> {
+        let results = benches.join("results");
+        fs::create_dir_all(&results).with_context(|| format!("making {}", results.display()))?;
+        let path = results.join(format!("{}.svg", self.bench));
+        self.picture = Some(chart.title.clone());
+        write_file(&path, chart.svg().as_bytes())
     }
 
     /// Writes `results/BENCH.json` below `benches`, and the benchmark's section of `RESULTS.md`.
@@ -154,10 +204,7 @@ impl Report {
             &results.join(format!("{}.json", self.bench)),
             json.as_bytes(),
         )?;
-        let path = benches.join("RESULTS.md");
-        let before = fs::read_to_string(&path).unwrap_or_else(|_| HEAD.to_owned());
-        let after = replace_section(&before, &self.bench, &self.markdown());
-        write_file(&path, after.as_bytes())
+        write_section(benches, &self.bench, &self.markdown())
     }
 
     /// What was written last.
@@ -185,11 +232,11 @@ impl Report {
         for section in &self.sections {
             for goal in &section.goals {
                 let verdict = if goal.met() { "met   " } else { "MISSED" };
-                let (found, at_most) = (number(goal.found), number(goal.at_most));
-                let (title, what, unit) = (&section.title, &goal.what, &goal.unit);
+                let (found, at_most) = (goal.found(), number(goal.at_most));
+                let (title, what) = (&section.title, &goal.what);
                 _ = writeln!(
                     out,
-                    "{verdict} {title}: {what}: {found} {unit} (at most {at_most})"
+                    "{verdict} {title}: {what}: {found} (at most {at_most})"
                 );
             }
         }
@@ -204,8 +251,12 @@ impl Report {
         let bench = &self.bench;
         _ = writeln!(
             out,
-            "{}, commit {}, by `{}`.",
-            self.date, self.commit, self.command
+            "{}, commit {}, by `{}`{}.",
+            self.date,
+            self.commit,
+            self.command,
+            self.took_seconds
+                .map_or_else(String::new, |seconds| format!(", which took {seconds} s")),
         );
         _ = writeln!(
             out,
@@ -227,11 +278,8 @@ impl Report {
             self.load[0],
             self.load[1],
         );
-        if self.sections.iter().any(|section| !section.rows.is_empty()) {
-            _ = writeln!(
-                out,
-                "![Times as multiples of the peer's](results/{bench}.svg)\n"
-            );
+        if let Some(picture) = &self.picture {
+            _ = writeln!(out, "![{picture}](results/{bench}.svg)\n");
         }
         for section in &self.sections {
             section.markdown(&mut out);
@@ -249,17 +297,28 @@ impl Section {
         let goals = self.goals.iter().map(|goal| {
             vec![
                 goal.what.clone(),
-                format!("{} {}", number(goal.at_most), goal.unit),
-                format!("{} {}", number(goal.found), goal.unit),
-                if goal.met() { "met" } else { "**missed**" }.to_owned(),
+                goal.at_most(),
+                goal.found(),
+                goal.verdict(),
             ]
         });
-        table(out, &["goal", "at most", "found", ""], goals);
-        self.times(out);
+        if !self.goals.is_empty() {
+            table(out, &["goal", "at most", "found", ""], goals);
+        }
+        // So many that the tables made of them come first.
+        let is_long = self.rows.len() > LONG;
+        if !is_long {
+            self.times(out);
+        }
         for extra in &self.tables {
             _ = writeln!(out, "{}\n", extra.title);
             let columns: Vec<&str> = extra.columns.iter().map(String::as_str).collect();
             table(out, &columns, extra.rows.iter().cloned());
+        }
+        if is_long {
+            out.push_str("<details><summary>All times</summary>\n\n");
+            self.times(out);
+            out.push_str("</details>\n\n");
         }
     }
 
@@ -287,11 +346,13 @@ impl Section {
             ]
         });
         table(out, &columns, rows);
-        let commands = self
-            .rows
-            .iter()
-            .map(|row| vec![row.name.clone(), format!("`{}`", row.command)]);
-        table(out, &["", "command"], commands);
+        let typed = self.rows.iter().filter(|row| !row.command.is_empty());
+        let commands: Vec<_> = typed
+            .map(|row| vec![row.name.clone(), format!("`{}`", row.command)])
+            .collect();
+        if !commands.is_empty() {
+            table(out, &["", "command"], commands.into_iter());
+        }
     }
 }
 
@@ -336,6 +397,58 @@ fn marks(bench: &str) -> (String, String) {
         format!("<!-- {bench}: generated from here -->"),
         format!("<!-- {bench}: to here -->"),
     )
+}
+
+/// Writes a section of `RESULTS.md`.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_section(benches: &Path, name: &str, markdown: &str) -> anyhow::Result<()> {
+    let path = benches.join("RESULTS.md");
+    let before = fs::read_to_string(&path).unwrap_or_else(|_| HEAD.to_owned());
+    let after = replace_section(&before, name, markdown);
+    write_file(&path, after.as_bytes())
+}
+
+/// Replaces what stands between the marks of `name` in a file that is no benchmark's own. Without marks it is left as it is.
+///
+/// # Errors
+/// If it cannot be read or written.
+pub fn fill_in(path: &Path, name: &str, markdown: &str) -> anyhow::Result<()> {
+    let before = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let (from, to) = marks(name);
+    if !before.contains(&from) || !before.contains(&to) {
+        eprintln!("{} has no place for {name}", path.display());
+        return Ok(());
+    }
+    let after = replace_section(&before, name, markdown);
+    write_file(path, after.as_bytes())
+}
+
+/// All goals of some benchmarks in one table, with when each was measured.
+#[must_use]
+pub fn goals(reports: &[Report]) -> String {
+    let mut out =
+        String::from("## goals\n\nThose of all benchmarks below, as each found them last.\n\n");
+    let rows = reports.iter().flat_map(|report| {
+        report.sections.iter().flat_map(move |section| {
+            section.goals.iter().map(move |goal| {
+                vec![
+                    format!("{}, {}: {}", report.bench, section.title, goal.what),
+                    goal.at_most(),
+                    goal.found(),
+                    goal.verdict(),
+                    report.date.clone(),
+                ]
+            })
+        })
+    });
+    table(
+        &mut out,
+        &["goal", "at most", "found", "", "measured"],
+        rows,
+    );
+    out
 }
 
 /// `text` with the benchmark's section replaced, or added at the end.

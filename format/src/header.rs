@@ -36,7 +36,7 @@ pub enum Kind {
     Generation = 4,
     /// `.elfuse/resident/*`. Reserved: written by the runtime.
     Snapshot = 5,
-    /// `.elfuse/cpuid`. Reserved: written by the runtime.
+    /// `.elfuse/cpuid`: [`crate::cpuid`], written by the runtime.
     Cpuid = 6,
 }
 

@@ -10,6 +10,7 @@
 //! | [`keys`] | `.elfuse/keys`: what binds an index to this host |
 //! | [`loader_cache`] | `.elfuse/loader-cache`: roll-up of all sidecars, SONAME table, closures |
 //! | [`ld_so_cache`] | `ld.so.cache` in glibc's own format |
+//! | [`cpuid`] | `.elfuse/cpuid`: what CPUID says on this machine |
 //! | [`text`] | `.elfuse/text/*`: patched copies, and what the keys say of them |
 //! | [`names`] | the reserved names, and the hash of a name |
 //!
@@ -25,6 +26,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod checksum;
+pub mod cpuid;
 pub mod elf_facts;
 pub mod error;
 pub mod file_systems;

@@ -12,6 +12,8 @@ pub const LOADER_CACHE: &str = "loader-cache";
 pub const LD_SO_CACHE: &str = "ld.so.cache";
 /// File in the store: in-flight count and generation, shared by every run on a sysroot.
 pub const GENERATION: &str = "generation";
+/// File in the store: [`crate::cpuid`].
+pub const CPUID: &str = "cpuid";
 /// Suffix of a file that is being written.
 pub const TEMPORARY_SUFFIX: &[u8] = b".tmp";
 

@@ -46,8 +46,9 @@ pub const SERVED: &[u32] = &[
     433, 437, 439, 441, 442, 452, 457, 458, 463, 464, 465, 466, 467, 468, 469,
 ];
 
-/// Numbers of calls that may make memory executable, ascending: mmap, mprotect, shmat, personality, pkey_mprotect.
-pub const GUARDED: &[u32] = &[9, 10, 30, 135, 329];
+/// Numbers of calls that may make memory executable, ascending: mmap, mprotect, shmat, personality, pkey_mprotect; and of those by which
+/// a program restricts its own calls, prctl and seccomp: afterwards the runtime might not be able to install its filter.
+pub const GUARDED: &[u32] = &[9, 10, 30, 135, 157, 317, 329];
 
 /// Numbers of calls by which a program may learn of what happened outside, ascending; those that the runtime serves are not
 /// among them, as it ends leases itself.

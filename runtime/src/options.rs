@@ -25,6 +25,8 @@ pub const MAX_ENV_EDITS: usize = 256;
 pub const SYSROOT_VARIABLE: &str = "ELFUSE_SYSROOT";
 /// The environment variable that switches the index off, or has each of its answers checked.
 pub const INDEX_VARIABLE: &str = "ELFUSE_INDEX";
+/// The environment variable that switches patched copies of libraries off: each call of the guest's then traps.
+pub const PATCHED_VARIABLE: &str = "ELFUSE_PATCHED";
 /// The environment variable that asks for a trace of the start.
 pub const TRACE_VARIABLE: &str = "ELFUSE_STARTUP_TRACE";
 
@@ -154,12 +156,16 @@ pub struct RunOptions<'a> {
     /// `ELFUSE_INDEX=shadow`: each answer of the index is compared with the live walker's. Never together with
     /// [`Coherence::Off`].
     pub shadow: bool,
+    /// Whether patched copies are mapped where the index has them: not with `ELFUSE_PATCHED=off`.
+    pub patched: bool,
     /// `--bind`, in order.
     pub binds: List<Bind<'a>, MAX_BINDS>,
     /// Whether there are `/proc`, `/sys`, `/dev`, `/tmp`, home and working directory: not with `--no-default-binds`.
     pub default_binds: bool,
     /// `--host-fallback`: what the sysroot does not have is looked for on the host.
     pub host_fallback: bool,
+    /// Whether ld.so's CPUID is answered from a table: not with `--no-cpuid-table`.
+    pub cpuid_table: bool,
     /// `--workdir`: the guest's working directory, absolute.
     pub workdir: Option<&'a [u8]>,
     /// `--env`, in order; each holds a `=` that is not its first byte.
@@ -185,12 +191,14 @@ impl<'a> RunOptions<'a> {
             index_dir: None,
             coherence: Coherence::default(),
             shadow: false,
+            patched: true,
             binds: List::new(Bind {
                 host: b"",
                 guest: None,
             }),
             default_binds: true,
             host_fallback: false,
+            cpuid_table: true,
             workdir: None,
             env_edits: List::new(b""),
             clear_env: false,
@@ -245,6 +253,7 @@ enum Opt {
     Bind,
     NoDefaultBinds,
     HostFallback,
+    NoCpuidTable,
     Workdir,
     Env,
     ClearEnv,
@@ -281,6 +290,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     spec("--bind", Takes::Value("HOST[:GUEST]"), Opt::Bind),
     spec("--no-default-binds", Takes::Nothing, Opt::NoDefaultBinds),
     spec("--host-fallback", Takes::Nothing, Opt::HostFallback),
+    spec("--no-cpuid-table", Takes::Nothing, Opt::NoCpuidTable),
     spec("--workdir", Takes::Value("DIR"), Opt::Workdir),
     spec("--env", Takes::Value("NAME=VALUE"), Opt::Env),
     spec("--clear-env", Takes::Nothing, Opt::ClearEnv),
@@ -380,6 +390,7 @@ pub fn parse<'a>(
             }
             Opt::NoDefaultBinds => options.default_binds = false,
             Opt::HostFallback => options.host_fallback = true,
+            Opt::NoCpuidTable => options.cpuid_table = false,
             Opt::Workdir => {
                 if !value.starts_with(b"/") {
                     return Err(UsageError::NotAbsolute {
@@ -430,6 +441,11 @@ pub fn parse<'a>(
         // Without an index there is nothing to compare.
         Some(b"shadow") => options.shadow = options.coherence != Coherence::Off,
         Some(other) => return Err(unknown(INDEX_VARIABLE, other, &["on", "off", "shadow"])),
+    }
+    match set(PATCHED_VARIABLE) {
+        None | Some(b"on") => {}
+        Some(b"off") => options.patched = false,
+        Some(other) => return Err(unknown(PATCHED_VARIABLE, other, &["on", "off"])),
     }
     if let Some(words) = set(TRACE_VARIABLE) {
         (options.trace, options.unknown_trace_word) = TraceBits::parse(words);

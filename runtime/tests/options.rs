@@ -45,7 +45,7 @@ fn a_sysroot_and_a_program_are_enough() {
     assert_eq!(options.index_dir, None);
     assert_eq!(options.coherence, Coherence::Lease);
     assert!(!options.shadow && !options.host_fallback && !options.clear_env);
-    assert!(options.default_binds);
+    assert!(options.default_binds && options.cpuid_table);
     assert!(options.binds.is_empty() && options.env_edits.is_empty());
     assert_eq!(options.workdir, None);
     assert_eq!(options.stats, Stats::Off);
@@ -65,6 +65,7 @@ fn every_option_is_understood_in_both_spellings() {
         "/a:/b",
         "--no-default-binds",
         "--host-fallback",
+        "--no-cpuid-table",
         "--workdir",
         "/w",
         "--env",
@@ -80,17 +81,18 @@ fn every_option_is_understood_in_both_spellings() {
         "--bind=/a:/b",
         "--no-default-binds",
         "--host-fallback",
+        "--no-cpuid-table",
         "--workdir=/w",
         "--env=K=V",
         "--clear-env",
         "--stats=text",
         "prog",
     ]);
-    assert_eq!(apart.program_at, 17);
-    assert_eq!(joined.program_at, 11);
+    assert_eq!(apart.program_at, 18);
+    assert_eq!(joined.program_at, 12);
     assert_eq!(
         RunOptions {
-            program_at: 17,
+            program_at: 18,
             ..joined
         },
         apart
@@ -100,7 +102,7 @@ fn every_option_is_understood_in_both_spellings() {
     assert_eq!(apart.workdir, Some(b"/w".as_slice()));
     assert_eq!(apart.env_edits.to_vec(), [b"K=V"]);
     assert_eq!(apart.stats, Stats::Text);
-    assert!(!apart.default_binds && apart.host_fallback && apart.clear_env);
+    assert!(!apart.default_binds && !apart.cpuid_table && apart.host_fallback && apart.clear_env);
     assert_eq!(
         run(&["--stats=json", "--sysroot=/", "p"]).stats,
         Stats::Json
@@ -227,6 +229,15 @@ fn the_environment_gives_defaults_and_switches() {
         refused_in(&["--sysroot=/r", "p"], &["ELFUSE_INDEX=shadwo"]).to_string(),
         "ELFUSE_INDEX cannot be \"shadwo\"; it is one of on, off, shadow; did you mean shadow?"
     );
+}
+
+#[test]
+fn patched_copies_are_switched_off_by_a_variable() {
+    let patched = |value| run_in(&["--sysroot=/r", "p"], &[value]).patched;
+    assert!(patched("ELFUSE_PATCHED=on") && patched("ELFUSE_PATCHED=") && patched("OTHER=off"));
+    assert!(!patched("ELFUSE_PATCHED=off"));
+    let refused = refused_in(&["--sysroot=/r", "p"], &["ELFUSE_PATCHED=offf"]).to_string();
+    assert!(refused.ends_with("did you mean off?"), "{refused}");
 }
 
 #[test]

@@ -2,9 +2,7 @@
 
 mod hostile;
 
-use elfuse_runtime::options::inherited::{
-    DecodeError, EncodeError, Inherited, MAX_MOUNTS, MAX_SCRIPT_ARGUMENTS, Mount,
-};
+use elfuse_runtime::options::inherited::{DecodeError, EncodeError, Inherited, MAX_MOUNTS, Mount};
 use elfuse_runtime::options::{Coherence, Stats};
 use elfuse_runtime::trace::TraceBits;
 use proptest::prelude::*;
@@ -28,9 +26,6 @@ fn typical() -> Inherited<'static> {
             host: b"/srv/data",
         })
         .unwrap();
-    let mut script_arguments = Inherited::no_script_arguments();
-    script_arguments.push(b"-e").unwrap();
-    script_arguments.push(b"/usr/bin/tool").unwrap();
     Inherited {
         sysroot: b"/home/me/.cache/elfuse/sysroots/debian",
         sysroot_dev: 0xfe01,
@@ -39,8 +34,10 @@ fn typical() -> Inherited<'static> {
         index_dir: None,
         coherence: Coherence::Lease,
         shadow: false,
+        patched: true,
         mounts,
         host_fallback: false,
+        cpuid_table: true,
         stats: Stats::Json,
         stats_fd: Some(1021),
         counters_fd: Some(1022),
@@ -49,7 +46,6 @@ fn typical() -> Inherited<'static> {
         program_fd: 1020,
         exe: b"/usr/bin/perl",
         execfn: b"/usr/bin/tool",
-        script_arguments,
         top_level_pid: 4711,
         signal_mask: 1 << 30,
     }
@@ -72,10 +68,10 @@ fn a_typical_run_takes_less_than_300_bytes() {
 #[test]
 fn it_is_known_by_its_beginning_whatever_its_version() {
     assert!(Inherited::is_claimed_by(&encoded(&typical())));
-    assert!(Inherited::is_claimed_by(b"elfuse-inherited/2 later"));
+    assert!(Inherited::is_claimed_by(b"elfuse-inherited/999 later"));
     assert!(!Inherited::is_claimed_by(b"run"));
     assert_eq!(
-        Inherited::decode(b"elfuse-inherited/2 later"),
+        Inherited::decode(b"elfuse-inherited/999 later"),
         Err(DecodeError::Magic)
     );
 }
@@ -237,7 +233,6 @@ struct Strings {
     execfn: Vec<u8>,
     index_dir: Option<Vec<u8>>,
     mounts: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    script_arguments: Vec<Vec<u8>>,
 }
 
 fn strings() -> impl Strategy<Value = Strings> {
@@ -247,17 +242,13 @@ fn strings() -> impl Strategy<Value = Strings> {
         string(b""),
         prop::option::of(string(b"/")),
         prop::collection::vec(mount, 0..=MAX_MOUNTS),
-        prop::collection::vec(string(b""), 0..=MAX_SCRIPT_ARGUMENTS),
     )
-        .prop_map(
-            |(paths, execfn, index_dir, mounts, script_arguments)| Strings {
-                paths,
-                execfn,
-                index_dir,
-                mounts,
-                script_arguments,
-            },
-        )
+        .prop_map(|(paths, execfn, index_dir, mounts)| Strings {
+            paths,
+            execfn,
+            index_dir,
+            mounts,
+        })
 }
 
 proptest! {
@@ -267,15 +258,11 @@ proptest! {
         numbers in any::<[u64; 3]>(),
         descriptors in (0..=i32::MAX, prop::option::of(0..=i32::MAX), 1..=i32::MAX),
         choices in (0_u64..4, 0_u64..3, 0_u64..4),
-        flags in any::<[bool; 3]>(),
+        flags in any::<[bool; 4]>(),
     ) {
         let mut mounts = Inherited::no_mounts();
         for (guest, host) in &strings.mounts {
             mounts.push(Mount { guest, host: host.as_ref().unwrap_or(guest) }).unwrap();
-        }
-        let mut script_arguments = Inherited::no_script_arguments();
-        for argument in &strings.script_arguments {
-            script_arguments.push(argument.as_slice()).unwrap();
         }
         let coherence = Coherence::from_number(choices.0).unwrap();
         let inherited = Inherited {
@@ -286,8 +273,10 @@ proptest! {
             index_dir: strings.index_dir.as_deref(),
             coherence,
             shadow: flags[0] && coherence != Coherence::Off,
+            patched: flags[3],
             mounts,
             host_fallback: flags[1],
+            cpuid_table: flags[3],
             stats: Stats::from_number(choices.1).unwrap(),
             stats_fd: descriptors.1,
             counters_fd: descriptors.1,
@@ -296,7 +285,6 @@ proptest! {
             program_fd: descriptors.0,
             exe: &strings.paths[1],
             execfn: &strings.execfn,
-            script_arguments,
             top_level_pid: descriptors.2,
             signal_mask: numbers[2],
         };
@@ -319,6 +307,6 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_no_trouble(tail in prop::collection::vec(any::<u8>(), 0..200)) {
         hostile::inherited(&tail);
-        hostile::inherited(&[b"elfuse-inherited/1 s".as_slice(), &tail].concat());
+        hostile::inherited(&[b"elfuse-inherited/2 s".as_slice(), &tail].concat());
     }
 }

@@ -5,7 +5,7 @@ mod vfs_support;
 
 use elfuse_runtime::vfs::coherence::LEASE;
 use elfuse_runtime::vfs::{
-    Absences, Arena, Catalogue, Coherence, Generation, Mode, Verdict, Verdicts, Vfs,
+    Absences, Arena, Catalogue, Coherence, Generation, Mode, Prefixes, Verdict, Verdicts, Vfs,
 };
 use proptest::prelude::*;
 use rustix::fs::ResolveFlags;
@@ -65,6 +65,7 @@ fn with_index(
     let vfs = Vfs::new(&mounts)
         .with_index(&catalogue, &coherence)
         .with_absences(&absences, &coherence)
+        .with_prefixes(Prefixes::new(&arena).unwrap())
         .with_verdicts(&verdicts);
     let host = RealHost::new(&tree.sysroot());
     test(&vfs, &host, &coherence, &verdicts)

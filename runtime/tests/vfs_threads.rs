@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use elfuse_runtime::errno::Errno;
 use elfuse_runtime::vfs::{
-    Absences, Arena, Catalogue, Coherence, Generation, Mode, Verdict, Verdicts, Vfs,
+    Absences, Arena, Catalogue, Coherence, Generation, Mode, Prefixes, Verdict, Verdicts, Vfs,
 };
 use vfs_support::index::build;
 use vfs_support::{Node, RealHost, Strings, Tree, by_vfs, follow, let_the_clock_tick, tree};
@@ -85,6 +85,7 @@ fn with_an_index_a_change_is_seen_by_all_threads_at_once() {
     let verdicts = Verdicts::new();
     let vfs = (Vfs::new(&mounts))
         .with_index(&catalogue, &coherence)
+        .with_prefixes(Prefixes::new(&arena).unwrap())
         .with_verdicts(&verdicts);
     let_the_clock_tick();
     changes_are_seen_at_once(&tree, &vfs, &coherence);

@@ -9,8 +9,8 @@ use elfuse_format::keys::{Seal, flags};
 use elfuse_runtime::errno::Errno;
 use elfuse_runtime::vfs::coherence::LEASE;
 use elfuse_runtime::vfs::{
-    Area, Arena, Catalogue, Coherence, Found, Generation, IndexFile, Last, Mode, Source, Start,
-    Verdict, Verdicts, Vfs, Want,
+    Area, Arena, Catalogue, Coherence, Found, Generation, IndexFile, Last, Mode, Prefixes, Source,
+    Start, Verdict, Verdicts, Vfs, Want,
 };
 use proptest::prelude::*;
 use rustix::fs::ResolveFlags;
@@ -54,7 +54,9 @@ fn run<T>(
     let catalogue = Catalogue::open(store, &arena);
     let vfs = Vfs::new(&mounts).with_verdicts(&verdicts);
     let vfs = match &catalogue {
-        Ok(catalogue) => vfs.with_index(catalogue, &coherence),
+        Ok(catalogue) => vfs
+            .with_index(catalogue, &coherence)
+            .with_prefixes(Prefixes::new(&arena).unwrap()),
         Err(_) => vfs,
     };
     test(&Guest {

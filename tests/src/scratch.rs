@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -250,6 +251,26 @@ impl Drop for Scratch {
 pub fn liba() -> Elf {
     let library = Elf::library("liba.so.1").needing("libb.so.1");
     library.with_runpath("/first:/opt/lib")
+}
+
+/// Copies a program that is going to be executed, with its permissions, to where nothing is or a file that it replaces.
+///
+/// Another process does it: a descriptor that is open for writing here would be inherited by what another thread starts meanwhile, and
+/// as long as that has not executed its program the kernel refuses to execute the copy (`ETXTBSY`).
+///
+/// # Panics
+/// It cannot be copied.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp")
+        .args(["--preserve=mode", "--remove-destination", "--"])
+        .args([from, to])
+        .status();
+    assert!(
+        copied.as_ref().is_ok_and(ExitStatus::success),
+        "copying {} to {}: {copied:?}",
+        from.display(),
+        to.display()
+    );
 }
 
 /// Makes a FIFO, socket or device node.

@@ -114,3 +114,16 @@ fn directories_that_are_touched_meanwhile_change_nothing() {
         );
     }
 }
+
+#[test]
+fn an_index_that_is_published_meanwhile_changes_nothing() {
+    let programs = oracle_programs!();
+    let themes = ["walk", "stat", "open", "directories", "exec", "hidden"];
+    let published = themes.map(|theme| {
+        let cases = calls::theme(theme);
+        suite::check_while(Disturbance::PublishIndex, theme, &cases, &programs)
+    });
+    println!("published meanwhile: {published:?}");
+    // A theme has many short cases; that none of all of them lasted as long as a build would mean that nothing was tried.
+    assert!(published.iter().sum::<usize>() > themes.len());
+}

@@ -72,6 +72,8 @@ struct Common {
     pointer: u8,
     lsda: Option<u8>,
     has_augmentation: bool,
+    /// Of what handlers of signals return to.
+    is_signal_frame: bool,
 }
 
 const OMITTED: u8 = 0xff;
@@ -100,7 +102,8 @@ fn common(mut entry: Reader<'_>) -> Option<Common> {
                 let encoding = entry.byte()?;
                 entry.pointer(encoding, false)?;
             }
-            b'S' | b'B' | 0 => {}
+            b'S' => found.is_signal_frame = true,
+            b'B' | 0 => {}
             _ => return None,
         }
     }
@@ -189,7 +192,9 @@ impl Unwind {
     ) -> Option<()> {
         let start = entry.pointer(common.pointer, true)?;
         let len = entry.pointer(common.pointer, false)?;
-        self.functions.push(start..start.checked_add(len)?);
+        // A return address is looked up one byte before itself, so that entries for these begin one byte before their code.
+        let first = start + u64::from(common.is_signal_frame);
+        self.functions.push(first..start.checked_add(len)?);
         let (true, Some(encoding)) = (common.has_augmentation, common.lsda) else {
             return None;
         };

@@ -1,4 +1,4 @@
-//! One trapped call, and how its paths become host paths.
+//! One call of the guest's, and how its paths become host paths.
 //!
 //! # Safety
 //! [`Call::host`] makes the guest's own call for it: whatever pointers of the guest's are among the arguments are checked by the kernel,
@@ -11,10 +11,12 @@ use core::ffi::CStr;
 use super::magic;
 use super::pool::{Taken, Taker, Text, Work};
 use super::process::Process;
+use super::way::Way;
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
-use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, UContext};
+use crate::sys::abi::{AT_SYMLINK_NOFOLLOW, PATH_MAX, S_IFDIR, S_IFMT, SignalSet};
 use crate::sys::host::{Fd, fstat, getcwd, lstatat, readlinkat};
+use crate::sys::nr;
 use crate::sys::raw::{Args, Nr, Raw, call};
 use crate::vfs::mounts::MountId;
 use crate::vfs::path::{AT_ROOM, Area, PathBuf};
@@ -27,8 +29,8 @@ pub struct Call<'c> {
     pub nr: Nr,
     /// Its arguments.
     pub args: Args,
-    /// The guest's registers and signal mask, as they will be when the handler returns.
-    pub context: &'c mut UContext,
+    /// How it came, and where its signal mask is.
+    pub way: Way<'c>,
     /// How guest memory is reached.
     pub memory: Memory,
     /// The process.
@@ -72,7 +74,8 @@ pub struct At<'w> {
 }
 
 impl At<'_> {
-    const NOWHERE: Self = Self {
+    /// Nothing is known.
+    pub(super) const NOWHERE: Self = Self {
         dir: Fd::CWD,
         path: 0,
         magic: false,
@@ -109,6 +112,19 @@ pub const NO_FOLLOW: Want = Want::new(Last::NoFollow);
 pub const PARENT: Want = Want::new(Last::Parent);
 
 impl Call<'_> {
+    /// One of the runtime's own, for what it looks up before the guest runs. `mask` is for the program that it starts.
+    #[must_use]
+    pub fn own(process: &'static Process, mask: SignalSet) -> Self {
+        Self {
+            nr: nr::EXECVE,
+            args: [0; 6],
+            way: Way::Own(mask),
+            memory: Memory::Direct,
+            process,
+            taker: Taker::default(),
+        }
+    }
+
     /// An argument as a descriptor: the kernel looks at the lower half only.
     #[must_use]
     pub fn fd(&self, number: usize) -> Fd {
@@ -154,8 +170,11 @@ impl Call<'_> {
         dir: Fd,
         from: Address,
         want: Want,
-        then: impl FnOnce(&Self, &At<'_>) -> Raw,
+        then: impl Fn(&Self, &At<'_>) -> Raw,
     ) -> Raw {
+        if let Some(result) = self.quick(from, want, &then) {
+            return result;
+        }
         let run = || {
             let mut taken = self.area()?;
             let Work {
@@ -309,7 +328,7 @@ impl Call<'_> {
         };
         Ok(At {
             dir,
-            path: path.as_ptr().addr(),
+            path: path.as_ptr().expose_provenance(),
             magic,
             is_magic_link: place.is_magic,
             guest: Some(place.guest),
@@ -390,7 +409,7 @@ fn on_host<'w>(path: &[u8], want: Want, start: &[u8], area: &'w mut Area) -> Opt
     let host = CStr::from_bytes_with_nul(kept.ok()?).ok()?;
     lstatat(Fd::CWD, host).ok()?;
     Some(At {
-        path: host.as_ptr().addr(),
+        path: host.as_ptr().expose_provenance(),
         magic: matches!(want.last, Last::Follow | Last::Create),
         guest: Some(host.to_bytes()),
         host: Some(host),

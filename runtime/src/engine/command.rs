@@ -8,7 +8,6 @@ use super::arena::Arena;
 use super::call::Call;
 use super::calls::directories;
 use super::exec::{self, Vectors};
-use super::pool::Taker;
 use super::process::{self, Process};
 use super::say::say;
 use super::start::{
@@ -17,17 +16,16 @@ use super::start::{
 use super::store;
 use super::tell::{self, Step};
 use crate::errno::Errno;
-use crate::guest::{Address, Memory};
+use crate::guest::Address;
 use crate::loader::elf::{Header, NotLoadable};
 use crate::options::inherited::Mount as Row;
 use crate::options::{Bind, Command, Inherited, RunOptions, Stats, parse};
 use crate::sys::abi::{
-    O_CLOEXEC, O_DIRECTORY, O_PATH, PATH_MAX, S_IFDIR, S_IFMT, SIG_BLOCK, SignalSet, UContext,
+    O_CLOEXEC, O_DIRECTORY, O_PATH, PATH_MAX, S_IFDIR, S_IFMT, SIG_BLOCK, SignalSet,
 };
 use crate::sys::host::{
     Fd, close, exit, fstat, getcwd, getpid, openat, pread, readlinkat, signal_mask,
 };
-use crate::sys::nr;
 use crate::text::Shown;
 use crate::trace::TraceBits;
 use crate::vfs::path::{Area, PathBuf};
@@ -245,8 +243,10 @@ fn settle(
         index_dir,
         coherence: options.coherence,
         shadow: options.shadow,
+        patched: options.patched,
         mounts: Inherited::no_mounts(),
         host_fallback: options.host_fallback,
+        cpuid_table: options.cpuid_table,
         stats: options.stats,
         stats_fd,
         counters_fd,
@@ -255,7 +255,6 @@ fn settle(
         program_fd: 0,
         exe: b"/",
         execfn: b"",
-        script_arguments: Inherited::no_script_arguments(),
         top_level_pid: getpid().cast_signed(),
         signal_mask: 0,
     };
@@ -399,9 +398,8 @@ fn enter_workdir(setting: &mut Setting, process: &'static Process, options: &Run
     let Ok(path) = setting.arena.string(wanted) else {
         return;
     };
-    let mut context = UContext::default();
-    let mut call = plain_call(process, &mut context);
-    call.args[0] = path.as_ptr().addr();
+    let mut call = Call::own(process, SignalSet::default());
+    call.args[0] = path.as_ptr().expose_provenance();
     match directories::chdir(&mut call).result() {
         Ok(_) => {}
         Err(errno) if options.workdir.is_some() => fail(format_args!(
@@ -411,20 +409,9 @@ fn enter_workdir(setting: &mut Setting, process: &'static Process, options: &Run
         )),
         // Nothing of the guest's is there: its root is.
         Err(_) => {
-            call.args[0] = c"/".as_ptr().addr();
+            call.args[0] = c"/".as_ptr().expose_provenance();
             let _ = directories::chdir(&mut call);
         }
-    }
-}
-
-fn plain_call<'c>(process: &'static Process, context: &'c mut UContext) -> Call<'c> {
-    Call {
-        nr: nr::EXECVE,
-        args: [0; 6],
-        context,
-        memory: Memory::Direct,
-        process,
-        taker: Taker::default(),
     }
 }
 
@@ -438,11 +425,7 @@ fn find_and_start(
     let skip = options.program_at + 1;
     let program = options.program;
     let own_mask = signal_mask(SIG_BLOCK, SignalSet::default());
-    let mut context = UContext {
-        mask: own_mask,
-        ..UContext::default()
-    };
-    let call = plain_call(process, &mut context);
+    let call = Call::own(process, own_mask);
     let (path, file) = if program.contains(&b'/') {
         let path = setting
             .arena
@@ -479,7 +462,7 @@ fn find_and_start(
             arguments: Address(vector.arguments_from(skip)),
             environment: Address(environment),
         };
-        let path_at = Address(path.as_ptr().addr());
+        let path_at = Address(path.as_ptr().expose_provenance());
         let errno = match exec::execute(&call, Fd::CWD, path_at, 0, vectors) {
             Err(errno) => errno,
             Ok(_) => Errno::EIO,

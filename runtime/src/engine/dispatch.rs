@@ -1,18 +1,22 @@
-//! The table: which system calls are trapped, what is done for each, and which test covers it.
+//! The table: which system calls are served, what is done for each, and which test covers it.
 
 use super::call::Call;
 use super::calls::{
-    attributes, credentials, directories, files, names, refused, signals, sockets, tracing,
+    attributes, credentials, directories, files, limits, memory, names, refused, signals, sockets,
+    tracing,
 };
 use super::exec;
+use super::filter::Program;
+use super::patched::{self, Frame};
 use super::pool::Taker;
 use super::process::process;
 use super::stacks::SignalStack;
-use super::{store, tell};
+use super::way::Way;
+use super::{faults, store, tell};
 use crate::guest::Memory;
 use crate::sys::abi::{SigInfo, UContext};
-use crate::sys::nr;
 use crate::sys::raw::{Nr, Raw};
+use crate::sys::{memory as own, nr};
 use crate::trace::TraceBits;
 
 /// What is done for a call.
@@ -32,7 +36,7 @@ pub struct Row {
 macro_rules! table {
     ($($test:literal { $($nr:ident $serve:path,)* })*) => {
         /// Every call of Linux on x86-64 that names or reveals a path, changes who may search a directory, or meets the runtime's signals:
-        /// their masks, handlers and stacks, and tracers; sorted by test. All others go straight to the kernel.
+        /// their masks, handlers and stacks, and tracers, or the limit above which its descriptors are; sorted by test. All others go straight to the kernel.
         pub const TABLE: &[Row] = &[$($(Row { nr: nr::$nr, serve: $serve, test: $test },)*)*];
     };
 }
@@ -144,6 +148,10 @@ table! {
     "scripts/descriptors" {
         PSELECT6 signals::pselect6,
         IO_PGETEVENTS signals::pselect6,
+        PRLIMIT64 limits::prlimit64,
+    }
+    "traps/descriptors.c" {
+        SETRLIMIT limits::setrlimit,
     }
     "process/signals.c" {
         RT_SIGACTION signals::rt_sigaction,
@@ -204,16 +212,40 @@ const NEVER: &[Nr] = &[
     nr::EXIT,
 ];
 
-/// Whether the filter of a run traps this number. `counts`: something is printed at the end. `traces`: all calls are timed.
+/// The filter of a run. `counts`: something is printed at the end. `traces`: all calls are timed.
 #[must_use]
-pub fn traps(nr: Nr, counts: bool, traces: bool) -> bool {
-    match serve(nr) {
-        Some(_) => nr != nr::EXIT_GROUP || counts || traces,
-        None => traces && !NEVER.contains(&nr),
+pub fn filter(counts: bool, traces: bool) -> &'static Program {
+    static USUAL: Program = program(false, false);
+    static COUNTS: Program = program(true, false);
+    static TRACES: Program = program(true, true);
+    match (counts, traces) {
+        (_, true) => &TRACES,
+        (true, false) => &COUNTS,
+        (false, false) => &USUAL,
     }
 }
 
-const NUMBERS: usize = super::filter::NUMBERS as usize;
+const fn program(to_the_end: bool, all: bool) -> Program {
+    let mut trapped = [all; NUMBERS];
+    let mut place = 0;
+    while all && place < NEVER.len() {
+        trapped[NEVER[place].0 as usize] = false;
+        place += 1;
+    }
+    let mut line = 0;
+    while line < TABLE.len() {
+        let nr = TABLE[line].nr.0;
+        trapped[nr as usize] = nr != nr::EXIT_GROUP.0 || to_the_end;
+        line += 1;
+    }
+    match Program::new(own::OWN_HIGH, &trapped) {
+        Ok(program) => program,
+        Err(_) => panic!("the filter does not fit"),
+    }
+}
+
+/// How many numbers there are tables for.
+pub const NUMBERS: usize = super::filter::NUMBERS as usize;
 
 /// The table by number.
 static BY_NUMBER: [Option<Serve>; NUMBERS] = {
@@ -232,6 +264,51 @@ static BY_NUMBER: [Option<Serve>; NUMBERS] = {
 #[must_use]
 pub fn serve(nr: Nr) -> Option<Serve> {
     BY_NUMBER.get(nr.0 as usize).copied().flatten()
+}
+
+/// Calls that are served by which the guest may learn of a change from outside: they end leases when they return. Those that are not served
+/// are in the format's list, [`elfuse_format::text::ENDING`].
+const ENDS_LEASES: &[Nr] = &[
+    nr::PSELECT6,
+    nr::PPOLL,
+    nr::EPOLL_PWAIT,
+    nr::EPOLL_PWAIT2,
+    nr::IO_PGETEVENTS,
+    nr::RT_SIGSUSPEND,
+    nr::CONNECT,
+    nr::ACCEPT,
+    nr::ACCEPT4,
+    nr::SENDTO,
+    nr::SENDMSG,
+    nr::SENDMMSG,
+    nr::RECVFROM,
+    nr::RECVMSG,
+    nr::RECVMMSG,
+];
+
+static ENDS_LEASES_BY_NUMBER: [bool; NUMBERS] = {
+    let mut by_number = [false; NUMBERS];
+    let mut place = 0;
+    while place < ENDS_LEASES.len() {
+        let nr = ENDS_LEASES[place].0 as usize;
+        assert!(BY_NUMBER[nr].is_some(), "it is served");
+        by_number[nr] = true;
+        place += 1;
+    }
+    by_number
+};
+
+/// What is done for calls that may make memory executable, or keep the filter from being armed, where they come from a patched site.
+fn guarded(nr: Nr) -> Option<Serve> {
+    Some(match nr {
+        nr::MMAP => memory::mmap,
+        nr::MPROTECT | nr::PKEY_MPROTECT => memory::mprotect,
+        nr::SHMAT => memory::shmat,
+        nr::PERSONALITY => memory::personality,
+        nr::PRCTL => memory::prctl,
+        nr::SECCOMP => memory::seccomp,
+        _ => return None,
+    })
 }
 
 /// Serves a trapped call and leaves its result in the context. False: the call is none of ours; another filter trapped it.
@@ -253,33 +330,61 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
         registers.r9,
     ];
     let memory = Memory::under(context.mask);
-    if memory == Memory::ByKernel {
-        store::probe();
-    }
     let taker = Taker::on(SignalStack::from_words(context.stack));
     let mut call = Call {
         nr,
         args,
-        context,
+        way: Way::Trap(context),
         memory,
         process,
         taker,
     };
-    let result = tell::timed(nr, || serve(&mut call));
-    context.context.rax = result.0.cast_unsigned();
+    let result = answer(serve, &mut call);
+    if let Way::Trap(context) = call.way {
+        context.context.rax = result.0.cast_unsigned();
+    }
     true
+}
+
+/// Serves a call from a patched site.
+#[must_use]
+pub fn patched(nr: Nr, frame: &Frame) -> Raw {
+    let mut call = Call {
+        nr,
+        args: frame.args(),
+        way: Way::Patched(frame),
+        memory: faults::memory(frame.stack_pointer()),
+        process: process(),
+        taker: Taker::on_any_stack(),
+    };
+    let serve = serve(nr).or_else(|| guarded(nr));
+    answer(serve.unwrap_or(|call| call.as_given()), &mut call)
+}
+
+fn answer(serve: Serve, call: &mut Call<'_>) -> Raw {
+    let nr = call.nr;
+    if call.memory == Memory::ByKernel {
+        store::probe();
+    }
+    let result = tell::timed(nr, || serve(call));
+    if ENDS_LEASES_BY_NUMBER
+        .get(nr.0 as usize)
+        .is_some_and(|ends| *ends)
+    {
+        patched::end_leases();
+    }
+    result
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{TABLE, serve};
-    use crate::engine::filter::Program;
+    use super::{TABLE, filter};
     use crate::sys::nr;
 
     #[test]
-    fn the_filter_of_the_table_fits_and_is_short() {
-        let program = Program::new(0x6f00, |nr| serve(nr).is_some()).unwrap();
-        assert!(program.code().len() < 120, "{}", program.code().len());
+    fn the_filter_of_the_table_is_short() {
+        let len = filter(false, false).code().len();
+        assert!(len < 120, "{len}");
         assert_eq!(TABLE.iter().filter(|row| row.nr == nr::OPENAT).count(), 1);
     }
 }

@@ -68,7 +68,7 @@ impl Strings<'_> {
     }
 
     fn address(&self, kept: Kept) -> usize {
-        self.bytes.as_ptr().addr() + kept.start
+        self.bytes.as_ptr().expose_provenance() + kept.start
     }
 }
 
@@ -282,10 +282,10 @@ pub fn vector_of(
     strings: impl Iterator<Item = &'static [u8]> + Clone,
 ) -> Result<usize, Errno> {
     let words = arena.bytes((strings.clone().count() + 1) * size_of::<usize>())?;
-    let start = words.as_ptr().addr();
+    let start = words.as_ptr().expose_provenance();
     for (word, text) in words.chunks_exact_mut(size_of::<usize>()).zip(strings) {
         let text = arena.string(text)?;
-        word.copy_from_slice(&text.as_ptr().addr().to_ne_bytes());
+        word.copy_from_slice(&text.as_ptr().expose_provenance().to_ne_bytes());
     }
     Ok(start)
 }
@@ -296,7 +296,14 @@ pub fn host_program(path: &CStr, arguments: usize, environment: usize) -> Errno 
     let failed = unsafe {
         call_(
             nr::EXECVE,
-            [path.as_ptr().addr(), arguments, environment, 0, 0, 0],
+            [
+                path.as_ptr().expose_provenance(),
+                arguments,
+                environment,
+                0,
+                0,
+                0,
+            ],
         )
     };
     failed.result().err().unwrap_or(Errno::EIO)
@@ -612,7 +619,7 @@ fn replace(
         execfn: ready.strings.get(ready.execfn),
         sysroot_fd: call.process.sysroot().ok().map(|fd| fd.0),
         filter_armed: call.process.is_armed(),
-        signal_mask: call.context.mask.0,
+        signal_mask: call.way.mask().0,
     };
     let room = state.len() - 1;
     let len = (call.process.run)
@@ -628,8 +635,8 @@ fn replace(
         mapped = Room::new(needed * size_of::<usize>())?;
         mapped.words()
     };
-    pointers[0] = c"elfuse".as_ptr().addr();
-    pointers[1] = state.as_ptr().addr();
+    pointers[0] = c"elfuse".as_ptr().expose_provenance();
+    pointers[1] = state.as_ptr().expose_provenance();
     let mut used = 2;
     for word in ready.words.iter() {
         pointers[used] = ready.strings.address(*word);
@@ -643,7 +650,7 @@ fn replace(
     }
     if used == 2 {
         // As the kernel does it: there is always a first argument.
-        pointers[used] = c"".as_ptr().addr();
+        pointers[used] = c"".as_ptr().expose_provenance();
         used += 1;
     }
     pointers[used] = 0;
@@ -673,12 +680,19 @@ fn go(
     if !shared {
         tell::freeze();
     }
-    let path = c"/proc/thread-self/exe".as_ptr().addr();
+    let path = c"/proc/thread-self/exe".as_ptr().expose_provenance();
     // SAFETY: see the top.
     let failed = unsafe {
         call_(
             nr::EXECVE,
-            [path, arguments.as_ptr().addr(), environment.0, 0, 0, 0],
+            [
+                path,
+                arguments.as_ptr().expose_provenance(),
+                environment.0,
+                0,
+                0,
+                0,
+            ],
         )
     };
     if shared {

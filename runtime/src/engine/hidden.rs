@@ -40,6 +40,29 @@ impl Layout {
         Some(u64::from_ne_bytes(next.try_into().ok()?) as usize)
     }
 
+    /// Hands the entries on, each with where it stands, for as long as `write` takes them: how many bytes of them it took. If it did not take
+    /// one, also where the kernel is to go on: at that entry; `None`: where the list stood before.
+    pub fn hand_on(
+        self,
+        entries: &[u8],
+        mut write: impl FnMut(usize, &[u8]) -> bool,
+    ) -> (usize, Option<usize>) {
+        let (mut at, mut resume) = (0, None);
+        while let Some((len, name)) = self.entry(entries, at) {
+            // What fills an entry up is not the kernel's to write; that of the old layout ends in the kind.
+            let used = match self {
+                Self::NEW => self.name + name.len() + 1,
+                _ => len,
+            };
+            if !write(at, &entries[at..at + used]) {
+                break;
+            }
+            resume = self.next(entries, at);
+            at += len;
+        }
+        (at, resume)
+    }
+
     /// Moves together the entries that `hide` does not say, as many as `room` bytes hold: how many bytes they are. If one did not fit, also
     /// where the kernel is to go on: at that entry. `before`: where the list stood.
     pub fn fit(
@@ -96,7 +119,7 @@ fn clear_blindly(call: &Call<'_>, at: &At<'_>, host: &CStr) -> bool {
         room[host.len()] = b'/';
         room[host.len() + 1..len].copy_from_slice(SIDECAR);
         room[len] = 0;
-        let args = [at.dir(), room.as_ptr().addr(), 0, 0, 0, 0];
+        let args = [at.dir(), room.as_ptr().expose_provenance(), 0, 0, 0, 0];
         call.host(nr::UNLINKAT, args).result()
     };
     run().is_ok()
@@ -111,7 +134,14 @@ fn clear_open(call: &Call<'_>, dir: Fd) -> Result<bool, Errno> {
         let mut found = false;
         call.host(nr::LSEEK, [fd, 0, 0, 0, 0, 0]).result()?;
         loop {
-            let args = [fd, list.as_mut_ptr().addr(), list.len(), 0, 0, 0];
+            let args = [
+                fd,
+                list.as_mut_ptr().expose_provenance(),
+                list.len(),
+                0,
+                0,
+                0,
+            ];
             let len = call.host(nr::GETDENTS64, args).result()?;
             if len == 0 {
                 break;
@@ -125,7 +155,7 @@ fn clear_open(call: &Call<'_>, dir: Fd) -> Result<bool, Errno> {
                         found = true;
                         if remove {
                             // The name ends in a NUL within the entry.
-                            let args = [fd, name.as_ptr().addr(), 0, 0, 0, 0];
+                            let args = [fd, name.as_ptr().expose_provenance(), 0, 0, 0, 0];
                             call.host(nr::UNLINKAT, args).result()?;
                         }
                     }
@@ -187,6 +217,22 @@ mod tests {
             }
             let mut bytes = listing(layout, &["x", "x"]);
             assert_eq!(layout.fit(&mut bytes, 4096, 0, |_| true), (0, None));
+        }
+    }
+
+    #[test]
+    fn entries_are_handed_on_up_to_the_first_that_is_not_taken() {
+        for layout in [Layout::NEW, Layout::OLD] {
+            let bytes = listing(layout, &["a", "b", "c"]);
+            let one = listing(layout, &["a"]).len();
+            let filling = if layout == Layout::NEW { one - 21 } else { 0 };
+            let up_to = |room: usize| {
+                let taken = |at: usize, entry: &[u8]| at + entry.len() <= room;
+                layout.hand_on(&bytes, taken)
+            };
+            assert_eq!(up_to(one - filling - 1), (0, None));
+            assert_eq!(up_to(one - filling), (one, Some(1)));
+            assert_eq!(up_to(3 * one - filling - 1), (2 * one, Some(2)));
         }
     }
 

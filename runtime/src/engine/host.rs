@@ -7,13 +7,14 @@ use elfuse_format::keys::Time;
 use super::process::Process;
 use crate::errno::Errno;
 use crate::sys::abi::{AT_EACCESS, AT_SYMLINK_NOFOLLOW, S_IFDIR, S_IFMT, TimeSpec};
-use crate::sys::host::{
-    Fd, exit, faccessat2, lstatat, monotonic_ns, readlinkat, wall_clock, write,
-};
+use crate::sys::clock;
+use crate::sys::host::{Fd, exit, faccessat2, lstatat, readlinkat, wall_clock, write};
 use crate::vfs::shadow::Mismatch;
-use crate::vfs::{Base, Host, HostStat, Location, Nanos};
+use crate::vfs::{Base, Host, HostStat, Location, Moment};
 
-fn time(of: TimeSpec) -> Time {
+/// A time stamp as keys have it.
+#[must_use]
+pub fn time(of: TimeSpec) -> Time {
     Time {
         secs: of.secs,
         nanos: of.nanos as u32,
@@ -57,8 +58,11 @@ impl Host for Process {
         })
     }
 
-    fn now(&self) -> Nanos {
-        Nanos(monotonic_ns())
+    fn now(&self) -> Moment {
+        Moment {
+            ticks: clock::ticks(),
+            thread: clock::thread(),
+        }
     }
 
     fn file_time(&self) -> Time {

@@ -1,5 +1,10 @@
 //! The listings of a process's mappings that procfs has (`maps`, `smaps`, `numa_maps`; proc(5)), line by line: what the guest is to see
 //! of each. Pure: nothing here makes a system call.
+//!
+//! Text that is mapped from a patched copy is shown as the file that it stands in for, by the name of the mapping that it joins: a copy is never
+//! all of a file. Its block at a low address is the runtime's, and left out.
+
+use elfuse_format::text::{TEXT_DIR, block_start};
 
 use crate::errno::Errno;
 use crate::sys::memory::OWN;
@@ -39,6 +44,9 @@ impl Listing {
     }
 }
 
+/// A block is shorter than this.
+const MAX_BLOCK: usize = 2 << 20;
+
 /// What a line says of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapping {
@@ -46,6 +54,8 @@ pub struct Mapping {
     pub start: usize,
     /// Address behind the last; as `start` in `numa_maps`, which does not tell.
     pub end: usize,
+    /// Where in the line it says which file it is: from the device on, which only `numa_maps` does not tell.
+    place_at: usize,
     /// Where in the line the name of the file stands; empty: it has none.
     name: (usize, usize),
     /// What stands behind the name of a file that was removed.
@@ -70,7 +80,11 @@ impl Mapping {
                 let (end, rest) = number(rest.strip_prefix(b"-")?)?;
                 // Protection, offset, device, inode, each behind one space, and the name behind many.
                 let mut rest = rest.strip_prefix(b" ")?;
-                for _ in 0..4 {
+                let mut place_at = line.len();
+                for number in 0..4 {
+                    if number == 2 {
+                        place_at = line.len() - rest.len();
+                    }
                     let field = rest.iter().position(|byte| *byte == b' ');
                     rest = field.map_or(b"", |field| &rest[field + 1..]);
                 }
@@ -78,6 +92,7 @@ impl Mapping {
                 Some(Self {
                     start,
                     end,
+                    place_at,
                     name: (at, line.len()),
                     deleted: b" (deleted)",
                 })
@@ -94,6 +109,7 @@ impl Mapping {
                 Some(Self {
                     start,
                     end: start,
+                    place_at: name.0,
                     name,
                     deleted: b"\\040(deleted)",
                 })
@@ -123,6 +139,37 @@ impl Mapping {
     }
 }
 
+/// Whether a host path is that of a patched copy, in whatever store: a directory called as the store's and 64 digits in it. The block of the
+/// copy; `None`: it is none.
+#[must_use]
+pub fn copys_block(path: &[u8]) -> Option<usize> {
+    const DIGITS: usize = 64;
+    let (dir, name) = path.split_at_checked(path.len().checked_sub(DIGITS)?)?;
+    let dir = dir.strip_suffix(b"/")?;
+    if dir.rsplit(|byte| *byte == b'/').next() != Some(TEXT_DIR.as_bytes()) {
+        return None;
+    }
+    let mut hash = [0; DIGITS / 2];
+    for (byte, pair) in hash.iter_mut().zip(name.as_chunks::<2>().0) {
+        let digit = |at: usize| match pair[at] {
+            b'A'..=b'F' => None,
+            digit => char::from(digit).to_digit(16),
+        };
+        *byte = (digit(0)? << 4 | digit(1)?) as u8;
+    }
+    usize::try_from(block_start(&hash)).ok()
+}
+
+/// The mapping that was read last, if it is of a file.
+#[derive(Debug)]
+struct Before<'m> {
+    /// Where it ends.
+    end: usize,
+    /// What the guest saw of it from its device, or in `numa_maps` its name, to the end of the name.
+    shown: &'m mut [u8],
+    len: usize,
+}
+
 /// Turns the lines of one listing into the guest's.
 #[derive(Debug)]
 pub struct Lines<'m> {
@@ -130,16 +177,22 @@ pub struct Lines<'m> {
     mounts: &'m Mounts<'m>,
     /// What is being read are the details of a mapping of the runtime's.
     is_in_own: bool,
+    before: Before<'m>,
 }
 
 impl<'m> Lines<'m> {
-    /// For one listing from its start.
+    /// For one listing from its start. `kept` is to remember a line in.
     #[must_use]
-    pub fn new(listing: Listing, mounts: &'m Mounts<'m>) -> Self {
+    pub fn new(listing: Listing, mounts: &'m Mounts<'m>, kept: &'m mut [u8]) -> Self {
         Self {
             listing,
             mounts,
             is_in_own: false,
+            before: Before {
+                end: 0,
+                shown: kept,
+                len: 0,
+            },
         }
     }
 
@@ -156,22 +209,56 @@ impl<'m> Lines<'m> {
     ) -> Result<(), Errno> {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let mapping = Mapping::of(self.listing, text);
-        if let Some(mapping) = &mapping {
-            self.is_in_own = mapping.is_own();
-        }
+        let Some(mapping) = mapping else {
+            return if self.is_in_own { Ok(()) } else { out(line) };
+        };
+        let file = mapping.file(text);
+        let block = file.and_then(|(path, _)| copys_block(path));
+        self.is_in_own = mapping.is_own()
+            || block.is_some_and(|block| (block..block + MAX_BLOCK).contains(&mapping.start));
         if self.is_in_own {
             return Ok(());
         }
-        if let Some(mapping) = mapping
-            && let Some((path, _)) = mapping.file(text)
-            && self.mounts.to_guest(path, room).is_ok()
-        {
-            let at = mapping.name.0;
+        let joins = match self.listing {
+            Listing::Maps => mapping.start == self.before.end,
+            Listing::Numa => true,
+        };
+        if block.is_some() && joins && self.before.len != 0 {
+            self.before.end = mapping.end;
+            let (at, end) = (mapping.place_at, mapping.name.1);
             out(&line[..at])?;
-            out(room.as_bytes())?;
-            return out(&line[at + path.len()..]);
+            out(&self.before.shown[..self.before.len])?;
+            return out(&line[end..]);
         }
-        out(line)
+        self.before.len = 0;
+        let Some((path, _)) = file else {
+            return out(line);
+        };
+        let is_guests = self.mounts.to_guest(path, room).is_ok();
+        let name = if is_guests { room.as_bytes() } else { path };
+        let (at, end) = (mapping.name.0, mapping.name.0 + path.len());
+        if block.is_none() {
+            self.before
+                .keep(mapping.end, &[&line[mapping.place_at..at], name]);
+        }
+        out(&line[..at])?;
+        out(name)?;
+        out(&line[end..])
+    }
+}
+
+impl Before<'_> {
+    /// Remembers a line, if it is not too long.
+    fn keep(&mut self, end: usize, parts: &[&[u8]]) {
+        let mut len = 0;
+        for part in parts {
+            let Some(room) = self.shown.get_mut(len..len + part.len()) else {
+                return;
+            };
+            room.copy_from_slice(part);
+            len += part.len();
+        }
+        (self.end, self.len) = (end, len);
     }
 }
 
@@ -193,7 +280,8 @@ mod tests {
             procfs: false,
         };
         mounts.add(mount).unwrap();
-        let mut lines = Lines::new(listing, &mounts);
+        let mut kept = [0; 200];
+        let mut lines = Lines::new(listing, &mounts, &mut kept);
         let mut seen = String::new();
         for line in text.split_inclusive('\n') {
             let out = |part: &[u8]| {
@@ -252,6 +340,65 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 ";
         assert_eq!(translated(Listing::Maps, host), guest);
+    }
+
+    #[test]
+    fn copies_are_shown_as_the_files_they_stand_in_for_and_their_blocks_not_at_all() {
+        let copy = "/srv/root/.elfuse/text/0100000000000000abababababababababababababababababababababababab";
+        let host = std::format!(
+            "\
+10010000-10011000 rw-p 00005000 08:01 77                         {copy}
+10011000-10012000 r-xp 00006000 08:01 77                         {copy}
+Size:                  4 kB
+7f0000000000-7f0000001000 r--p 00000000 08:01 12                         /srv/root/lib/libc.so.6
+Size:                  4 kB
+7f0000001000-7f0000002000 r-xp 00001000 08:01 77                         {copy}
+Size:                  4 kB
+7f0000002000-7f0000003000 rw-p 00002000 08:01 12                         /srv/root/lib/libc.so.6
+7f0000003000-7f0000004000 rw-p 00000000 00:00 0 
+7f0000004000-7f0000005000 r-xp 00001000 08:01 77                         {copy} (deleted)
+"
+        );
+        let guest = "\
+7f0000000000-7f0000001000 r--p 00000000 08:01 12                         /lib/libc.so.6
+Size:                  4 kB
+7f0000001000-7f0000002000 r-xp 00001000 08:01 12                         /lib/libc.so.6
+Size:                  4 kB
+7f0000002000-7f0000003000 rw-p 00002000 08:01 12                         /lib/libc.so.6
+7f0000003000-7f0000004000 rw-p 00000000 00:00 0 
+7f0000004000-7f0000005000 r-xp 00001000 08:01 77                         /.elfuse/text/0100000000000000abababababababababababababababababababababababab (deleted)
+";
+        assert_eq!(translated(Listing::Maps, &host), guest);
+        let host = std::format!(
+            "\
+10010000 default file={copy} mapped=1
+7f0000000000 default file=/srv/root/lib/libc.so.6 mapped=4
+7f0000001000 default file={copy} mapped=9
+"
+        );
+        let guest = "\
+7f0000000000 default file=/lib/libc.so.6 mapped=4
+7f0000001000 default file=/lib/libc.so.6 mapped=9
+";
+        assert_eq!(translated(Listing::Numa, &host), guest);
+    }
+
+    #[test]
+    fn a_copy_is_known_by_its_directory_and_its_digits() {
+        let digits = "0100000000000000abababababababababababababababababababababababab";
+        let block = |path: &str| super::copys_block(path.as_bytes());
+        assert_eq!(block(&std::format!("/x/text/{digits}")), Some(0x1001_0000));
+        for path in [
+            std::format!("/x/texts/{digits}"),
+            std::format!("/x/text{digits}"),
+            std::format!("/x/text/0{digits}"),
+            std::format!("/x/text/{}", &digits[1..]),
+            std::format!("/x/text/{}", digits.to_uppercase()),
+            digits.into(),
+            String::new(),
+        ] {
+            assert_eq!(block(&path), None, "{path}");
+        }
     }
 
     #[test]

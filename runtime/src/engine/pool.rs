@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use super::stacks::SignalStack;
 use crate::errno::Errno;
 use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
-use crate::sys::host::{getpid, getppid, gettid, share_memory, tgkill};
+use crate::sys::host::{getpid, getppid, gettid, share_memory, signal_stack, tgkill};
 use crate::sys::memory::{Place, advise, anonymous, map, unmap};
 use crate::sys::nr;
 use crate::sys::raw::call;
@@ -95,8 +95,8 @@ unsafe impl Send for Pool {}
 pub struct Taker {
     /// Bit n: it took area n.
     taken: Cell<u32>,
-    /// The signal stack of its thread.
-    signal_stack: SignalStack,
+    /// The signal stack of its thread; `None`: the kernel is to be asked.
+    signal_stack: Option<SignalStack>,
 }
 
 const _: () = assert!(AREAS <= u32::BITS as usize);
@@ -107,15 +107,22 @@ impl Taker {
     pub fn on(signal_stack: SignalStack) -> Self {
         Self {
             taken: Cell::new(0),
-            signal_stack,
+            signal_stack: Some(signal_stack),
         }
+    }
+
+    /// In a thread of which it is not known whether it has one.
+    #[must_use]
+    pub fn on_any_stack() -> Self {
+        Self::default()
     }
 
     /// Whether the frame in which this thread took another area was left by siglongjmp(3): it would have to lie deeper in the same stack
     /// than `here`. Who is not on the signal stack any more has left all that was there.
     fn has_left(&self, frame: usize, here: usize) -> bool {
         const SAME_STACK: usize = 1 << 20;
-        let stack = self.signal_stack;
+        let ask = || SignalStack::from_words(signal_stack());
+        let stack = self.signal_stack.unwrap_or_else(ask);
         let is_on = |at: usize| at.wrapping_sub(stack.start) < stack.len;
         match (is_on(here), is_on(frame)) {
             (false, true) => true,
@@ -144,7 +151,7 @@ impl Pool {
     /// ENOMEM; others where the kernel lacks MADV_WIPEONFORK (before 4.14).
     pub fn new() -> Result<Self, Errno> {
         let page = anonymous(PAGE)?;
-        advise(page.as_ptr().addr(), PAGE, MADV_WIPEONFORK)?;
+        advise(page.as_ptr().expose_provenance(), PAGE, MADV_WIPEONFORK)?;
         let areas = anonymous(AREAS * size_of::<Work>())?;
         // SAFETY: a zeroed page is a `ForkPage`: atomics of 0; page-aligned, never unmapped.
         let page = unsafe { &*page.as_ptr().cast::<ForkPage>() };

@@ -6,7 +6,7 @@
 use core::ffi::CStr;
 
 use super::call::{At, Call, fd_link};
-use super::listing::{Lines, Listing, Mapping};
+use super::listing::{Lines, Listing, Mapping, copys_block};
 use super::pool::{Text, Work};
 use crate::errno::Errno;
 use crate::loader::stack::auxiliary;
@@ -93,9 +93,10 @@ fn fill(
         scratch,
         state,
         start: room,
+        first: kept,
         ..
     } = work;
-    let mut lines = Lines::new(listing, mounts);
+    let mut lines = Lines::new(listing, mounts, kept);
     let mut out = Output {
         to,
         room: state,
@@ -168,7 +169,7 @@ impl Output<'_> {
 
 /// Writes the guest path of the program that a guest runs to `into`, where `link` is the host path of the link `exe` in that process's
 /// directory, which leads to the runtime; whether the program's file was removed since. It is the file whose mapping the program
-/// started in, so it is found by the name it has now.
+/// started in, so it is found by the name it has now: the one that its program headers lie in, as its code may be a patched copy's.
 ///
 /// # Errors
 /// Those of reading `auxv` and `maps` of that process; ENOENT: the guest has no name for it, or it cannot be told.
@@ -183,19 +184,30 @@ pub fn program(call: &Call<'_>, link: &[u8], into: &mut PathBuf<AT_ROOM>) -> Res
     for (word, bytes) in words.iter_mut().zip(scratch[..len?].as_chunks().0) {
         *word = usize::from_ne_bytes(*bytes);
     }
-    let entry = auxiliary(&words, at::ENTRY).ok_or(Errno::ENOENT)?;
+    let wanted = auxiliary(&words, at::PHDR).filter(|phdr| *phdr != 0);
+    let mut wanted = wanted
+        .or_else(|| auxiliary(&words, at::ENTRY))
+        .ok_or(Errno::ENOENT)?;
     let maps = open_beside(link, c"maps", told)?;
     let mut found = Err(Errno::ENOENT);
     let read = each_line(maps, scratch, |line| {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let mapping = Mapping::of(Listing::Maps, line);
-        let Some(mapping) = mapping.filter(|mapping| (mapping.start..mapping.end).contains(&entry))
+        let Some(mapping) =
+            mapping.filter(|mapping| (mapping.start..mapping.end).contains(&wanted))
         else {
             return Ok(true);
         };
-        if let Some((path, deleted)) = mapping.file(line).filter(|_| !mapping.is_own()) {
-            found = (call.process.vfs.mounts().to_guest(path, into)).map(|()| !deleted.is_empty());
+        let file = mapping.file(line).filter(|_| !mapping.is_own());
+        let Some((path, deleted)) = file else {
+            return Ok(false);
+        };
+        if copys_block(path).is_some() {
+            // The program's first mapping is code; the one behind it is of its own file.
+            wanted = mapping.end;
+            return Ok(true);
         }
+        found = (call.process.vfs.mounts().to_guest(path, into)).map(|()| !deleted.is_empty());
         Ok(false)
     });
     close(maps);

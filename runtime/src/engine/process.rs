@@ -6,15 +6,18 @@
 
 use core::ffi::CStr;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use super::pool::Pool;
 use super::stacks::Stacks;
+use super::text::Code;
 use crate::errno::Errno;
 use crate::options::Inherited;
 use crate::sys::abi::{O_CLOEXEC, O_DIRECTORY, O_PATH, RLIMIT_NOFILE, SIG_SETMASK, SignalSet};
+use crate::sys::clock;
 use crate::sys::host::{Fd, close, fstat, keep_from, limits, openat, set_limits, signal_mask};
 use crate::sys::raw::Raw;
+use crate::vfs::coherence::LEASE;
 use crate::vfs::{Coherence, Vfs};
 
 /// The run as this process has it.
@@ -24,26 +27,75 @@ pub struct Process {
     pub run: Inherited<'static>,
     /// What `/proc/self/exe` is on the host: the runtime's own file.
     pub runtime_path: &'static [u8],
-    /// Whether the filter is installed.
+    /// Whether the filter is installed. Ask [`Process::is_armed`].
     pub armed: AtomicBool,
     /// The sysroot's host path with a NUL.
     pub sysroot_path: &'static CStr,
     /// The cached descriptor of the sysroot; the guest may close or replace it, so it is compared before each use.
     pub sysroot_fd: AtomicI32,
+    /// Since when that comparison may be left out.
+    pub trust: Trust,
     /// Work areas.
     pub pool: &'static Pool,
     /// Signal stacks that stand in for the guest's.
     pub stacks: &'static Stacks,
     /// Lookup.
     pub vfs: Vfs<'static>,
+    /// What is known of code; `None`: nothing, and the filter is armed from the start.
+    pub code: Option<Code>,
     /// Where changes are announced to the other runs on this sysroot; `None`: to nobody.
     pub coherence: Option<&'static Coherence<'static>>,
+}
+
+/// How long the cached descriptor is used without being compared.
+///
+/// Nothing makes a descriptor whose number is not below the process's limit. So while the limit is as it was found, there is the sysroot or
+/// nothing at a number above it, whatever the guest does; and what it does to its limit is trapped. What *others* do to it
+/// (prlimit(2)) is found out with the next comparison.
+#[derive(Debug)]
+pub struct Trust {
+    /// Changes of limits, see [`Process::changing_limits`]: in the lower half those that are being made. On a page that all processes have
+    /// in common which may share their descriptors: exec(2) ends either. `None`: nothing is trusted.
+    changes: Option<&'static AtomicU64>,
+    /// The number, the count of changes before it was compared, and when that was.
+    fd: AtomicI32,
+    seen: AtomicU64,
+    until: AtomicU64,
+}
+
+impl Trust {
+    /// Nothing is trusted so far.
+    #[must_use]
+    pub const fn new(changes: Option<&'static AtomicU64>) -> Self {
+        Self {
+            changes,
+            fd: AtomicI32::new(-1),
+            seen: AtomicU64::new(0),
+            until: AtomicU64::new(0),
+        }
+    }
+
+    fn changes(&self) -> Option<u64> {
+        let changes = self.changes?.load(Ordering::SeqCst);
+        (changes as u32 == 0).then_some(changes)
+    }
+
+    fn trusted(&self, now: u64) -> Option<Fd> {
+        let until = self.until.load(Ordering::Acquire);
+        let fd = Fd(self.fd.load(Ordering::Acquire));
+        let seen = self.seen.load(Ordering::Acquire);
+        let is_new = until > now && until - now <= LEASE;
+        (is_new && self.changes() == Some(seen)).then_some(fd)
+    }
 }
 
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
 
 /// Sets the process's state, for handlers to find.
 pub fn set(process: &'static Process) -> &'static Process {
+    if let Some(coherence) = process.coherence {
+        super::patched::set_flag(coherence.ended_flag());
+    }
     PROCESS.store(core::ptr::from_ref(process).cast_mut(), Ordering::Release);
     process
 }
@@ -108,9 +160,11 @@ impl Process {
             armed: AtomicBool::new(self.is_armed()),
             sysroot_path: self.sysroot_path,
             sysroot_fd: AtomicI32::new(self.cached_fd().0),
+            trust: Trust::new(self.trust.changes),
             pool: self.pool,
             stacks: self.stacks,
             vfs: self.vfs,
+            code: self.code,
             coherence: self.coherence,
         }
     }
@@ -144,6 +198,50 @@ impl Process {
         }
     }
 
+    /// The sysroot's descriptor, which may have been closed since it was compared, but is nothing else: a call that says EBADF has to be
+    /// made again after [`Process::distrust`].
+    ///
+    /// # Errors
+    /// As of [`Process::sysroot`].
+    pub fn trusted_sysroot(&self) -> Result<Fd, Errno> {
+        let now = clock::ticks();
+        if let Some(fd) = self.trust.trusted(now) {
+            return Ok(fd);
+        }
+        let changes = self.trust.changes();
+        let fd = self.sysroot()?;
+        // A child of vfork has descriptors of its own, and its parent's memory.
+        if let (Some(changes), Ok([soft, _])) = (changes, limits(RLIMIT_NOFILE))
+            && u64::try_from(fd.0).is_ok_and(|number| number >= soft)
+            && !self.pool.is_guest_in_memory()
+        {
+            let trust = &self.trust;
+            trust.until.store(0, Ordering::Release);
+            trust.fd.store(fd.0, Ordering::Release);
+            trust.seen.store(changes, Ordering::Release);
+            trust
+                .until
+                .store(now.saturating_add(LEASE), Ordering::Release);
+        }
+        Ok(fd)
+    }
+
+    /// The cached descriptor is to be compared before it is used again.
+    pub fn distrust(&self) {
+        self.trust.until.store(0, Ordering::Release);
+    }
+
+    /// Makes a call that may change a limit.
+    pub fn changing_limits(&self, change: impl FnOnce() -> Raw) -> Raw {
+        let Some(changes) = self.trust.changes else {
+            return change();
+        };
+        changes.fetch_add(1, Ordering::SeqCst);
+        let result = change();
+        changes.fetch_add((1 << 32) - 1, Ordering::SeqCst);
+        result
+    }
+
     /// The cached descriptor's number, whatever it is now.
     #[must_use]
     pub fn cached_fd(&self) -> Fd {
@@ -153,7 +251,7 @@ impl Process {
     /// Whether the filter is installed: it stays over exec and is not stacked.
     #[must_use]
     pub fn is_armed(&self) -> bool {
-        self.armed.load(Ordering::Relaxed)
+        super::arm::is_armed(self)
     }
 
     /// Makes a call that may change what names there are.

@@ -11,6 +11,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::dispatch;
+use super::handlers::handler_entered;
 use super::process::process;
 use super::store;
 use crate::errno::Errno;
@@ -131,7 +132,7 @@ fn installed(signal: u32, wanted: &SigAction) -> SigAction {
 }
 
 fn set_action(signal: u32, action: &SigAction) -> Result<(), Errno> {
-    let at = core::ptr::from_ref(action).addr();
+    let at = core::ptr::from_ref(action).expose_provenance();
     // SAFETY: a live kernel `struct sigaction` whose handler is `entry` or none.
     unsafe { call(nr::RT_SIGACTION, [signal as usize, at, 0, SIGSET_LEN, 0, 0]) }
         .result()
@@ -264,7 +265,11 @@ extern "C" fn on_signal(signal: i32, info: *const SigInfo, context: *mut UContex
             return 0;
         }
     }
-    pass_on(signal, info)
+    let handler = pass_on(signal, info);
+    if handler != 0 {
+        handler_entered(context);
+    }
+    handler
 }
 
 /// The guest's handler, after what the kernel would have done before it; 0: there is none, and nothing is left to do.

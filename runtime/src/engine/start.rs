@@ -8,35 +8,36 @@
 
 use core::arch::asm;
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32};
+
+use elfuse_format::text::BLOCKS_END;
 
 use super::arena::Arena;
+use super::arm::arm;
 use super::call::Call;
 use super::command;
-use super::filter::Program as Filter;
-use super::pool::{Pool, Taker};
-use super::process::{self, Process};
+use super::pool::Pool;
+use super::process::{self, Process, Trust};
 use super::say::say;
 use super::stacks::Stacks;
 use super::tell::{self, Step};
-use super::{dispatch, exec, signals, store};
+use super::text::Code;
+use super::{cpuid, exec, image, signals, store};
 use crate::errno::Errno;
-use crate::guest::Memory;
 use crate::loader::elf::{Header, ProgramHeaders};
-use crate::loader::map::{self, Base, Bias};
+use crate::loader::map::Base;
 use crate::loader::plan::Plan;
-use crate::loader::stack::{Auxiliary, words_down};
-use crate::options::{Inherited, Stats};
+use crate::loader::stack::{Auxiliary, auxiliary, words_down};
+use crate::options::Inherited;
 use crate::sys::abi::{
-    O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PR_SET_NO_NEW_PRIVS, PROT_EXEC,
-    PROT_READ, PROT_WRITE, PrctlMmMap, SECCOMP_SET_MODE_FILTER, SIG_SETMASK, SIGSYS, SignalSet,
-    SockFprog, UContext,
+    ADDR_NO_RANDOMIZE, O_CLOEXEC, O_RDONLY, PAGE, PATH_MAX, PR_SET_MM, PR_SET_MM_MAP, PROT_EXEC,
+    PROT_READ, PROT_WRITE, PrctlMmMap, READ_IMPLIES_EXEC, SIG_SETMASK, SIGSYS, SignalSet, at,
 };
 use crate::sys::host::{
-    Fd, close, exit, openat, personality, prctl, pread, random, readlinkat, set_name, signal_mask,
+    Fd, close, exit, openat, personality, pread, random, readlinkat, set_name, signal_mask,
 };
 use crate::sys::raw::call;
-use crate::sys::{memory, nr};
+use crate::sys::{clock, memory, nr};
 use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
@@ -82,6 +83,11 @@ impl Vector {
 
     fn auxiliary_at(&self) -> usize {
         3 + self.arguments + self.environment
+    }
+
+    /// A value of the auxiliary vector; 0 if it is not there.
+    fn auxiliary(&self, key: usize) -> usize {
+        auxiliary(&self.words[self.auxiliary_at()..], key).unwrap_or(0)
     }
 
     /// Addresses of the arguments.
@@ -139,6 +145,7 @@ pub unsafe fn begin(stack: *mut usize) -> ! {
     tell::begin();
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
+    clock::begin(vector.auxiliary(at::HWCAP2));
     let first = vector.arguments().nth(1);
     match first {
         Some(first) if Inherited::is_claimed_by(first) => match Inherited::decode(first) {
@@ -200,9 +207,11 @@ pub fn set_up(
             armed: AtomicBool::new(run.filter_armed),
             sysroot_path: arena.string(run.sysroot)?,
             sysroot_fd: AtomicI32::new(run.sysroot_fd.unwrap_or(-1)),
+            trust: Trust::new(None),
             pool: { arena.place(Pool::new()?)? },
             stacks: { arena.place(Stacks::new()?)? },
             vfs: Vfs::new(mounts),
+            code: None,
             coherence: None,
         };
         arena.place(state)
@@ -219,10 +228,17 @@ pub fn settle(
 ) -> &'static Process {
     let mut made = || {
         let mounts = arena.place(mounts.clone())?;
-        let (vfs, coherence) = store::vfs(arena, &run, mounts)?;
+        let store = store::directory(arena, &run)?;
+        let (vfs, coherence) = store::vfs(arena, &run, mounts, store)?;
+        // A trace of all calls needs every one to be trapped.
+        let texts = vfs
+            .texts()
+            .filter(|_| run.patched && !run.trace.has(TraceBits::SYSCALLS));
         let state = Process {
             vfs,
+            code: texts.map(|texts| Code { texts, store }),
             coherence,
+            trust: Trust::new(store::common_word()),
             ..process.with_run(run)
         };
         arena.place(state)
@@ -230,12 +246,17 @@ pub fn settle(
     process::set(made().unwrap_or_else(|errno| no_memory(errno)))
 }
 
+#[derive(Debug, Clone, Copy)]
 struct Image {
-    bias: Bias,
+    code: image::Mapped,
     entry: usize,
     /// Address and number of the program headers.
     phdr: usize,
     phnum: usize,
+    /// Where the heap may start.
+    brk: usize,
+    extent: crate::loader::plan::Extent,
+    executable_stack: bool,
 }
 
 /// Loads the program and goes to it. `skip`: how many arguments are not the guest's.
@@ -270,41 +291,60 @@ pub fn launch(
         open_guest(process, path).unwrap_or_else(|errno| broken("its interpreter", errno))
     });
     tell::done(Step::Inspected, run.trace);
-    let no_randomize = personality() & 0x0004_0000 != 0;
+    let persona = personality();
+    let no_randomize = persona & ADDR_NO_RANDOMIZE != 0;
     let random = if no_randomize { 0 } else { random() };
-    let program = load(arena, file, Base::Program { random })
-        .unwrap_or_else(|errno| broken("mapping it", errno));
-    let (image, brk, extent, executable_stack) = program;
+    let program = load(arena, process, file, Base::Program { random }).unwrap_or_else(|errno| {
+        let what = match errno {
+            // It is linked to them, as elfuse is to its own.
+            Errno::EEXIST => "it wants addresses that are taken (elfuse does not run in elfuse)",
+            _ => "mapping it",
+        };
+        broken(what, errno)
+    });
     tell::done(Step::Mapped, run.trace);
     let loader = interpreter.map(|file| {
-        let loaded = load(arena, file, Base::Interpreter);
-        let (image, ..) = loaded.unwrap_or_else(|errno| broken("mapping its interpreter", errno));
+        let loaded = load(arena, process, file, Base::Interpreter);
+        let loaded = loaded.unwrap_or_else(|errno| broken("mapping its interpreter", errno));
         close(file);
-        image
+        loaded
     });
     close(file);
     tell::done(Step::Interpreter, run.trace);
     let auxiliary = Auxiliary {
-        phdr: image.phdr,
-        phnum: image.phnum,
-        base: loader.as_ref().map_or(0, |loader| loader.bias.apply(0)),
-        entry: image.entry,
+        phdr: program.phdr,
+        phnum: program.phnum,
+        base: loader.map_or(0, |loader| loader.code.bias.apply(0)),
+        entry: program.entry,
         execfn: arena
             .string(run.execfn)
             .map_or(0, |execfn| execfn.as_ptr().addr()),
         handler_stack: HANDLER_STACK,
     };
+    let mut images = [Some(program), loader].into_iter().flatten();
+    if run.cpuid_table
+        && let Some(code) = &process.code
+        && images.clone().any(|image| image.code.asks_cpuid)
+    {
+        let hwcaps = [at::HWCAP, at::HWCAP2].map(|key| vector.auxiliary(key) as u64);
+        cpuid::load(code.store, hwcaps);
+    }
     let strings = Strings::of(&vector, skip);
     let stack = rewrite(vector, skip, &auxiliary);
-    let start_brk = brk
-        + if no_randomize {
-            0
-        } else {
-            (random >> 32) as usize % (0x0200_0000 / PAGE) * PAGE
-        };
-    show(&extent, start_brk, &stack, &strings);
+    // A heap that grew from a program at a low address would meet the blocks of patched copies.
+    let is_below_blocks = process.code.is_some() && program.brk < BLOCKS_END as usize;
+    let start_brk = if is_below_blocks && !no_randomize {
+        BLOCKS_END as usize
+    } else {
+        program.brk
+    } + if no_randomize {
+        0
+    } else {
+        (random >> 32) as usize % (0x0200_0000 / PAGE) * PAGE
+    };
+    show(&program.extent, start_brk, &stack, &strings);
     name(run);
-    if executable_stack {
+    if program.executable_stack {
         const PROT_GROWSDOWN: usize = 0x0100_0000;
         let page = stack.pointer & !(PAGE - 1);
         // SAFETY: more may be done to the stack than before, nothing less.
@@ -320,14 +360,20 @@ pub fn launch(
     if let Err(errno) = signals::install() {
         fail(format_args!("cannot take SIGSYS: {}", errno.text()));
     }
-    if !process.is_armed() {
-        arm(process);
+    let is_complete = images.all(|image| image.code.is_complete)
+        && !program.executable_stack
+        && persona & READ_IMPLIES_EXEC == 0;
+    if !is_complete && let Err(errno) = arm(process) {
+        fail(format_args!(
+            "cannot install a seccomp filter: {}; `elfuse doctor` says what this host allows",
+            errno.text()
+        ));
     }
     tell::done(Step::Armed, run.trace);
     tell::entered(run);
     // Whoever started elfuse may have blocked everything.
     signal_mask(SIG_SETMASK, mask.without(SIGSYS));
-    let entry = loader.map_or(image.entry, |loader| loader.entry);
+    let entry = loader.map_or(program.entry, |loader| loader.entry);
     enter(entry, stack.pointer)
 }
 
@@ -337,21 +383,10 @@ const HANDLER_STACK: usize = 8192;
 
 /// Opens a guest path of the runtime's own: an interpreter.
 fn open_guest(process: &'static Process, path: &[u8]) -> Result<Fd, Errno> {
-    let mut context = UContext::default();
-    let call = Call {
-        nr: nr::OPEN,
-        args: [0; 6],
-        context: &mut context,
-        memory: Memory::Direct,
-        process,
-        taker: Taker::default(),
-    };
-    exec::open_guest(&call, path)
+    exec::open_guest(&Call::own(process, SignalSet::default()), path)
 }
 
-type Loaded = (Image, usize, crate::loader::plan::Extent, bool);
-
-fn load(arena: &mut Arena, file: Fd, base: Base) -> Result<Loaded, Errno> {
+fn load(arena: &mut Arena, process: &Process, file: Fd, base: Base) -> Result<Image, Errno> {
     let head = arena.bytes(PAGE)?;
     let len = pread(file, head, 0)?;
     let head = &head[..len];
@@ -369,7 +404,9 @@ fn load(arena: &mut Arena, file: Fd, base: Base) -> Result<Loaded, Errno> {
         }
     };
     let plan = Plan::new(header, ProgramHeaders::new(phdrs)).map_err(|_| Errno::ENOEXEC)?;
-    let bias = map::image(&plan, file, base)?;
+    let mut room = [0; PATH_MAX];
+    let code = image::map(process, &plan, file, base, &mut room)?;
+    let bias = code.bias;
     let mut extent = plan.extent();
     for at in [
         &mut extent.code.0,
@@ -381,13 +418,15 @@ fn load(arena: &mut Arena, file: Fd, base: Base) -> Result<Loaded, Errno> {
         *at = at.wrapping_add(bias.0);
     }
     let brk = (extent.end as usize + PAGE - 1) & !(PAGE - 1);
-    let image = Image {
-        bias,
+    Ok(Image {
+        code,
         entry: bias.apply(header.entry),
         phdr: plan.phdr_vaddr().map_or(0, |vaddr| bias.apply(vaddr)),
         phnum: usize::from(header.phdr_count),
-    };
-    Ok((image, brk, extent, plan.phdrs.executable_stack()))
+        brk,
+        extent,
+        executable_stack: plan.phdrs.executable_stack(),
+    })
 }
 
 /// Where the guest's arguments and environment stand as text, for `/proc/self/cmdline` and `environ`.
@@ -483,32 +522,6 @@ fn name(run: &Inherited<'_>) {
     name[..len].copy_from_slice(&last[..len]);
     if let Ok(name) = CStr::from_bytes_until_nul(&name) {
         set_name(name);
-    }
-}
-
-/// Installs the filter.
-fn arm(process: &Process) {
-    let counts = process.run.stats != Stats::Off;
-    let traces = process.run.trace.has(TraceBits::SYSCALLS);
-    let filter = match Filter::new(memory::OWN_HIGH, |nr| dispatch::traps(nr, counts, traces)) {
-        Ok(filter) => filter,
-        Err(_) => fail(format_args!("the filter of system calls does not fit")),
-    };
-    let program = SockFprog {
-        len: filter.code().len() as u16,
-        filter: filter.code().as_ptr(),
-    };
-    let at = core::ptr::from_ref(&program).addr();
-    let armed = prctl(PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).and_then(|_| {
-        // SAFETY: a live program that the kernel copies; it lets the runtime's own calls through.
-        unsafe { call(nr::SECCOMP, [SECCOMP_SET_MODE_FILTER, 0, at, 0, 0, 0]) }.result()
-    });
-    match armed {
-        Ok(_) => process.armed.store(true, Ordering::Relaxed),
-        Err(errno) => fail(format_args!(
-            "cannot install a seccomp filter: {}; `elfuse doctor` says what this host allows",
-            errno.text()
-        )),
     }
 }
 

@@ -8,7 +8,7 @@
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use elfuse_format::header::HEADER_LEN;
 use elfuse_format::names;
@@ -21,6 +21,7 @@ use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
     O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, S_IFMT, S_IFREG,
 };
+use crate::sys::clock;
 use crate::sys::host::{
     Fd, chmod, close, fstat, getpid, getuid, openat, pread, rename, unlink, write,
 };
@@ -28,13 +29,13 @@ use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, s
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
     Absences, Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode,
-    Mounts, Source, Vfs,
+    Mounts, Prefixes, Source, Vfs,
 };
 
 /// Memory that what is touched of an index is copied to; pages cost nothing until then. What does not fit is asked of the host.
 const INDEX_ROOM: usize = 64 << 20;
 
-/// Memory that absent names are remembered in.
+/// Memory that absent names, and where the beginnings of paths lead, are remembered in.
 const ABSENCE_ROOM: usize = 512 << 10;
 
 /// A file of the store, mapped.
@@ -99,7 +100,15 @@ fn open(dir: &CStr, name: &str, flags: usize) -> Result<(Fd, u64), Errno> {
     }
 }
 
-fn joined<'b>(dir: &CStr, name: &[u8], room: &'b mut [u8; PATH_MAX]) -> Result<&'b CStr, Errno> {
+/// A path in the store, with a NUL.
+///
+/// # Errors
+/// ENAMETOOLONG, EINVAL.
+pub fn joined<'b>(
+    dir: &CStr,
+    name: &[u8],
+    room: &'b mut [u8; PATH_MAX],
+) -> Result<&'b CStr, Errno> {
     let dir = dir.to_bytes();
     let len = dir.len() + 1 + name.len();
     let into = room.get_mut(..=len).ok_or(Errno::ENAMETOOLONG)?;
@@ -140,8 +149,9 @@ pub fn heal(address: usize) -> bool {
     unsafe { replace_shared(at, PAGE) }.is_ok()
 }
 
-/// Makes sure that the generation can be reached while SIGBUS is blocked, when a fault would end the process.
+/// Makes sure that nothing faults while SIGBUS or SIGSEGV is blocked, when that would end the process: the generation, the clock.
 pub fn probe() {
+    clock::probe();
     let at = GENERATION_AT.load(Ordering::Relaxed);
     if at != 0 && Memory::ByKernel.read_word(Address(at)).is_err() {
         heal(at);
@@ -234,7 +244,33 @@ fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static
     arena.place(unsafe { IndexArena::new(base, len) })
 }
 
-/// Lookup for this run, with the index if there is one that may be used; and where changes are announced.
+/// A word of 0 that this process has in common with its children until they execute something.
+#[must_use]
+pub fn common_word() -> Option<&'static AtomicU64> {
+    let at = anonymous_shared(PAGE).ok()?;
+    // SAFETY: a zeroed page that is never unmapped, used through this atomic only.
+    Some(unsafe { &*at.cast() })
+}
+
+/// Where the store of this run is.
+///
+/// # Errors
+/// ENOMEM.
+pub fn directory(arena: &mut Arena, run: &Inherited<'static>) -> Result<&'static CStr, Errno> {
+    match run.index_dir {
+        Some(dir) => arena.string(dir),
+        None => {
+            let bytes = arena.bytes(run.sysroot.len() + 1 + names::STORE.len() + 1)?;
+            let (root, rest) = bytes.split_at_mut(run.sysroot.len());
+            root.copy_from_slice(run.sysroot);
+            rest[0] = b'/';
+            rest[1..=names::STORE.len()].copy_from_slice(names::STORE);
+            CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)
+        }
+    }
+}
+
+/// Lookup for this run, with the index if there is one that may be used; and where changes are announced. `dir`: the store.
 ///
 /// # Errors
 /// ENOMEM.
@@ -242,18 +278,8 @@ pub fn vfs(
     arena: &mut Arena,
     run: &Inherited<'static>,
     mounts: &'static Mounts<'static>,
+    dir: &'static CStr,
 ) -> Result<(Vfs<'static>, Option<&'static Coherence<'static>>), Errno> {
-    let dir = match run.index_dir {
-        Some(dir) => arena.string(dir)?,
-        None => {
-            let bytes = arena.bytes(run.sysroot.len() + 1 + names::STORE.len() + 1)?;
-            let (root, rest) = bytes.split_at_mut(run.sysroot.len());
-            root.copy_from_slice(run.sysroot);
-            rest[0] = b'/';
-            rest[1..=names::STORE.len()].copy_from_slice(names::STORE);
-            CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)?
-        }
-    };
     let mut vfs = Vfs::new(mounts);
     if let Some(verdicts) = tell::verdicts() {
         vfs = vfs.with_verdicts(verdicts);
@@ -281,6 +307,9 @@ pub fn vfs(
     let coherence = arena.place(Coherence::new(mode, run.shadow, generation))?;
     if mode != Mode::Off {
         let room = arena_of(arena, ABSENCE_ROOM)?;
+        if let Some(prefixes) = Prefixes::new(room) {
+            vfs = vfs.with_prefixes(prefixes);
+        }
         if let Some(absences) = Absences::new(room) {
             vfs = vfs.with_absences(arena.place(absences)?, coherence);
         }

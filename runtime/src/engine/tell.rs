@@ -184,6 +184,9 @@ pub fn freeze() {
 
 /// The process ends: the one that the run began with prints what was counted.
 pub fn end() {
+    if counters().is_none() && !HISTOGRAM.enabled() {
+        return;
+    }
     let run = &process().run;
     if getpid().cast_signed() != run.top_level_pid {
         return;

@@ -4,6 +4,8 @@ mod copy;
 
 pub use copy::fix_up;
 
+use core::mem::MaybeUninit;
+
 use crate::errno::Errno;
 use crate::sys::abi::{SIGBUS, SIGSEGV, SignalSet};
 
@@ -78,6 +80,20 @@ impl Memory {
         match self {
             Self::Direct => copy::string_direct(from, into),
             Self::ByKernel => copy::string_by_kernel(from, into),
+        }
+    }
+
+    /// A C string, without its NUL, that is shorter than `N` by 8 bytes at least, quickly; else `None`, also where it cannot be read: then
+    /// [`Memory::read_string`] is to be asked.
+    #[inline]
+    pub fn read_short<const N: usize>(
+        self,
+        from: Address,
+        into: &mut MaybeUninit<[u8; N]>,
+    ) -> Option<&[u8]> {
+        match self {
+            Self::Direct => copy::short_direct(from, into),
+            Self::ByKernel => None,
         }
     }
 

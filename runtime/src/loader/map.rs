@@ -85,11 +85,11 @@ fn room(plan: &Plan<'_>, base: Base) -> Result<usize, Errno> {
     Ok(at)
 }
 
-/// Maps the image in `file` as planned.
+/// Maps the image in `file` as planned, its executable pages from `code`: the same file, or one that has the same bytes there but for calls.
 ///
 /// # Errors
 /// Those of mmap(2). What was mapped until then stays: the caller is about to give up the process.
-pub fn image(plan: &Plan<'_>, file: Fd, base: Base) -> Result<Bias, Errno> {
+pub fn image(plan: &Plan<'_>, file: Fd, code: Fd, base: Base) -> Result<Bias, Errno> {
     let at = room(plan, base)?;
     let bias = Bias((at as u64).wrapping_sub(plan.start));
     let mut mapped_end = at;
@@ -97,6 +97,7 @@ pub fn image(plan: &Plan<'_>, file: Fd, base: Base) -> Result<Bias, Errno> {
         let start = bias.apply(piece.start);
         let file_len = piece.file_len as usize;
         if file_len != 0 {
+            let file = if piece.flags.executable() { code } else { file };
             let from = Some((file, piece.file_offset));
             // SAFETY: inside the reservation of `room`.
             unsafe { map(Place::Replace(start), file_len, protection(&piece), from) }?;

@@ -2,7 +2,7 @@
 //! command line once said, and what has been settled since, in one argument.
 //!
 //! ```text
-//! elfuse-inherited/1 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 …
+//! elfuse-inherited/2 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 …
 //! magic and version   then a letter a field, in a fixed order; numbers in hexadecimal, lengths of strings in decimal
 //! ```
 //!
@@ -22,11 +22,9 @@ use wire::{Reader, Writer};
 
 /// The most mounts that are handed on: every `--bind`, and the default ones.
 pub const MAX_MOUNTS: usize = super::MAX_BINDS + 8;
-/// The most arguments that `#!` lines put in: Linux follows five of them, each with a path and one argument.
-pub const MAX_SCRIPT_ARGUMENTS: usize = 12;
 
 /// What the argument begins with; a change of the format changes the number.
-const MAGIC: &[u8] = b"elfuse-inherited/1";
+const MAGIC: &[u8] = b"elfuse-inherited/2";
 
 /// A path of the guest that is another one on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,10 +52,14 @@ pub struct Inherited<'a> {
     pub coherence: Coherence,
     /// Whether each answer of the index is compared with the walker's.
     pub shadow: bool,
+    /// Whether patched copies are mapped where the index has them.
+    pub patched: bool,
     /// All mounts, in the order in which they were made.
     pub mounts: List<Mount<'a>, MAX_MOUNTS>,
     /// Whether what the sysroot does not have is looked for on the host.
     pub host_fallback: bool,
+    /// Whether CPUID is answered from a table.
+    pub cpuid_table: bool,
     /// Whether counters are printed at the end, and how.
     pub stats: Stats,
     /// Where they go: a descriptor that was standard error when the run began; `None`: standard error as it is then.
@@ -74,8 +76,6 @@ pub struct Inherited<'a> {
     pub exe: &'a [u8],
     /// `AT_EXECFN`: the path as the guest gave it to execve, of any form.
     pub execfn: &'a [u8],
-    /// What `#!` lines put behind the first argument.
-    pub script_arguments: List<&'a [u8], MAX_SCRIPT_ARGUMENTS>,
     /// The process that the run began with: the one that prints at the end. Above 0.
     pub top_level_pid: i32,
     /// The signals blocked before the filter's needs were taken out; signal N is bit N - 1.
@@ -164,19 +164,13 @@ impl<'a> Inherited<'a> {
         argument.starts_with(b"elfuse-inherited/")
     }
 
-    /// Empty lists, for a value that is filled in field by field.
+    /// An empty list, for a value that is filled in field by field.
     #[must_use]
     pub fn no_mounts() -> List<Mount<'a>, MAX_MOUNTS> {
         List::new(Mount {
             guest: b"",
             host: b"",
         })
-    }
-
-    /// As [`Inherited::no_mounts`].
-    #[must_use]
-    pub fn no_script_arguments() -> List<&'a [u8], MAX_SCRIPT_ARGUMENTS> {
-        List::new(b"")
     }
 
     /// Writes it to the beginning of `into`, without a NUL byte and without one behind, and says how long it is.
@@ -217,6 +211,7 @@ impl<'a> Inherited<'a> {
         };
         out.letter(b'c').hex(self.coherence as u64);
         out.letter(b'w').flag(self.shadow);
+        out.letter(b'u').flag(self.patched);
         out.letter(b'm').hex(self.mounts.len() as u64);
         for mount in self.mounts.iter() {
             out.bytes(b" ").string(mount.guest);
@@ -227,6 +222,7 @@ impl<'a> Inherited<'a> {
             }
         }
         out.letter(b'h').flag(self.host_fallback);
+        out.letter(b'q').flag(self.cpuid_table);
         out.letter(b't').hex(self.stats as u64);
         out.letter(b'o');
         match self.stats_fd {
@@ -244,10 +240,6 @@ impl<'a> Inherited<'a> {
             .hex(program.program_fd.unsigned_abs().into());
         out.letter(b'e').string(program.exe);
         out.letter(b'n').string(program.execfn);
-        out.letter(b'a').hex(self.script_arguments.len() as u64);
-        for argument in self.script_arguments.iter() {
-            out.bytes(b" ").string(argument);
-        }
         out.letter(b'l')
             .hex(self.top_level_pid.unsigned_abs().into());
         out.letter(b'k').hex(program.signal_mask);
@@ -276,8 +268,10 @@ impl<'a> Inherited<'a> {
                 Coherence::from_number(from.hex()?)
             })?,
             shadow: from.field(b'w', "shadow flag", Reader::flag)?,
+            patched: from.field(b'u', "flag of patched copies", Reader::flag)?,
             mounts: from.field(b'm', "mounts", mounts)?,
             host_fallback: from.field(b'h', "host fallback flag", Reader::flag)?,
+            cpuid_table: from.field(b'q', "CPUID table flag", Reader::flag)?,
             stats: from.field(b't', "stats", |from| Stats::from_number(from.hex()?))?,
             stats_fd: from.field(b'o', "stats descriptor", |from| {
                 from.unless_dash(Reader::positive)
@@ -292,7 +286,6 @@ impl<'a> Inherited<'a> {
             program_fd: from.field(b'p', "program descriptor", Reader::positive)?,
             exe: from.field(b'e', "path of the executable", Reader::string)?,
             execfn: from.field(b'n', "execfn", Reader::string)?,
-            script_arguments: from.field(b'a', "script arguments", script_arguments)?,
             top_level_pid: from.field(b'l', "top-level process", Reader::positive)?,
             signal_mask: from.field(b'k', "signal mask", Reader::hex)?,
         };
@@ -336,12 +329,6 @@ impl<'a> Inherited<'a> {
             (
                 self.counters_fd.is_none_or(|fd| fd >= 0),
                 "counters' descriptor",
-            ),
-            (
-                self.script_arguments
-                    .iter()
-                    .all(|argument| !argument.contains(&0)),
-                "script arguments",
             ),
             (self.top_level_pid > 0, "top-level process"),
         ];
@@ -390,13 +377,4 @@ fn mounts<'a>(from: &mut Reader<'a>) -> Option<List<Mount<'a>, MAX_MOUNTS>> {
         mounts.push(Mount { guest, host }).ok()?;
     }
     Some(mounts)
-}
-
-fn script_arguments<'a>(from: &mut Reader<'a>) -> Option<List<&'a [u8], MAX_SCRIPT_ARGUMENTS>> {
-    let mut arguments = Inherited::no_script_arguments();
-    for _ in 0..from.hex()? {
-        from.exactly(b" ")?;
-        arguments.push(from.string()?).ok()?;
-    }
-    Some(arguments)
 }

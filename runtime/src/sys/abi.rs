@@ -39,6 +39,7 @@ pub const SIGTRAP: u32 = 5;
 pub const SIGBUS: u32 = 7;
 pub const SIGKILL: u32 = 9;
 pub const SIGSEGV: u32 = 11;
+pub const SIGSTOP: u32 = 19;
 pub const SIGSYS: u32 = 31;
 
 /// `si_code` of a SIGSYS that a seccomp filter raised.
@@ -203,6 +204,7 @@ pub struct OpenHow {
 pub const F_DUPFD_CLOEXEC: usize = 1030;
 pub const F_GETFD: usize = 1;
 pub const F_SETFD: usize = 2;
+pub const F_GETFL: usize = 3;
 pub const FD_CLOEXEC: usize = 1;
 pub const F_ADD_SEALS: usize = 1033;
 pub const F_SEAL_SEAL: usize = 1;
@@ -251,6 +253,11 @@ pub struct PrctlMmMap {
 }
 
 pub const SECCOMP_SET_MODE_FILTER: usize = 1;
+pub const SECCOMP_FILTER_FLAG_TSYNC: usize = 1;
+
+/// Bits of personality(2).
+pub const ADDR_NO_RANDOMIZE: usize = 0x0004_0000;
+pub const READ_IMPLIES_EXEC: usize = 0x0040_0000;
 pub const SECCOMP_RET_KILL_PROCESS: u32 = 0x8000_0000;
 pub const SECCOMP_RET_TRAP: u32 = 0x0003_0000;
 pub const SECCOMP_RET_ERRNO: u32 = 0x0005_0000;

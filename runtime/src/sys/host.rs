@@ -30,11 +30,11 @@ impl Fd {
 }
 
 fn address<T: ?Sized>(of: &T) -> usize {
-    core::ptr::from_ref(of).cast::<u8>().addr()
+    core::ptr::from_ref(of).cast::<u8>().expose_provenance()
 }
 
 fn address_mut<T: ?Sized>(of: &mut T) -> usize {
-    core::ptr::from_mut(of).cast::<u8>().addr()
+    core::ptr::from_mut(of).cast::<u8>().expose_provenance()
 }
 
 /// openat(2).
@@ -46,7 +46,14 @@ pub fn openat(dir: Fd, path: &CStr, flags: usize, mode: usize) -> Result<Fd, Err
     unsafe {
         call(
             nr::OPENAT,
-            [dir.arg(), path.as_ptr().addr(), flags, mode, 0, 0],
+            [
+                dir.arg(),
+                path.as_ptr().expose_provenance(),
+                flags,
+                mode,
+                0,
+                0,
+            ],
         )
     }
     .result()
@@ -63,7 +70,14 @@ pub fn openat2(dir: Fd, path: &CStr, how: &OpenHow) -> Result<Fd, Errno> {
     unsafe {
         call(
             nr::OPENAT2,
-            [dir.arg(), path.as_ptr().addr(), address(how), len, 0, 0],
+            [
+                dir.arg(),
+                path.as_ptr().expose_provenance(),
+                address(how),
+                len,
+                0,
+                0,
+            ],
         )
     }
     .result()
@@ -99,7 +113,7 @@ pub fn lstatat(dir: Fd, path: &CStr) -> Result<Stat, Errno> {
     let at = address_mut(&mut stat);
     let args = [
         dir.arg(),
-        path.as_ptr().addr(),
+        path.as_ptr().expose_provenance(),
         at,
         AT_SYMLINK_NOFOLLOW,
         0,
@@ -119,7 +133,7 @@ pub fn lstatat(dir: Fd, path: &CStr) -> Result<Stat, Errno> {
 pub fn readlinkat(dir: Fd, path: &CStr, into: &mut [u8]) -> Result<usize, Errno> {
     let args = [
         dir.arg(),
-        path.as_ptr().addr(),
+        path.as_ptr().expose_provenance(),
         address_mut(into),
         into.len(),
         0,
@@ -148,7 +162,14 @@ pub fn faccessat2(dir: Fd, path: &CStr, mode: usize, flags: usize) -> Result<(),
     unsafe {
         call(
             nr::FACCESSAT2,
-            [dir.arg(), path.as_ptr().addr(), mode, flags, 0, 0],
+            [
+                dir.arg(),
+                path.as_ptr().expose_provenance(),
+                mode,
+                flags,
+                0,
+                0,
+            ],
         )
     }
     .result()
@@ -236,9 +257,14 @@ pub fn keep_from(fd: Fd, least: i32) -> Result<Fd, Errno> {
 pub fn memory_file(name: &CStr) -> Result<Fd, Errno> {
     let flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     // SAFETY: a live C string.
-    unsafe { call(nr::MEMFD_CREATE, [name.as_ptr().addr(), flags, 0, 0, 0, 0]) }
-        .result()
-        .map(|fd| Fd(fd as i32))
+    unsafe {
+        call(
+            nr::MEMFD_CREATE,
+            [name.as_ptr().expose_provenance(), flags, 0, 0, 0, 0],
+        )
+    }
+    .result()
+    .map(|fd| Fd(fd as i32))
 }
 
 /// ftruncate(2).
@@ -268,7 +294,14 @@ pub fn chmod(fd: Fd, mode: usize) -> Result<(), Errno> {
 /// # Errors
 /// Those of the call.
 pub fn rename(from: &CStr, to: &CStr) -> Result<(), Errno> {
-    let args = [from.as_ptr().addr(), to.as_ptr().addr(), 0, 0, 0, 0];
+    let args = [
+        from.as_ptr().expose_provenance(),
+        to.as_ptr().expose_provenance(),
+        0,
+        0,
+        0,
+        0,
+    ];
     // SAFETY: live C strings.
     unsafe { call(nr::RENAME, args) }.result().map(drop)
 }
@@ -276,7 +309,12 @@ pub fn rename(from: &CStr, to: &CStr) -> Result<(), Errno> {
 /// unlink(2); what is not there need not be removed.
 pub fn unlink(path: &CStr) {
     // SAFETY: a live C string.
-    let _ = unsafe { call(nr::UNLINK, [path.as_ptr().addr(), 0, 0, 0, 0, 0]) };
+    let _ = unsafe {
+        call(
+            nr::UNLINK,
+            [path.as_ptr().expose_provenance(), 0, 0, 0, 0, 0],
+        )
+    };
 }
 
 /// fcntl(2) of a command that takes a number.
@@ -358,7 +396,14 @@ pub fn set_name(name: &CStr) {
     let _ = unsafe {
         call(
             nr::PRCTL,
-            [super::abi::PR_SET_NAME, name.as_ptr().addr(), 0, 0, 0, 0],
+            [
+                super::abi::PR_SET_NAME,
+                name.as_ptr().expose_provenance(),
+                0,
+                0,
+                0,
+                0,
+            ],
         )
     };
 }
@@ -397,7 +442,14 @@ pub fn limits(resource: usize) -> Result<[u64; 2], Errno> {
 /// # Errors
 /// Those of the call.
 pub fn set_limits(resource: usize, limits: [u64; 2]) -> Result<(), Errno> {
-    let args = [0, resource, core::ptr::from_ref(&limits).addr(), 0, 0, 0];
+    let args = [
+        0,
+        resource,
+        core::ptr::from_ref(&limits).expose_provenance(),
+        0,
+        0,
+        0,
+    ];
     // SAFETY: the buffer is a `struct rlimit64` that the kernel reads.
     unsafe { call(nr::PRLIMIT64, args) }.result()?;
     Ok(())
@@ -442,6 +494,26 @@ pub fn signal_action(signal: u32) -> Result<SigAction, Errno> {
     // SAFETY: the buffer is a kernel `struct sigaction`.
     unsafe { call(nr::RT_SIGACTION, args) }.result()?;
     Ok(old)
+}
+
+/// sigaltstack(2): the words of this thread's `stack_t`.
+#[must_use]
+pub fn signal_stack() -> [usize; 3] {
+    let mut words = [0; 3];
+    // SAFETY: the buffer is as long as a `stack_t`. Asked like this the call cannot fail.
+    let _ = unsafe { call(nr::SIGALTSTACK, [0, address_mut(&mut words), 0, 0, 0, 0]) };
+    words
+}
+
+/// sigaltstack(2): changes this thread's, by the words of a `stack_t`.
+///
+/// # Errors
+/// Those of the call.
+pub fn set_signal_stack(words: [usize; 3]) -> Result<(), Errno> {
+    // SAFETY: the words are a `stack_t`. Whose memory it names is the caller's business, as nothing is touched before a signal.
+    unsafe { call(nr::SIGALTSTACK, [address(&words), 0, 0, 0, 0, 0]) }
+        .result()
+        .map(drop)
 }
 
 /// rt_sigprocmask(2): the mask before.

@@ -3,6 +3,8 @@
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod abi;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod clock;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod host;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod memory;

@@ -23,15 +23,17 @@ use elfuse_format::keys::{State, Time};
 
 use super::arena::Arena;
 use super::coherence::{Coherence, Lease, Note, Ticket};
-use super::host::{HostStat, Nanos};
+use super::host::{HostStat, Moment};
 
 /// Words of a state: device, inode, seconds of both times, their nanoseconds.
 const STATE: usize = 5;
 /// Words of the longest path, and of the longest name.
 const PATH: usize = 14;
 const NAME: usize = 10;
+/// Words of a lease.
+const LEASE: usize = 3;
 /// Words of a slot: the sequence number, the text's length and words, the rest.
-const PLACE_SLOT: usize = 1 + 1 + PATH + STATE + 2;
+const PLACE_SLOT: usize = 1 + 1 + PATH + STATE + LEASE;
 const NAME_SLOT: usize = 1 + 1 + NAME + STATE;
 /// How many slots are looked at for one key.
 const PROBES: usize = 4;
@@ -166,17 +168,15 @@ impl<'a> Absences<'a> {
         &self,
         path: &[u8],
         coherence: &Coherence<'_>,
-        now: impl FnOnce() -> Nanos,
+        now: impl FnOnce() -> Moment,
     ) -> Option<Place> {
         let key: [u64; 1 + PATH] = words_of(path)?;
         let mut slots = candidates(self.places, checksum(path)).filter_map(read);
         let found = slots.find(|found| found[1..2 + PATH] == key)?;
-        let (state, [until, stamp]) = (
-            &found[2 + PATH..],
-            [found[PLACE_SLOT - 2], found[PLACE_SLOT - 1]],
-        );
-        let held = coherence.holds(&Lease::of(until, stamp), now);
-        Some(match (until, held) {
+        let (state, lease) = found[2 + PATH..].split_at(STATE);
+        let lease = [lease[0], lease[1], lease[2]];
+        let held = coherence.holds(&Lease::of(lease), now);
+        Some(match (lease[0], held) {
             (0, _) => Place::Seen,
             (_, Some(Note::Private)) => Place::Private,
             (_, held) => Place::Known(state_of_words(state), held == Some(Note::Good)),
@@ -185,7 +185,7 @@ impl<'a> Absences<'a> {
 
     /// Remembers that a name was absent in a directory of which nothing was known.
     pub(super) fn see(&self, path: &[u8]) {
-        self.put_place(path, None, [0, 0]);
+        self.put_place(path, None, [0; LEASE]);
     }
 
     /// Remembers the state of a directory. The ticket was taken before the host was asked.
@@ -196,7 +196,7 @@ impl<'a> Absences<'a> {
         self.put_place(path, Some(found.state()), lease.words());
     }
 
-    fn put_place(&self, path: &[u8], state: Option<State>, lease: [u64; 2]) {
+    fn put_place(&self, path: &[u8], state: Option<State>, lease: [u64; LEASE]) {
         let Some(key) = words_of::<{ 1 + PATH }>(path) else {
             return;
         };
@@ -205,7 +205,7 @@ impl<'a> Absences<'a> {
         if let Some(state) = state {
             words[2 + PATH..2 + PATH + STATE].copy_from_slice(&words_of_state(&state));
         }
-        words[PLACE_SLOT - 2..].copy_from_slice(&lease);
+        words[PLACE_SLOT - LEASE..].copy_from_slice(&lease);
         put(self.places, checksum(path), &words, 2 + PATH);
     }
 

@@ -44,7 +44,7 @@ unsafe impl Zeroed for AtomicU64 {}
 unsafe impl<const N: usize> Zeroed for [AtomicU64; N] {}
 // SAFETY: a cell that is empty.
 unsafe impl Zeroed for Chunk<'_> {}
-// SAFETY: a cell that is empty, and a lease, which is two numbers.
+// SAFETY: a cell that is empty, and a lease, which is three numbers.
 unsafe impl Zeroed for DirState<'_> {}
 // SAFETY: state 0 is `EMPTY`, and then the value is not looked at; `T: Copy` has nothing to drop.
 unsafe impl<T: Copy + Send + Sync> Zeroed for Once<T> {}

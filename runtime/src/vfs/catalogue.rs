@@ -11,8 +11,8 @@ use elfuse_format::sidecar::Block;
 use elfuse_format::{FormatError, checksum::checksum};
 
 use super::arena::{Arena, Once};
-use super::coherence::{Coherence, Lease, Note, Ticket};
-use super::host::{HostStat, Nanos};
+use super::coherence::{Coherence, Lease, Note, Terms, Ticket, View};
+use super::host::{HostStat, Moment};
 use super::verdict::Verdict;
 use crate::errno::Errno;
 use crate::index::{self, Children, DirId, IndexError, Step};
@@ -214,6 +214,29 @@ impl<'a> Catalogue<'a> {
         rows::decode(bytes, kind.name()).map_err(|_| Verdict::Corrupt)
     }
 
+    /// A cell for each chunk of a part of the keys; `None`: there is none of the kind.
+    pub(super) fn cells<T: Copy + Send + Sync>(&self, kind: PartKind) -> Option<&'a [Once<T>]> {
+        let rows = self.keys.rows().filter(|row| row.kind == kind as u16);
+        match rows.count() {
+            0 => None,
+            count => self.arena.zeroed(count),
+        }
+    }
+
+    /// A chunk of a part of the keys, copied and checked.
+    pub(super) fn keys_rows<T: rows::Row>(
+        &self,
+        kind: PartKind,
+        chunk: u32,
+    ) -> Result<&'a [T], Verdict> {
+        self.table(IndexFile::Keys, kind, chunk)
+    }
+
+    /// The devices that keys name.
+    pub(super) fn devices(&self) -> &'a [ArchivedDeviceRow] {
+        self.devices
+    }
+
     fn load_rows(&self, chunk: u32) -> Result<Rows<'a>, Verdict> {
         let dirs: &[_] = self.table(IndexFile::LoaderCache, PartKind::Dirs, chunk)?;
         let keys: &[_] = self.table(IndexFile::Keys, PartKind::DirKeys, chunk)?;
@@ -315,7 +338,7 @@ impl<'a> Directory<'a> {
     pub(super) fn held(
         &self,
         coherence: &Coherence<'_>,
-        now: impl FnOnce() -> Nanos,
+        now: impl FnOnce() -> Moment,
     ) -> Option<Result<(), Verdict>> {
         if let Err(why) = self.names.key {
             return Some(Err(why));
@@ -326,6 +349,20 @@ impl<'a> Directory<'a> {
             Note::Stale => Err(Verdict::Stale),
             Note::Private => Err(Verdict::Private),
         })
+    }
+
+    /// What its names were last found to be worth, and on what terms that holds; `None`: it does not, or nothing makes them worth anything.
+    #[inline]
+    pub(super) fn granted(&self, view: &View) -> Option<(Note, Terms)> {
+        match self.names.key {
+            Ok(_) => view.granted(self.lease),
+            Err(_) => None,
+        }
+    }
+
+    /// Whether the host was last found to bear the names out, however long ago.
+    pub(super) fn was_good(&self) -> bool {
+        self.lease.was_good()
     }
 
     /// Whether the names may be believed, now that the host has said what the directory is. The ticket was taken before.

@@ -1,11 +1,11 @@
 //! How long an answer may be given without asking the host again.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use elfuse_format::FormatError;
 use elfuse_format::header::{HEADER_LEN, Header, Kind};
 
-use super::host::Nanos;
+use super::host::Moment;
 
 /// When names of the index may be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,7 +22,7 @@ pub enum Mode {
     Off,
 }
 
-/// How long a comparison is good for, in nanoseconds: 2 ms.
+/// How long a comparison is good for, in ticks of [`Moment`]: 2 ms at most, less where the clock goes faster than once a nanosecond.
 pub const LEASE: u64 = 2_000_000;
 
 /// What all runs on a sysroot share: the payload of the store's `generation`, mapped shared.
@@ -111,7 +111,14 @@ pub struct Coherence<'a> {
     generation: &'a Generation,
     /// Raised when this process may have learnt of a change by others.
     epoch: AtomicU64,
+    /// See [`Coherence::ended_flag`]. 0: nothing to do; [`ENDED`]; else the mark of a thread that is raising `epoch` for it.
+    ended: AtomicU8,
+    /// The mark given last.
+    mark: AtomicU8,
 }
+
+/// What is stored to [`Coherence::ended_flag`].
+pub const ENDED: u8 = 1;
 
 impl<'a> Coherence<'a> {
     /// `generation` is the mapped file's; where there can be none, one of this process's (shared with its children, so mapped shared
@@ -123,6 +130,8 @@ impl<'a> Coherence<'a> {
             shadow,
             generation,
             epoch: AtomicU64::new(0),
+            ended: AtomicU8::new(0),
+            mark: AtomicU8::new(0),
         }
     }
 
@@ -141,6 +150,41 @@ impl<'a> Coherence<'a> {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// For calls by which a thread may learn of a change by others: storing [`ENDED`] here *before* the call, by a plain store, ends the
+    /// leases of all threads, at the next look at any of them. Those that other threads are granted while this one is in its call
+    /// are no good to it: a lease is its thread's alone.
+    ///
+    /// In [`Mode::Frozen`] nobody but guests changes anything, and it means nothing.
+    #[must_use]
+    pub const fn ended_flag(&self) -> &AtomicU8 {
+        &self.ended
+    }
+
+    /// Ends leases if the flag says so.
+    #[inline]
+    fn heed_flag(&self) {
+        if self.ended.load(Ordering::Acquire) != 0 {
+            self.heed();
+        }
+    }
+
+    /// The epoch has to be raised between seeing the flag and clearing it, or who stored it could see it cleared and the epoch as it was;
+    /// and what was stored again meanwhile must stay. So the flag becomes a mark first, and who marked it clears that mark only.
+    /// Whoever meets a mark does the rest too: the thread that made it may be gone, in a child of fork(2).
+    #[cold]
+    fn heed(&self) {
+        let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        let mark = self.mark.fetch_add(1, Ordering::Relaxed) | 0x80;
+        let marked = match self.ended.compare_exchange(ENDED, mark, order, failed) {
+            Ok(_) => mark,
+            Err(other) => other,
+        };
+        self.end_leases();
+        if marked != 0 {
+            let _ = self.ended.compare_exchange(marked, 0, order, failed);
+        }
+    }
+
     /// What an answer given now has to be from. `None`: a change is being made, so nothing may be kept.
     fn stamp(&self) -> Option<u64> {
         let generation = self.generation.generation.load(Ordering::SeqCst);
@@ -152,58 +196,162 @@ impl<'a> Coherence<'a> {
 
     /// What a lease was given for, if it still holds.
     #[inline]
-    pub(super) fn holds(&self, lease: &Lease, now: impl FnOnce() -> Nanos) -> Option<Note> {
+    pub(super) fn holds(&self, lease: &Lease, now: impl FnOnce() -> Moment) -> Option<Note> {
         let until = lease.until.load(Ordering::Acquire);
-        if until == 0 || self.shadow {
+        if until == 0 {
             return None;
         }
-        let holds = match self.mode {
+        self.view(now)?.holds(lease)
+    }
+
+    /// What leases are compared with now; `None`: none holds, whatever it says.
+    #[inline]
+    pub(super) fn view(&self, now: impl FnOnce() -> Moment) -> Option<View> {
+        if self.shadow {
+            return None;
+        }
+        let now = match self.mode {
             // What the guest itself changes counts in a tree that nobody else changes.
-            Mode::Frozen => self.stamp() == Some(lease.stamp.load(Ordering::Acquire)),
-            Mode::Strict | Mode::Off => false,
+            Mode::Frozen => None,
+            Mode::Strict | Mode::Off => return None,
             Mode::Lease => {
-                self.stamp() == Some(lease.stamp.load(Ordering::Acquire)) && now().0 < until
+                self.heed_flag();
+                Some(now())
             }
         };
-        holds.then(|| Note::of(until))
+        let stamp = self.stamp()?;
+        Some(View { stamp, now })
     }
 
     /// To be taken before the host is asked; [`Ticket::grant`] after.
-    pub(super) fn ticket(&self, now: impl FnOnce() -> Nanos) -> Ticket {
-        match self.mode {
-            Mode::Lease => Ticket(
-                self.stamp()
-                    .map(|stamp| (now().0.saturating_add(LEASE), stamp)),
-            ),
-            Mode::Frozen => Ticket(self.stamp().map(|stamp| (u64::MAX, stamp))),
-            Mode::Strict | Mode::Off => Ticket(None),
+    pub(super) fn ticket(&self, now: impl FnOnce() -> Moment) -> Ticket {
+        let now = match self.mode {
+            Mode::Lease => {
+                self.heed_flag();
+                now()
+            }
+            // For ever, and for all.
+            Mode::Frozen => Moment {
+                ticks: u64::MAX,
+                thread: 0,
+            },
+            Mode::Strict | Mode::Off => return Ticket(None),
+        };
+        Ticket(self.stamp().map(|stamp| Terms {
+            until: now.ticks.saturating_add(LEASE),
+            stamp,
+            thread: now.thread,
+        }))
+    }
+
+    /// Something that was believed turned out to be otherwise: what else was made of it is not to be believed either.
+    pub(super) fn was_wrong(&self) {
+        self.end_leases();
+    }
+}
+
+/// The moment at which leases are looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    stamp: u64,
+    /// `None`: leases last.
+    now: Option<Moment>,
+}
+
+impl View {
+    /// What a lease was given for, if it holds.
+    #[inline]
+    fn holds(&self, lease: &Lease) -> Option<Note> {
+        self.granted(lease).map(|(note, _)| note)
+    }
+
+    /// Terms that hold as long as any.
+    pub(super) fn longest(&self) -> Terms {
+        Terms {
+            until: u64::MAX,
+            stamp: self.stamp,
+            thread: self.now.map_or(0, |now| now.thread),
         }
     }
+
+    /// What a lease was given for, and on what terms, if it holds.
+    #[inline]
+    pub(super) fn granted(&self, lease: &Lease) -> Option<(Note, Terms)> {
+        let terms = Terms {
+            until: lease.until.load(Ordering::Acquire),
+            stamp: lease.stamp.load(Ordering::Acquire),
+            thread: lease.thread.load(Ordering::Acquire),
+        };
+        // Again, and last: see `Lease`.
+        let until = lease.until.load(Ordering::Acquire);
+        let holds = until != 0 && until == terms.until && self.accepts(&terms);
+        holds.then(|| (Note::of(until), terms))
+    }
+
+    /// Whether what was granted on these terms holds.
+    #[inline]
+    pub(super) fn accepts(&self, terms: &Terms) -> bool {
+        if terms.stamp != self.stamp || terms.thread == BEING_GRANTED {
+            return false;
+        }
+        // A clock that was set back ends it too.
+        self.now.is_none_or(|now| {
+            terms.thread == now.thread
+                && terms.until > now.ticks
+                && terms.until - now.ticks <= LEASE
+        })
+    }
+}
+
+/// On what terms something is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// The time from which on it is not; the lowest bits may hold a [`Note`].
+    pub(super) until: u64,
+    pub(super) stamp: u64,
+    /// The thread it was granted to.
+    pub(super) thread: u64,
 }
 
 /// Until when something may be believed that the host said. All zero: it has not been asked.
 ///
-/// The two words are not written as one. Whatever pair a reader sees, each is of a look at the host: the stamp says that nothing was
-/// changed through elfuse since the later one, and time and answer are one of them's, which is then at most [`LEASE`] old.
+/// The words are not written as one. Whoever writes them makes the thread [`BEING_GRANTED`] first and theirs last, and who reads them reads
+/// it after the others; so a thread that finds its own there has read words that it has written itself, all by one grant. In a tree that
+/// is frozen the thread does not count. There the stamp could be a new one beside the old time with its note: so that one is read again
+/// behind the thread.
+///
+/// A grant that is left half-way, by a jump out of a handler, is never finished: then this is asked of the host each time.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
     until: AtomicU64,
     stamp: AtomicU64,
+    thread: AtomicU64,
 }
+
+/// Stands for the thread while a lease is being written.
+const BEING_GRANTED: u64 = u64::MAX;
 
 impl Lease {
     /// A lease kept elsewhere.
-    pub(super) fn of(until: u64, stamp: u64) -> Self {
+    pub(super) fn of([until, stamp, thread]: [u64; 3]) -> Self {
         Self {
             until: AtomicU64::new(until),
             stamp: AtomicU64::new(stamp),
+            thread: AtomicU64::new(thread),
         }
     }
 
-    /// To be kept elsewhere: until when, and the stamp. Where none was granted, the time is 1, which is long past, and not 0.
-    pub(super) fn words(&self) -> [u64; 2] {
+    /// To be kept elsewhere: until when, the stamp, and whose. Where none was granted, the time is 1, which is long past, and not 0.
+    pub(super) fn words(&self) -> [u64; 3] {
         let until = self.until.load(Ordering::Acquire).max(1);
-        [until, self.stamp.load(Ordering::Acquire)]
+        let stamp = self.stamp.load(Ordering::Acquire);
+        [until, stamp, self.thread.load(Ordering::Acquire)]
+    }
+
+    /// Whether the last grant was for a directory that is as its key says, whether that holds or not.
+    pub(super) fn was_good(&self) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        until != 0 && Note::of(until) == Note::Good
     }
 
     pub(super) fn revoke(&self) {
@@ -246,26 +394,39 @@ impl Note {
 
 /// The moment before the host was asked.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ticket(Option<(u64, u64)>);
+pub(super) struct Ticket(Option<Terms>);
 
 impl Ticket {
     /// The host's answer came, and was this.
     pub(super) fn grant(self, lease: &Lease, note: Note) {
-        if let Some((until, stamp)) = self.0 {
-            lease.stamp.store(stamp, Ordering::Release);
-            lease.until.store(note.on(until), Ordering::Release);
+        let Some(terms) = self.0 else { return };
+        if lease.thread.swap(BEING_GRANTED, Ordering::AcqRel) == BEING_GRANTED {
+            return;
         }
+        lease.stamp.store(terms.stamp, Ordering::Release);
+        lease.until.store(note.on(terms.until), Ordering::Release);
+        lease.thread.store(terms.thread, Ordering::Release);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        Coherence, GENERATION_LEN, Generation, HEADER_LEN, LEASE, Lease, Mode, Nanos, Note,
+        Coherence, ENDED, GENERATION_LEN, Generation, HEADER_LEN, LEASE, Lease, Mode, Moment, Note,
     };
 
+    use core::sync::atomic::Ordering;
+
+    fn moment(ticks: u64, thread: u64) -> Moment {
+        Moment { ticks, thread }
+    }
+
     fn holds(coherence: &Coherence<'_>, lease: &Lease, at: u64) -> bool {
-        match coherence.holds(lease, || Nanos(at)) {
+        holds_for(coherence, lease, moment(at, 7))
+    }
+
+    fn holds_for(coherence: &Coherence<'_>, lease: &Lease, now: Moment) -> bool {
+        match coherence.holds(lease, || now) {
             Some(note) => {
                 assert_eq!(note, Note::Good);
                 true
@@ -276,8 +437,12 @@ mod tests {
 
     fn granted(coherence: &Coherence<'_>, at: u64) -> Lease {
         let lease = Lease::default();
-        coherence.ticket(|| Nanos(at)).grant(&lease, Note::Good);
+        grant(coherence, &lease, moment(at, 7));
         lease
+    }
+
+    fn grant(coherence: &Coherence<'_>, lease: &Lease, now: Moment) {
+        coherence.ticket(|| now).grant(lease, Note::Good);
     }
 
     #[test]
@@ -311,7 +476,7 @@ mod tests {
     fn a_lease_given_for_a_look_before_a_change_is_none_after_it() {
         let generation = Generation::new();
         let coherence = Coherence::new(Mode::Lease, false, &generation);
-        let ticket = coherence.ticket(|| Nanos(100));
+        let ticket = coherence.ticket(|| moment(100, 7));
         coherence.mutate_begin();
         coherence.mutate_end();
         let lease = Lease::default();
@@ -327,9 +492,7 @@ mod tests {
         coherence.mutate_begin();
         coherence.mutate_end();
         assert!(!holds(&coherence, &granted(&coherence, 1), 2));
-        generation
-            .in_flight
-            .store(0, core::sync::atomic::Ordering::SeqCst);
+        generation.in_flight.store(0, Ordering::SeqCst);
         assert!(holds(&coherence, &granted(&coherence, 1), 2));
         coherence.mutate_end();
         assert!(holds(&coherence, &granted(&coherence, 1), 2));
@@ -345,6 +508,95 @@ mod tests {
         coherence.end_leases();
         assert!(!holds(&coherence, &lease, 101));
         assert!(holds(&other_process, &others, 101));
+    }
+
+    #[test]
+    fn a_clock_that_went_back_ends_a_lease() {
+        let generation = Generation::new();
+        let coherence = Coherence::new(Mode::Lease, false, &generation);
+        let lease = granted(&coherence, 10 * LEASE);
+        assert!(holds(&coherence, &lease, 10 * LEASE));
+        assert!(!holds(&coherence, &lease, 10 * LEASE - 10));
+        assert!(!holds(&coherence, &lease, 1));
+    }
+
+    #[test]
+    fn a_lease_is_good_for_the_thread_that_looked_and_is_taken_over_by_the_next_one_that_does() {
+        let generation = Generation::new();
+        let coherence = Coherence::new(Mode::Lease, false, &generation);
+        let lease = granted(&coherence, 100);
+        assert!(!holds_for(&coherence, &lease, moment(101, 8)));
+        grant(&coherence, &lease, moment(102, 8));
+        assert!(holds_for(&coherence, &lease, moment(103, 8)));
+        assert!(!holds_for(&coherence, &lease, moment(103, 7)));
+    }
+
+    #[test]
+    fn the_flag_ends_the_leases_of_all_threads_and_is_cleared_by_the_next_look() {
+        let generation = Generation::new();
+        let coherence = Coherence::new(Mode::Lease, false, &generation);
+        let (mine, others) = (granted(&coherence, 100), Lease::default());
+        grant(&coherence, &others, moment(100, 8));
+        coherence.ended_flag().store(ENDED, Ordering::Relaxed);
+        assert!(!holds_for(&coherence, &others, moment(101, 8)));
+        assert_eq!(coherence.ended_flag().load(Ordering::Relaxed), 0);
+        assert!(!holds(&coherence, &mine, 101));
+        let after = granted(&coherence, 101);
+        assert!(holds(&coherence, &after, 102));
+    }
+
+    #[test]
+    fn what_another_thread_is_granted_while_one_waits_is_no_good_to_the_one_that_waited() {
+        let generation = Generation::new();
+        let coherence = Coherence::new(Mode::Lease, false, &generation);
+        let lease = granted(&coherence, 100);
+        coherence.ended_flag().store(ENDED, Ordering::Relaxed);
+        grant(&coherence, &lease, moment(101, 8));
+        assert!(holds_for(&coherence, &lease, moment(102, 8)));
+        assert!(!holds(&coherence, &lease, 102));
+    }
+
+    #[test]
+    fn a_look_that_began_before_the_flag_was_set_grants_nothing_that_holds_after_it() {
+        let generation = Generation::new();
+        let coherence = Coherence::new(Mode::Lease, false, &generation);
+        let ticket = coherence.ticket(|| moment(100, 7));
+        coherence.ended_flag().store(ENDED, Ordering::Relaxed);
+        let lease = Lease::default();
+        ticket.grant(&lease, Note::Good);
+        assert!(!holds(&coherence, &lease, 101));
+    }
+
+    #[test]
+    fn a_mark_that_a_thread_which_is_gone_left_in_the_flag_is_cleared_by_the_next_one() {
+        let generation = Generation::new();
+        let coherence = Coherence::new(Mode::Lease, false, &generation);
+        let lease = granted(&coherence, 100);
+        coherence.ended_flag().store(0x85, Ordering::Relaxed);
+        assert!(!holds(&coherence, &lease, 101));
+        assert_eq!(coherence.ended_flag().load(Ordering::Relaxed), 0);
+        assert!(holds(&coherence, &granted(&coherence, 101), 102));
+    }
+
+    #[test]
+    fn a_lease_that_is_being_granted_holds_for_nobody() {
+        let generation = Generation::new();
+        for mode in [Mode::Lease, Mode::Frozen] {
+            let coherence = Coherence::new(mode, false, &generation);
+            let lease = granted(&coherence, 100);
+            assert!(holds(&coherence, &lease, 101));
+            lease.thread.store(super::BEING_GRANTED, Ordering::Relaxed);
+            assert!(!holds(&coherence, &lease, 101));
+        }
+    }
+
+    #[test]
+    fn a_frozen_tree_heeds_neither_flag_nor_thread() {
+        let generation = Generation::new();
+        let frozen = Coherence::new(Mode::Frozen, false, &generation);
+        let lease = granted(&frozen, 100);
+        frozen.ended_flag().store(ENDED, Ordering::Relaxed);
+        assert!(holds_for(&frozen, &lease, moment(u64::MAX, 8)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::Vfs;
 use super::absence::{Absences, Place};
 use super::catalogue::{Catalogue, Directory};
 use super::coherence::{Coherence, Mode, Ticket};
-use super::host::{Host, HostStat, Nanos};
+use super::host::{Host, HostStat, Moment};
 use super::verdict::{Verdict, Verdicts};
 use crate::errno::Errno;
 use crate::index::{DirId, Step};
@@ -22,8 +22,8 @@ pub(super) struct Guide<'m> {
     absences: Option<(&'m Absences<'m>, &'m Coherence<'m>)>,
     coherence: Option<&'m Coherence<'m>>,
     verdicts: Option<&'m Verdicts>,
-    /// The time, asked once a walk.
-    now: Cell<Option<Nanos>>,
+    /// The moment, asked once a walk.
+    now: Cell<Option<Moment>>,
     /// Where the walk stands, if the index has it.
     here: Option<Here<'m>>,
 }
@@ -67,7 +67,7 @@ impl<'m> Guide<'m> {
         matches!(self.index, Some((_, coherence)) if coherence.mode == Mode::Strict)
     }
 
-    pub(super) fn now<H: Host>(&self, host: &H) -> Nanos {
+    pub(super) fn now<H: Host>(&self, host: &H) -> Moment {
         let now = self.now.get().unwrap_or_else(|| host.now());
         self.now.set(Some(now));
         now
@@ -153,7 +153,17 @@ impl<'m> Guide<'m> {
     pub(super) fn judge(&mut self, ticket: Ticket, found: Result<HostStat, Errno>) -> bool {
         self.count(Verdict::Validated);
         match self.look() {
-            Some(directory) => self.note(directory.judge(ticket, found)),
+            Some(directory) => {
+                let was_good = directory.was_good();
+                let judged = directory.judge(ticket, found);
+                if was_good
+                    && judged.is_err()
+                    && let Some(coherence) = self.coherence
+                {
+                    coherence.was_wrong();
+                }
+                self.note(judged)
+            }
             None => false,
         }
     }

@@ -32,9 +32,14 @@ impl<'p> Location<'p> {
     }
 }
 
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Nanos(pub u64);
+/// When something is asked, and by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Time, by a clock that goes at least once a nanosecond.
+    pub ticks: u64,
+    /// What tells a thread from all others that share its memory. Neither 0 nor [`u64::MAX`].
+    pub thread: u64,
+}
 
 /// What validating a directory needs of stat(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +101,8 @@ pub trait Host {
     /// What the kernel says.
     fn stat(&self, at: Location<'_>) -> Result<HostStat, Errno>;
 
-    /// `CLOCK_MONOTONIC`. Asked once a resolution at most.
-    fn now(&self) -> Nanos;
+    /// The moment. Asked once a resolution at most.
+    fn now(&self) -> Moment;
 
     /// The clock that files are stamped by: `CLOCK_REALTIME_COARSE`.
     fn file_time(&self) -> Time;

@@ -10,8 +10,10 @@
 //! | [`host`] | what is asked of the host |
 //! | `resolve`, `place` | the walk, and where it ended |
 //! | [`catalogue`] | the index: private copies of what was touched |
+//! | [`texts`] | which files may be mapped as what |
 //! | [`absence`] | names that the host said are absent |
 //! | `guide` | both along a walk |
+//! | `quick`, `prefixes`, `room` | the same walk where the index covers all of it |
 //! | [`coherence`] | how long an answer may be given without asking again |
 //! | [`verdict`] | counters |
 //! | [`arena`] | memory that is handed out once |
@@ -27,9 +29,13 @@ pub mod host;
 pub mod mounts;
 pub mod path;
 mod place;
+mod prefixes;
 mod procfs;
+mod quick;
 mod resolve;
+mod room;
 pub mod shadow;
+pub mod texts;
 pub mod verdict;
 
 pub use absence::Absences;
@@ -37,9 +43,13 @@ pub use arena::Arena;
 pub use catalogue::{Catalogue, Fault, IndexFile, Source};
 pub use coherence::{Coherence, Generation, Mode};
 pub use elfuse_format::sidecar::Kind;
-pub use host::{Base, Host, HostStat, Location, Nanos};
+pub use host::{Base, Host, HostStat, Location, Moment};
 pub use mounts::{Mount, Mounts};
 pub use path::{Area, PathBuf};
+pub use prefixes::Prefixes;
+pub use quick::Quick;
+pub use room::{Room, SHORT};
+pub use texts::{Text, Texts};
 pub use verdict::{Verdict, Verdicts};
 
 use crate::errno::Errno;
@@ -55,6 +65,7 @@ pub struct Vfs<'a> {
     coherence: Option<&'a Coherence<'a>>,
     index: Option<&'a Catalogue<'a>>,
     absences: Option<&'a Absences<'a>>,
+    prefixes: Option<Prefixes<'a>>,
     verdicts: Option<&'a Verdicts>,
 }
 
@@ -184,6 +195,7 @@ impl<'a> Vfs<'a> {
             coherence: None,
             index: None,
             absences: None,
+            prefixes: None,
             verdicts: None,
         }
     }
@@ -199,6 +211,16 @@ impl<'a> Vfs<'a> {
         }
     }
 
+    /// What the index says of ELF files, if it may be used here.
+    #[must_use]
+    pub fn texts(&self) -> Option<Texts<'a>> {
+        let (index, mode) = (self.index?, self.coherence?.mode);
+        let is_fit = !index.is_for_frozen_trees() || mode == Mode::Frozen;
+        (is_fit && mode != Mode::Off)
+            .then(|| Texts::new(index))
+            .flatten()
+    }
+
     /// With a memory for absent names of directories that no index covers, or that are not as it says. It is used under the same rule,
     /// with [`Mode::Lease`] and [`Mode::Frozen`].
     #[must_use]
@@ -210,6 +232,15 @@ impl<'a> Vfs<'a> {
         Self {
             coherence: Some(coherence),
             absences: Some(absences),
+            ..self
+        }
+    }
+
+    /// With a memory for what the beginnings of paths lead to: then paths that the index covers wholly are resolved by themselves.
+    #[must_use]
+    pub const fn with_prefixes(self, prefixes: Prefixes<'a>) -> Self {
+        Self {
+            prefixes: Some(prefixes),
             ..self
         }
     }
@@ -243,6 +274,13 @@ impl<'a> Vfs<'a> {
     ) -> Found<'w> {
         if self.coherence.is_some_and(|coherence| coherence.shadow) {
             return shadow::resolve(self, host, area, start, path, want);
+        }
+        let mut room = Room::new();
+        if let Some(quick) = self.quick(host, path, want, &mut room)
+            && let Some(end) = place::of_quick(area, quick)
+        {
+            let shown = end.and_then(|end| place::show(area, self.mounts, end, b""));
+            return shown.unwrap_or_else(Found::Definite);
         }
         let (end, rest) = walk(self, host, area, (start, path), want, Ask::Both);
         let shown = end.and_then(|end| place::show(area, self.mounts, end, rest));

@@ -44,8 +44,13 @@ pub struct Mounts<'m> {
 
 /// One of 64 bits, by a path's length and end.
 fn bit_of(path: &[u8]) -> u64 {
-    let last = path.last().copied().unwrap_or(0);
-    1 << ((path.len() * 5 + usize::from(last)) % 64)
+    bit_of_end(path.len(), path)
+}
+
+/// The same of a path of this length that ends like this.
+fn bit_of_end(len: usize, end: &[u8]) -> u64 {
+    let last = end.last().copied().unwrap_or(0);
+    1 << ((len * 5 + usize::from(last)) % 64)
 }
 
 fn is_canonical(path: &[u8]) -> bool {
@@ -146,6 +151,12 @@ impl<'m> Mounts<'m> {
         let over = self.ids().filter(|(_, row)| is_under(guest, row.guest));
         over.max_by_key(|(_, row)| row.guest.len())
             .map(|(id, _)| id)
+    }
+
+    /// Whether a mount may lie at a path of this length that ends like this, or below it. If not, then none does.
+    #[inline]
+    pub(super) fn may_be_near(&self, len: usize, end: &[u8]) -> bool {
+        (self.here | self.above) & bit_of_end(len, end) != 0
     }
 
     /// Whether a mount lies somewhere below this canonical guest path, so that it is a directory whatever the tree holds.

@@ -3,7 +3,7 @@
 use super::host::{Base, Location};
 use super::mounts::{Mount, MountId, Mounts};
 use super::path::{AT_ROOM, Area, HOST_ROOM, PathBuf, below};
-use super::{Found, Kind, LastComponent, Place};
+use super::{Found, Kind, LastComponent, Place, Quick};
 use crate::errno::Errno;
 
 /// Stands in for a directory that exists only because a mount lies below it, and that the host has not: it is always empty
@@ -52,6 +52,30 @@ pub(super) enum What {
     Magic,
     /// The index has the text, and the call wants no more.
     Text,
+}
+
+/// Where the walk would have ended, in terms of the area. `None`: that does not fit.
+pub(super) fn of_quick(area: &mut Area, quick: Quick<'_>) -> Option<Result<End, Errno>> {
+    let (what, kind) = match quick {
+        Quick::Fails(errno) => return Some(Err(errno)),
+        Quick::Text(text) => {
+            area.text.set(text).ok()?;
+            (What::Text, None)
+        }
+        Quick::Leads { guest, kind } => {
+            area.at.set(guest.strip_suffix(b"\0")?).ok()?;
+            (What::Host, Some(kind))
+        }
+    };
+    Some(Ok(End {
+        what,
+        mount: None,
+        suffix: Suffix::None,
+        kind,
+        last: LastComponent::Normal,
+        is_mount_point: false,
+        is_magic: false,
+    }))
 }
 
 /// What the caller is told.

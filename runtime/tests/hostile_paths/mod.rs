@@ -13,8 +13,8 @@ use elfuse_runtime::vfs::path::PATH_MAX;
 use elfuse_runtime::vfs::shadow::Mismatch;
 use elfuse_runtime::vfs::{
     Absences, Area, Arena, Base, Catalogue, Coherence, Fault, Found, Generation, Host, HostStat,
-    IndexFile, Last, Location, Mode, Mount, Mounts, Nanos, Place, Source, Start, Verdicts, Vfs,
-    Want,
+    IndexFile, Last, Location, Mode, Moment, Mount, Mounts, Place, Prefixes, Source, Start,
+    Verdicts, Vfs, Want,
 };
 
 /// The bytes before the path: how to resolve, and the path's length.
@@ -71,8 +71,11 @@ impl Host for MadeUp {
         })
     }
 
-    fn now(&self) -> Nanos {
-        Nanos(1)
+    fn now(&self) -> Moment {
+        Moment {
+            ticks: 1,
+            thread: 1,
+        }
     }
 
     fn file_time(&self) -> Time {
@@ -208,6 +211,9 @@ fn walk(files: Option<&Files>, start: &[u8], path: &[u8], want: Want) {
         let mut vfs = Vfs::new(&mounts).with_verdicts(&verdicts);
         if let Some(Ok(catalogue)) = &catalogue {
             vfs = vfs.with_index(catalogue, &coherence);
+            if let Some(prefixes) = Prefixes::new(&arena) {
+                vfs = vfs.with_prefixes(prefixes);
+            }
         }
         if let Some(absences) = &absences {
             vfs = vfs.with_absences(absences, &coherence);

@@ -8,12 +8,13 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use elfuse_format::keys::Time;
 use elfuse_runtime::errno::Errno;
 use elfuse_runtime::vfs::shadow::Mismatch;
 use elfuse_runtime::vfs::{
-    Area, Base, Found, Host, HostStat, Last, Location, Mount, Mounts, Nanos,
+    Area, Base, Found, Host, HostStat, Last, Location, Moment, Mount, Mounts,
 };
 use elfuse_runtime::vfs::{Place, Start, Vfs, Want};
 use proptest::prelude::*;
@@ -251,6 +252,8 @@ fn errno(error: rustix::io::Errno) -> Errno {
     Errno(u16::try_from(error.raw_os_error()).unwrap())
 }
 
+static HOSTS: AtomicU64 = AtomicU64::new(1);
+
 /// The system's own calls.
 pub(crate) struct RealHost {
     root: OwnedFd,
@@ -263,6 +266,8 @@ pub(crate) struct RealHost {
     /// Whether index and walker may disagree, and how often they did.
     pub(crate) expects_mismatch: Cell<bool>,
     pub(crate) mismatches: Cell<u64>,
+    /// The thread that asks: each host is one's.
+    pub(crate) thread: Cell<u64>,
     /// What the clock says instead, in nanoseconds.
     pub(crate) frozen_at: Cell<Option<u64>>,
     /// How far the file system's clock is, in seconds.
@@ -279,6 +284,7 @@ impl RealHost {
             ahead: Cell::new(0),
             expects_mismatch: Cell::new(false),
             mismatches: Cell::new(0),
+            thread: Cell::new(HOSTS.fetch_add(1, Ordering::Relaxed)),
             frozen_at: Cell::new(None),
             file_time_ahead: Cell::new(0),
         }
@@ -335,10 +341,13 @@ impl Host for RealHost {
         })
     }
 
-    fn now(&self) -> Nanos {
+    fn now(&self) -> Moment {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now = u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap();
-        Nanos(self.frozen_at.get().unwrap_or(now + self.ahead.get()))
+        Moment {
+            ticks: self.frozen_at.get().unwrap_or(now + self.ahead.get()),
+            thread: self.thread.get(),
+        }
     }
 
     fn file_time(&self) -> Time {

@@ -70,6 +70,7 @@ Environment:
   ELFUSE_INDEX          off     as --coherence off
                         shadow  check each answer of the index against the tree; abort where
                                 they differ, and show both
+  ELFUSE_PATCHED        off     map no patched copies: each call traps (to find faults with)
   ELFUSE_STARTUP_TRACE  steps     (or 1) how long each step of the start took
                         syscalls  how often each system call was made, and how long it took
                         all       both; several words have commas between them
@@ -95,6 +96,12 @@ pub struct RunArgs {
     /// When the index may answer without asking the file system [default: lease]
     #[arg(long, value_name = "MODE", value_enum, help_heading = "Index")]
     pub coherence: Option<CoherenceMode>,
+    /// Have the dynamic linker execute CPUID at each start
+    ///
+    /// Without this flag its CPUID instructions are answered from a table made once after each boot, where an index has a patched copy of it:
+    /// in a virtual machine each takes some 7 us. The program's own CPUID instructions are never touched.
+    #[arg(long, help_heading = "Index")]
+    pub no_cpuid_table: bool,
     /// Show HOST, a file or directory, to the guest as GUEST; repeat for several
     ///
     /// Without GUEST it is seen at the host's own path. What the sysroot holds there is covered. Where there are

@@ -43,6 +43,33 @@ static void all_replaced(void) {
     say("odd %d\n", odd);
 }
 
+/* Once the limit is raised, numbers that lay above it can be used up to where the runtime keeps its own. */
+static void all_above(void) {
+    int odd = 0, pipes[2];
+    struct rlimit limit, raised;
+    need(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    need(pipe(pipes) == 0);
+    int kinds[] = {open("f", O_RDONLY), open("d", O_RDONLY), open("/proc", O_RDONLY), pipes[0]};
+    for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
+        /* The runtime has just used its own. */
+        for (int i = 0; i < 100; i++)
+            odd += absolute_wrong();
+        raised = limit;
+        raised.rlim_cur = limit.rlim_cur < limit.rlim_max ? limit.rlim_cur + 64 : limit.rlim_cur;
+        if (raised.rlim_cur > raised.rlim_max)
+            raised.rlim_cur = raised.rlim_max;
+        need(kind % 2 ? setrlimit(RLIMIT_NOFILE, &raised) == 0 : syscall(SYS_setrlimit, RLIMIT_NOFILE, &raised) == 0);
+        for (int fd = (int)raised.rlim_cur - 1; fd >= (int)limit.rlim_cur; fd--)
+            need(dup2(kinds[kind], fd) == fd);
+        odd += absolute_wrong();
+        syscall(SYS_close_range, 100, ~0u, 0);
+        odd += absolute_wrong();
+        need(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        odd += absolute_wrong();
+    }
+    say("odd %d\n", odd);
+}
+
 /* With no number left a call that needs none still works, and one that does fails as it should. */
 static void all_used(void) {
     struct rlimit limit = {64, 64};
@@ -140,6 +167,7 @@ static void resolve_flags(void) {
 const struct trap descriptor_traps[] = {
     {"all closed", all_closed},
     {"all replaced", all_replaced},
+    {"all above", all_above},
     {"all used", all_used},
     {"lowest", lowest},
     {"sockets", sockets},

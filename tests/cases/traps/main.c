@@ -26,7 +26,7 @@ int paths_wrong(void) {
 }
 
 int main(int count, char **arguments) {
-    static const struct trap *const all[] = {signal_traps, stack_traps, memory_traps, process_traps, descriptor_traps, proc_traps};
+    static const struct trap *const all[] = {signal_traps, stack_traps, memory_traps, process_traps, descriptor_traps, proc_traps, entered_traps, answer_traps};
     given = arguments + 2;
     given_count = count - 2;
     for (size_t list = 0; count >= 2 && list < sizeof all / sizeof *all; list++)

@@ -24,7 +24,7 @@ struct trap {
     void (*run)(void);
 };
 
-extern const struct trap signal_traps[], stack_traps[], memory_traps[], process_traps[], descriptor_traps[], proc_traps[];
+extern const struct trap signal_traps[], stack_traps[], memory_traps[], process_traps[], descriptor_traps[], proc_traps[], entered_traps[], answer_traps[];
 
 /* What was given behind the case's name, and how many words. */
 extern char **given;

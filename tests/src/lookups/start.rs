@@ -19,11 +19,11 @@ const LIMIT_SECS: &str = "120";
 
 /// A program and what it is to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Program {
+pub struct Program<'a> {
     /// As it is typed.
-    pub name: &'static str,
+    pub name: &'a str,
     /// The command line, with the program's path inside.
-    pub line: &'static [&'static str],
+    pub line: &'a [&'a str],
 }
 
 macro_rules! programs {
@@ -60,6 +60,9 @@ pub enum Way {
     NoIndex,
     /// By `elfuse run --coherence lease`.
     Index,
+    /// By `elfuse run --coherence frozen`: without the looks at directories that a lease takes, which come the oftener the slower
+    /// strace makes everything.
+    Frozen,
 }
 
 /// What came of a start.
@@ -134,7 +137,7 @@ impl Ground {
         let logs = tempfile::tempdir().context("making a directory for strace's logs")?;
         let mut command = match way {
             Way::Chroot => self.entering(logs.path()),
-            Way::NoIndex | Way::Index => self.running(logs.path(), way),
+            Way::NoIndex | Way::Index | Way::Frozen => self.running(logs.path(), way),
         };
         command
             .args(program.line)
@@ -161,12 +164,14 @@ impl Ground {
         let mut command = Command::new(need::tool("timeout", "coreutils"));
         command.arg(LIMIT_SECS).args(strace(logs)).arg(&self.elfuse);
         command.args(["run", "--sysroot", &self.root]);
-        if way == Way::Index {
-            command
-                .args(["--coherence", "lease", "--index-dir"])
-                .arg(&self.index);
-        } else {
-            command.args(["--coherence", "off"]);
+        let mode = match way {
+            Way::Index => "lease",
+            Way::Frozen => "frozen",
+            Way::Chroot | Way::NoIndex => "off",
+        };
+        command.args(["--coherence", mode]);
+        if mode != "off" {
+            command.arg("--index-dir").arg(&self.index);
         }
         command.arg("--");
         command
@@ -200,7 +205,9 @@ impl Ground {
     fn count(&self, logs: &Path, program: &Program, way: Way) -> anyhow::Result<Tally> {
         let (view, first) = match way {
             Way::Chroot => (View::Chroot, program.line[0]),
-            Way::NoIndex | Way::Index => (View::Elfuse, self.elfuse.to_str().unwrap_or_default()),
+            Way::NoIndex | Way::Index | Way::Frozen => {
+                (View::Elfuse, self.elfuse.to_str().unwrap_or_default())
+            }
         };
         let mut tally = Tally::default();
         let mut logs: Vec<_> = fs::read_dir(logs)?.collect::<Result<_, _>>()?;

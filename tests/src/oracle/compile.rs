@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use object::{Object as _, ObjectSymbol as _};
+
 use crate::need;
 
 /// The programs for a test of this package.
@@ -65,9 +67,24 @@ impl Programs {
             "-fno-stack-protector",
             "-fno-asynchronous-unwind-tables",
         ];
-        programs.compile("calls", "calls", &freestanding);
+        let entry = format!("-DENTRY={:#x}", programs.entry_address());
+        let mut flags = freestanding.to_vec();
+        flags.push(&entry);
+        programs.compile("calls", "calls", &flags);
         programs.compile("enter.c", "enter", &[]);
         programs
+    }
+
+    /// Where `elfuse` is entered from patched sites.
+    ///
+    /// # Panics
+    /// It has no such symbol.
+    #[must_use]
+    pub fn entry_address(&self) -> u64 {
+        let bytes = fs::read(&self.elfuse).expect("the program under test");
+        let file = object::File::parse(&*bytes).expect("an ELF file");
+        let symbol = file.symbol_by_name("elfuse_patched_entry");
+        symbol.expect("the entry's symbol").address()
     }
 
     /// Compiles `cases/source`, a file or all files of a directory, unless that was done.

@@ -1,4 +1,5 @@
-//! What happens beside a run and must not show in it: its index is damaged, removed and put back, its directories are touched.
+//! What happens beside a run and must not show in it: its index is damaged, removed and put back, its directories are touched, another
+//! index is published.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use super::room::Room;
+use super::compile::Programs;
+use super::room::{Job, Room};
 use crate::scratch::{Random, Stop};
 
 /// One kind of it.
@@ -18,18 +20,29 @@ pub enum Disturbance {
     BreakIndex,
     /// Directories get new times, as if somebody had made and removed a name in each.
     TouchDirectories,
+    /// A few directories get new times and `elfuse-index` builds the index again, part of it or all, over and over.
+    PublishIndex,
 }
 
 impl Disturbance {
-    /// Goes on until told to stop.
+    /// Goes on until told to stop: how many indexes were published before that.
     ///
     /// # Panics
-    /// The room has no index, or no directories.
-    pub fn disturb(self, room: &Room, random: &mut Random, stop: &Stop) {
+    /// The room has no index, or no directories; or a build ends as none may.
+    pub fn disturb(
+        self,
+        room: &Room,
+        job: &Job,
+        programs: &Programs,
+        random: &mut Random,
+        stop: &Stop,
+    ) -> usize {
         match self {
             Self::BreakIndex => break_index(&room.index_directory(), random, stop),
             Self::TouchDirectories => touch_directories(room.root(), random, stop),
+            Self::PublishIndex => return publish_index(room, job, programs, random, stop),
         }
+        0
     }
 }
 
@@ -75,7 +88,7 @@ fn put_back(path: &Path, content: &[u8]) {
     }
 }
 
-fn touch_directories(root: &Path, random: &mut Random, stop: &Stop) {
+fn directories(root: &Path) -> Vec<PathBuf> {
     let walk = walkdir::WalkDir::new(root).into_iter().flatten();
     let directories: Vec<PathBuf> = walk
         .filter(|entry| entry.file_type().is_dir())
@@ -86,6 +99,10 @@ fn touch_directories(root: &Path, random: &mut Random, stop: &Stop) {
         "no directories in {}",
         root.display()
     );
+    directories
+}
+
+fn touch_one(directories: &[PathBuf], random: &mut Random) {
     let time = |nanos| Timespec {
         tv_sec: 0,
         tv_nsec: nanos,
@@ -94,9 +111,51 @@ fn touch_directories(root: &Path, random: &mut Random, stop: &Stop) {
         last_access: time(UTIME_OMIT),
         last_modification: time(UTIME_NOW),
     };
+    let path = &directories[random.below(directories.len())];
+    let _ = rustix::fs::utimensat(CWD, path, &now, AtFlags::SYMLINK_NOFOLLOW);
+}
+
+fn touch_directories(root: &Path, random: &mut Random, stop: &Stop) {
+    let directories = directories(root);
     while !stop.is_set() {
-        let path = &directories[random.below(directories.len())];
-        let _ = rustix::fs::utimensat(CWD, path, &now, AtFlags::SYMLINK_NOFOLLOW);
+        touch_one(&directories, random);
         thread::sleep(Duration::from_micros(random.below(100) as u64));
     }
+}
+
+fn publish_index(
+    room: &Room,
+    job: &Job,
+    programs: &Programs,
+    random: &mut Random,
+    stop: &Stop,
+) -> usize {
+    let Some(mut build) = room.build(job, programs) else {
+        return 0;
+    };
+    let mut build_all = room.build(job, programs).expect("it was there");
+    build_all.arg("--full");
+    let directories = directories(room.root());
+    let mut published = 0;
+    while !stop.is_set() {
+        // Most stay as they are, so that what is published has something to say.
+        for _ in 0..random.below(3) {
+            touch_one(&directories, random);
+        }
+        let command = match random.below(3) {
+            0 => &mut build_all,
+            _ => &mut build,
+        };
+        let output = command.output().expect("starting elfuse-index");
+        // 3 and 125: a case closes, moves and removes what is walked.
+        assert!(
+            matches!(output.status.code(), Some(0 | 3 | 125)),
+            "{command:?} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let is_published = matches!(output.status.code(), Some(0 | 3));
+        published += usize::from(is_published && !stop.is_set());
+    }
+    published
 }

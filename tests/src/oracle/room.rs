@@ -12,6 +12,7 @@ use super::entered::run_to_end;
 use super::outcome::Outcome;
 use super::tree::{Tree, describe};
 use super::way::{IndexAt, Way};
+use crate::scratch::copy_program;
 
 /// What is run, apart from how.
 #[derive(Debug, Clone, Default)]
@@ -135,7 +136,7 @@ impl Room {
             let copy = directory
                 .join("tmp")
                 .join(file.file_name().expect("a name"));
-            fs::copy(file, &copy).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            copy_program(file, &copy);
             chown(&copy, owner, owner).expect("chown");
         }
         match (ground, way) {
@@ -194,13 +195,12 @@ impl Room {
         }
     }
 
-    /// The index of the tree, as far as it can be made now: what is too young is not sealed. That of a shared sysroot is there.
-    ///
-    /// # Panics
-    /// `elfuse-index` fails.
-    pub fn index(&self, job: &Job, programs: &Programs) {
+    /// What makes the index of the tree, as far as it can be made at that moment: what is too young is not sealed. `None`: there is none,
+    /// or it is that of a shared sysroot, which is there.
+    #[must_use]
+    pub fn build(&self, job: &Job, programs: &Programs) -> Option<Command> {
         if !self.owns_root() || self.index_at() == IndexAt::Nowhere {
-            return;
+            return None;
         }
         let mut command = Command::new(&programs.enter);
         if let Some(user) = user(job) {
@@ -214,6 +214,17 @@ impl Room {
             command.arg("--index-dir").arg(&self.index);
         }
         command.env_clear();
+        Some(command)
+    }
+
+    /// Makes it.
+    ///
+    /// # Panics
+    /// `elfuse-index` fails.
+    pub fn index(&self, job: &Job, programs: &Programs) {
+        let Some(mut command) = self.build(job, programs) else {
+            return;
+        };
         let output = command.output().expect("starting elfuse-index");
         // 3: directories that must not be read are left out.
         assert!(
@@ -267,7 +278,11 @@ impl Room {
     /// It cannot be started.
     #[must_use]
     pub fn run(&self, job: &Job, programs: &Programs) -> Outcome {
-        let mut outcome = run_to_end(self.command(job, programs), &job.input, job.limit_secs);
+        let mut input = job.input.clone();
+        if self.way == Way::Entered && job.line == ["/bin/calls"] {
+            input.insert_str(0, "entered\n");
+        }
+        let mut outcome = run_to_end(self.command(job, programs), &input, job.limit_secs);
         if job.ignores_output {
             outcome.output.clear();
             outcome.errors.clear();

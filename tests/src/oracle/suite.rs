@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rayon::prelude::*;
@@ -17,7 +18,7 @@ use super::exceptions::{self, Exception};
 use super::outcome::Outcome;
 use super::room::{Ground, Job, Room};
 use super::way::{IndexAt, Way};
-use crate::scratch::{Random, Stop, age};
+use crate::scratch::{Random, Stop, age, copy_program};
 
 /// A job, its name, and the tree it is done in.
 #[derive(Debug, Clone)]
@@ -39,14 +40,19 @@ pub struct Case {
 /// # Panics
 /// Anything differs that is not among the exceptions. The message has all of it.
 pub fn check(theme: &str, cases: &[Case], programs: &Programs) {
-    run(theme, cases, &Way::asked_for(), None, programs);
+    let _ = run(theme, cases, &Way::asked_for(), None, programs);
 }
 
-/// The same, in the ways that believe an index, while something happens beside.
+/// The same, in the ways that believe an index, while something happens beside: how many indexes were published meanwhile.
 ///
 /// # Panics
 /// As [`check`].
-pub fn check_while(disturbed: Disturbance, theme: &str, cases: &[Case], programs: &Programs) {
+pub fn check_while(
+    disturbed: Disturbance,
+    theme: &str,
+    cases: &[Case],
+    programs: &Programs,
+) -> usize {
     let believing = [
         Way::Kernel,
         Way::Lease,
@@ -65,7 +71,7 @@ pub fn check_while(disturbed: Disturbance, theme: &str, cases: &[Case], programs
             *is_copied = true;
         }
     }
-    run(theme, &cases, &ways, Some(disturbed), programs);
+    run(theme, &cases, &ways, Some(disturbed), programs)
 }
 
 fn run(
@@ -74,7 +80,7 @@ fn run(
     ways: &[Way],
     disturbed: Option<Disturbance>,
     programs: &Programs,
-) {
+) -> usize {
     let asked_for = std::env::var("ELFUSE_ORACLE_CASE").ok();
     let wanted = |case: &&Case| {
         asked_for.as_deref().is_none_or(|text| {
@@ -103,6 +109,7 @@ fn run(
     let mut failed = BTreeSet::new();
     let mut runs = 0;
     let seed = disturbed.map_or(0, |_| crate::scratch::seed());
+    let published = AtomicUsize::new(0);
     let outcomes: Vec<Vec<(Way, Outcome)>> = all
         .par_iter()
         .zip(&rooms)
@@ -116,7 +123,12 @@ fn run(
                         let stop = Stop::default();
                         thread::scope(|scope| {
                             let _at_end = stop.at_end();
-                            scope.spawn(|| disturbed.disturb(room, &mut random, &stop));
+                            scope.spawn(|| {
+                                let (job, programs) = (&case.job, &place.programs);
+                                let made =
+                                    disturbed.disturb(room, job, programs, &mut random, &stop);
+                                published.fetch_add(made, Ordering::Relaxed);
+                            });
                             room.run(&case.job, &place.programs)
                         })
                     }
@@ -151,6 +163,7 @@ fn run(
         failed.len(),
         all.len()
     );
+    published.into_inner()
 }
 
 /// An exception for a case that there is not is one that nobody will ever miss.
@@ -239,7 +252,7 @@ impl Place {
         if rustix::process::geteuid().is_root() {
             let copied = |path: &Path| {
                 let copy = directory.path().join(path.file_name().expect("a program"));
-                fs::copy(path, &copy).expect("copying a program");
+                copy_program(path, &copy);
                 copy
             };
             programs.elfuse = copied(&programs.elfuse);

@@ -11,6 +11,8 @@ pub enum Way {
     Off,
     /// With an index in the tree, believed for the length of a lease.
     Lease,
+    /// The same, with the calls of a script made as patched sites make them.
+    Entered,
     /// With an index in the tree, declared to hold for ever.
     Frozen,
     /// With an index out of the tree, and every answer of it checked.
@@ -36,11 +38,12 @@ pub enum IndexAt {
 
 impl Way {
     /// All, the real kernel first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Kernel,
         Self::Again,
         Self::Off,
         Self::Lease,
+        Self::Entered,
         Self::Frozen,
         Self::Strict,
         Self::Shadow,
@@ -56,6 +59,7 @@ impl Way {
             Self::Again => "again",
             Self::Off => "off",
             Self::Lease => "lease",
+            Self::Entered => "entered",
             Self::Frozen => "frozen",
             Self::Strict => "strict",
             Self::Shadow => "shadow",
@@ -76,7 +80,9 @@ impl Way {
         match self {
             Self::Kernel | Self::Again | Self::Bare => IndexAt::Nowhere,
             Self::Strict => IndexAt::Beside,
-            Self::Off | Self::Lease | Self::Frozen | Self::Shadow | Self::Stale => IndexAt::Inside,
+            Self::Off | Self::Lease | Self::Entered | Self::Frozen | Self::Shadow | Self::Stale => {
+                IndexAt::Inside
+            }
         }
     }
 

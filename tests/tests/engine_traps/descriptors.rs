@@ -10,6 +10,7 @@ fn the_descriptor_that_is_kept_may_be_closed() {
 #[test]
 fn the_descriptor_that_is_kept_may_be_replaced_by_anything() {
     same_and(&["all replaced"], "odd 0\n");
+    same_and(&["all above"], "odd 0\n");
 }
 
 #[test]

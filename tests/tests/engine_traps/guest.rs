@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use elfuse_tests::oracle::compile::Programs;
 use elfuse_tests::oracle_programs;
-use elfuse_tests::scratch::{Scratch, make_node};
+use elfuse_tests::scratch::{Scratch, copy_program, make_node};
 use rustix::fs::FileType;
 
 /// A sysroot of a test's own: programs in `/bin`, and `/w` as `tests/cases/traps/traps.h` has it.
@@ -60,6 +60,18 @@ fn programs() -> &'static Programs {
         hello("hello-static-pie", &["-static-pie", "-fPIE"]);
         hello("hello-pie", &["-pie", "-fPIE"]);
         hello("hello-no-pie", &["-no-pie", "-fno-pie"]);
+        let patched = |name, flags: &[&str]| programs.compile("start/patched.c", name, flags);
+        patched("patched", &["-pie", "-fPIE", "-ldl"]);
+        patched("patched-static", &["-static", "-no-pie", "-ldl"]);
+        // Where all blocks are.
+        let low = [
+            "-no-pie",
+            "-fno-pie",
+            "-ldl",
+            "-DROOM=0x2f000000",
+            "-Wl,-Ttext-segment=0x10000000",
+        ];
+        patched("patched-low", &low);
         let bare = [
             "-static",
             "-nostdlib",
@@ -94,17 +106,20 @@ impl Guest {
 
     /// Adds a compiled program at a path inside.
     pub(crate) fn add(&self, name: &str, at: &str) -> PathBuf {
-        let path = self.scratch.file(at, "");
-        fs::copy(self.programs.directory.join(name), &path).expect("copying a program");
+        self.add_file(&self.programs.directory.join(name), at)
+    }
+
+    /// Adds a copy of a program of the host.
+    pub(crate) fn add_file(&self, file: &Path, at: &str) -> PathBuf {
+        let path = self.scratch.path(at);
+        fs::create_dir_all(path.parent().expect("below the root")).expect("its directory");
+        copy_program(file, &path);
         path
     }
 
     /// Adds a file of the host at the same path, where symlinks lead to inside.
     pub(crate) fn add_of_host(&self, path: &str) {
-        let content = fs::read(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let copy = self.scratch.file(path.trim_start_matches('/'), content);
-        let permissions = fs::metadata(path).expect("it was read").permissions();
-        fs::set_permissions(copy, permissions).expect("chmod");
+        self.add_file(Path::new(path), path.trim_start_matches('/'));
     }
 
     /// Adds what a program that is linked against glibc is started with.

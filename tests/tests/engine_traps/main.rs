@@ -3,11 +3,14 @@
 //! they are run by as well.
 
 mod descriptors;
+mod entered;
 mod guest;
 mod memory;
 mod options;
+mod patched;
 mod proc;
 mod processes;
 mod programs;
+mod publishing;
 mod signals;
 mod stacks;

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use elfuse_tests::need;
 use elfuse_tests::oracle::room::NOBODY;
+use elfuse_tests::scratch::copy_program;
 
 use super::guest::{Guest, Said, said, same, same_and, text};
 
@@ -114,7 +115,7 @@ fn set_id_programs_gain_no_rights() {
     let program = guest.add("traps", "bin/privileged");
     // Another user must be able to get there.
     let elfuse = guest.scratch.beside("elfuse");
-    fs::copy(&guest.programs.elfuse, &elfuse).expect("copying elfuse");
+    copy_program(&guest.programs.elfuse, &elfuse);
     let root = rustix::process::geteuid().is_root();
     chown(&program, root.then_some(0), None).expect("chown");
     fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).expect("chmod");

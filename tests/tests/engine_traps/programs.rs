@@ -190,3 +190,11 @@ fn what_cannot_be_executed_is_refused_with_126_and_the_reason() {
         "{without_interpreter:#?}"
     );
 }
+
+#[test]
+fn elfuse_in_elfuse_is_refused_with_the_reason() {
+    let guest = Guest::new();
+    guest.add_file(&guest.programs.elfuse, "bin/elfuse");
+    let line = ["/bin/elfuse", "run", "--sysroot", "/", "/bin/traps"];
+    refused(&guest.run(&line), "elfuse does not run in elfuse");
+}

@@ -67,19 +67,31 @@ fn list(call: &mut Call<'_>, layout: Layout) -> Raw {
         } = taken.work();
         let room = (call.args[2] & 0xffff_ffff).min(scratch.len());
         let into = call.address(1);
-        if room > 0 && call.memory.read(into, &mut [0]).is_err() {
-            // The kernel says so, if there is anything to be listed, and stays where it is in the list.
-            return call.as_given().result();
-        }
         let fd = call.args[0];
+        let position = || {
+            const SEEK_CUR: usize = 1;
+            call.host(nr::LSEEK, [fd, 0, SEEK_CUR, 0, 0, 0]).result()
+        };
+        let go_to = |at: usize| {
+            const SEEK_SET: usize = 0;
+            call.host(nr::LSEEK, [fd, at, SEEK_SET, 0, 0, 0]).result()
+        };
+        // An entry that cannot be written is the next one to be listed, as with the kernel. Where the first one cannot be, that is known
+        // only to who has asked before.
+        let mut before = None;
+        if room > 0 && !may_be_written(call, into, room.min(LARGEST_ENTRY)) {
+            let Ok(here) = position() else {
+                return call.as_given().result();
+            };
+            before = Some(here);
+        }
         // A name of ours may not fit a buffer that the next one fits: then more is read, and what does not fit is left for later.
-        let (mut asked, mut before) = (room, 0);
+        let mut asked = room;
         loop {
-            let args = [fd, scratch.as_mut_ptr().addr(), asked, 0, 0, 0];
+            let args = [fd, scratch.as_mut_ptr().expose_provenance(), asked, 0, 0, 0];
             let len = match call.host(call.nr, args).result() {
                 Err(Errno::EINVAL) if asked < LARGEST_ENTRY => {
-                    const SEEK_CUR: usize = 1;
-                    before = call.host(nr::LSEEK, [fd, 0, SEEK_CUR, 0, 0, 0]).result()?;
+                    before = Some(position()?);
                     asked = LARGEST_ENTRY;
                     continue;
                 }
@@ -100,11 +112,9 @@ fn list(call: &mut Call<'_>, layout: Layout) -> Raw {
                 let hides = |name: &[u8]| {
                     in_sysroot && is_reserved(name, at_root) || is_fd_list && own.is_fd(name)
                 };
-                let (kept, end) = layout.fit(entries, room, before, hides);
+                let (kept, end) = layout.fit(entries, room, before.unwrap_or(0), hides);
                 if let Some(end) = end {
-                    const SEEK_SET: usize = 0;
-                    call.host(nr::LSEEK, [fd, end, SEEK_SET, 0, 0, 0])
-                        .result()?;
+                    go_to(end)?;
                     if kept == 0 {
                         return Err(Errno::EINVAL);
                     }
@@ -115,11 +125,30 @@ fn list(call: &mut Call<'_>, layout: Layout) -> Raw {
                 asked = room;
                 continue;
             }
-            call.memory.write(into, &scratch[..left])?;
-            return Ok(left);
+            if call.memory.write(into, &scratch[..left]).is_ok() {
+                return Ok(left);
+            }
+            let write = |at, entry: &[u8]| call.memory.write(into.plus(at), entry).is_ok();
+            let (written, resume) = layout.hand_on(&scratch[..left], write);
+            if let Some(at) = resume.or(before) {
+                go_to(at)?;
+            }
+            return if written > 0 {
+                Ok(written)
+            } else {
+                Err(Errno::EFAULT)
+            };
         }
     };
     run().into()
+}
+
+/// Whether the first and the last of `len` bytes can be written, by what stands there.
+fn may_be_written(call: &Call<'_>, at: Address, len: usize) -> bool {
+    [at, at.plus(len - 1)].into_iter().all(|at| {
+        let byte = call.memory.read_bytes::<1>(at);
+        byte.is_ok_and(|byte| call.memory.write(at, &byte).is_ok())
+    })
 }
 
 /// Bytes of an entry with the longest name.

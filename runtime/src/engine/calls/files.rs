@@ -123,7 +123,7 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
             mode,
             resolve: left,
         };
-        let how = core::ptr::from_ref(&how).addr();
+        let how = core::ptr::from_ref(&how).expose_provenance();
         let open = || call.host(nr::OPENAT2, [at.dir(), at.path, how, LEN, 0, 0]);
         if flags as usize & O_CREAT != 0 {
             call.process.mutating(open)
@@ -155,7 +155,7 @@ fn flagged(
     (flags, known): (usize, usize),
     dir: Fd,
     path: Address,
-    then: impl FnOnce(&Call<'_>, &At<'_>) -> Raw,
+    then: impl Fn(&Call<'_>, &At<'_>) -> Raw,
 ) -> Raw {
     if flags & !known != 0 {
         return Errno::EINVAL.into();
@@ -343,7 +343,7 @@ pub fn through_link(call: &Call<'_>, at: &At<'_>, then: impl FnOnce(usize) -> Ra
         room[..link.len()].copy_from_slice(link);
         room[link.len()] = b'/';
         room[link.len() + 1..].copy_from_slice(host);
-        Ok(then(room.as_ptr().addr()))
+        Ok(then(room.as_ptr().expose_provenance()))
     };
     run().unwrap_or_else(|errno: Errno| errno.into())
 }

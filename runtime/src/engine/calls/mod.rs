@@ -4,6 +4,8 @@ pub mod attributes;
 pub mod credentials;
 pub mod directories;
 pub mod files;
+pub mod limits;
+pub mod memory;
 pub mod names;
 pub mod refused;
 pub mod signals;

@@ -17,7 +17,7 @@ fn one(
     call: &mut Call<'_>,
     dir: Fd,
     path: Address,
-    then: impl FnOnce(&Call<'_>, &At<'_>) -> Raw,
+    then: impl Fn(&Call<'_>, &At<'_>) -> Raw,
 ) -> Raw {
     call.at(dir, path, PARENT, |call, at| {
         call.process.mutating(|| then(call, at))
@@ -104,12 +104,58 @@ pub fn unlinkat(call: &mut Call<'_>) -> Raw {
     unlink_at(call, call.fd(0), call.address(1), flags)
 }
 
+/// Whether the mounts of two paths are compared before or after it is looked what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    /// rename(2): both directories, then their mounts.
+    First,
+    /// link(2): what is linked, then whether the new name is free, and then the mounts.
+    Last,
+}
+
+/// Whether the host finds something at a path, a symlink included.
+fn is_there(call: &Call<'_>, at: &At<'_>) -> Result<(), Errno> {
+    // As large as a struct stat.
+    let mut found = [0_u64; 18];
+    let into = found.as_mut_ptr().expose_provenance();
+    let args = [at.dir(), at.path, into, at.no_follow(), 0, 0];
+    call.host(nr::NEWFSTATAT, args).result().map(|_| ())
+}
+
+/// What link(2) says of two names in different mounts; `new_text` is the new one as it was given.
+fn linked_apart(call: &Call<'_>, old: &At<'_>, new: &At<'_>, new_text: &[u8]) -> Errno {
+    if !old.is_mount_point
+        && let Err(errno) = is_there(call, old)
+    {
+        return errno;
+    }
+    if new.is_mount_point {
+        return Errno::EEXIST;
+    }
+    if new_text.ends_with(b"/") {
+        // The slash is looked at after the name before it, and no link can be made there: of what is in no mount, nowhere.
+        let nowhere = c"/proc/self/ns/mnt".as_ptr().expose_provenance();
+        let cwd = Fd::CWD.0 as isize as usize;
+        let args = [cwd, nowhere, new.dir(), new.path, AT_SYMLINK_FOLLOW, 0];
+        return call
+            .host(nr::LINKAT, args)
+            .result()
+            .err()
+            .unwrap_or(Errno::EXDEV);
+    }
+    match is_there(call, new) {
+        Ok(()) => Errno::EEXIST,
+        Err(Errno::ENOENT) => Errno::EXDEV,
+        Err(errno) => errno,
+    }
+}
+
 /// Two paths, of which the second one's last component is made.
 fn two(
     call: &mut Call<'_>,
     old: Named,
     new: Named,
-    want_old: Want,
+    (want_old, apart): (Want, Apart),
     then: impl FnOnce(&Call<'_>, &At<'_>, &At<'_>) -> Raw,
 ) -> Raw {
     let run = || {
@@ -127,12 +173,25 @@ fn two(
         let old_text = call.memory.read_string(old.1, first)?;
         let new_text = call.memory.read_string(new.1, second)?;
         let old_at = call.locate(old, old_text, want_old, told, start, area)?;
-        let new_at = call.locate(new, new_text, PARENT, told, second_start, second_area)?;
+        let new_at = call.locate(new, new_text, PARENT, told, second_start, second_area);
+        let new_at = match new_at {
+            Err(errno) if apart == Apart::Last => {
+                is_there(call, &old_at)?;
+                return Err(errno);
+            }
+            found => found?,
+        };
         let is_root = old_at.is_root || new_at.is_root;
         let is_known = old_at.guest.is_some() && new_at.guest.is_some() && !old_at.magic;
-        if is_known && !is_root && !call.same_mount(&old_at, &new_at) {
+        // A mount point is what is mounted there only for link(2); rename(2) says that it is in use.
+        let is_apart =
+            !call.same_mount(&old_at, &new_at) || apart == Apart::Last && old_at.is_mount_point;
+        if is_known && !is_root && is_apart {
             // On the host both may lie on one file system.
-            return Err(Errno::EXDEV);
+            return Err(match apart {
+                Apart::First => Errno::EXDEV,
+                Apart::Last => linked_apart(call, &old_at, &new_at, new_text),
+            });
         }
         Ok(call.process.mutating(|| then(call, &old_at, &new_at)))
     };
@@ -144,7 +203,7 @@ fn rename_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
     if flags & !KNOWN != 0 {
         return Errno::EINVAL.into();
     }
-    two(call, old, new, PARENT, |call, old, new| {
+    two(call, old, new, (PARENT, Apart::First), |call, old, new| {
         if old.is_mount_point || new.is_mount_point || old.is_root || new.is_root {
             return Errno::EBUSY.into();
         }
@@ -200,7 +259,7 @@ fn link_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
         return Errno::EINVAL.into();
     }
     if flags & AT_EMPTY_PATH != 0 && super::files::names_nothing(call, old.1) {
-        let (fd, empty) = (old.0.0 as isize as usize, c"".as_ptr().addr());
+        let (fd, empty) = (old.0.0 as isize as usize, c"".as_ptr().expose_provenance());
         return one(call, new.0, new.1, |call, at| {
             call.host(nr::LINKAT, [fd, empty, at.dir(), at.path, flags, 0])
         });
@@ -210,7 +269,7 @@ fn link_at(call: &mut Call<'_>, old: Named, new: Named, flags: usize) -> Raw {
     } else {
         NO_FOLLOW
     };
-    two(call, old, new, want, |call, old, new| {
+    two(call, old, new, (want, Apart::Last), |call, old, new| {
         let flags = if old.magic { AT_SYMLINK_FOLLOW } else { 0 };
         call.host(
             nr::LINKAT,

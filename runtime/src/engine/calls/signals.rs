@@ -5,16 +5,14 @@ use crate::engine::signals::{
     context_bytes, decode_action, encode_action, guest_action, may_remember, return_from_signal,
 };
 use crate::engine::stacks::{SignalStack, Thread};
+use crate::engine::way::Way;
+use crate::engine::{faults, handlers};
 use crate::errno::Errno;
 use crate::guest::Address;
-use crate::sys::abi::{
-    SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGKILL, SIGSET_LEN, SIGSYS, SignalSet, UContext,
-};
-use crate::sys::host::{getpid, gettid, tgkill};
+use crate::sys::abi::{SIG_IGN, SIGSET_LEN, SIGSYS, SigAction, SignalSet, UContext};
+use crate::sys::host::{getpid, gettid, set_signal_stack, tgkill};
 use crate::sys::nr;
 use crate::sys::raw::Raw;
-
-const SIGSTOP: u32 = 19;
 
 /// rt_sigaction(2).
 pub fn rt_sigaction(call: &mut Call<'_>) -> Raw {
@@ -39,54 +37,64 @@ pub fn rt_sigaction(call: &mut Call<'_>) -> Raw {
             }
             return Ok(0);
         }
+        let action = action.map(|action| match action.handler {
+            ..=SIG_IGN => action,
+            handler => SigAction {
+                handler: handlers::entry_of(handler),
+                ..action
+            },
+        });
         let action = action
             .as_ref()
-            .map_or(0, |action| core::ptr::from_ref(action).addr());
-        call.host(nr::RT_SIGACTION, [signal as usize, action, old, len, 0, 0])
-            .result()
+            .map_or(0, |action| core::ptr::from_ref(action).expose_provenance());
+        let mut before = SigAction::default();
+        let before_at = (&raw mut before).addr();
+        let args = [signal as usize, action, before_at, len, 0, 0];
+        let result = call.host(nr::RT_SIGACTION, args).result()?;
+        if old != 0 {
+            before.handler = handlers::handler_of(before.handler);
+            call.memory.write(Address(old), &encode_action(&before))?;
+        }
+        Ok(result)
     };
     run().into()
 }
 
-/// rt_sigprocmask(2). The mask that counts is the one the handler returns to.
+/// rt_sigprocmask(2).
 pub fn rt_sigprocmask(call: &mut Call<'_>) -> Raw {
     let [how, new, old, len, ..] = call.args;
     if len != SIGSET_LEN {
         return Errno::EINVAL.into();
     }
-    let before = call.context.mask;
-    if new != 0 {
-        let set = match call.memory.read_word(Address(new)) {
-            Ok(set) => SignalSet(set as u64),
-            Err(errno) => return errno.into(),
+    let mut run = || {
+        let set = match new {
+            0 => None,
+            new => Some(SignalSet(call.memory.read_word(Address(new))? as u64)),
         };
-        let mask = match how & 0xffff_ffff {
-            SIG_BLOCK => SignalSet(before.0 | set.0),
-            SIG_UNBLOCK => SignalSet(before.0 & !set.0),
-            SIG_SETMASK => set,
-            _ => return Errno::EINVAL.into(),
-        };
-        // The kernel drops these two from any mask.
-        call.context.mask = mask.without(SIGSYS).without(SIGKILL).without(SIGSTOP);
-    }
-    if old != 0
-        && let Err(errno) = call.memory.write(Address(old), &before.0.to_le_bytes())
-    {
-        return errno.into();
-    }
-    Raw(0)
+        let change = call.way.change_mask(how, set)?;
+        faults::mask_changed(change);
+        if old != 0 {
+            let [before, _] = change;
+            call.memory.write(Address(old), &before.0.to_le_bytes())?;
+        }
+        Ok(0)
+    };
+    run().into()
 }
 
-/// rt_sigreturn(2). A handler may have written SIGSYS into the mask that it returns to.
+/// rt_sigreturn(2), which is trapped or not seen at all. A handler may have written SIGSYS into the mask that it returns to.
 pub fn rt_sigreturn(call: &mut Call<'_>) -> Raw {
+    let Way::Trap(context) = &mut call.way else {
+        return call.as_given();
+    };
     // At the call the stack pointer stands behind the frame's return address, at its `struct ucontext`.
     const MASK: usize = core::mem::offset_of!(UContext, mask);
-    let at = Address(call.context.context.rsp).plus(MASK);
+    let at = Address(context.context.rsp).plus(MASK);
     if let Ok(mask) = call.memory.read_word(at) {
         let mask = SignalSet(mask as u64).without(SIGSYS);
         let _ = call.memory.write(at, &mask.0.to_le_bytes());
     }
-    call.context.context.rip = return_from_signal();
+    context.context.rip = return_from_signal();
     Raw(0)
 }
 
@@ -94,10 +102,10 @@ pub fn rt_sigreturn(call: &mut Call<'_>) -> Raw {
 /// with the return from the handler.
 pub fn sigaltstack(call: &mut Call<'_>) -> Raw {
     let (new, old) = (call.address(0), call.address(1));
-    let before = SignalStack::from_words(call.context.stack);
+    let before = call.way.signal_stack();
     let on = match before.len {
         0 => SignalStack::DISABLED,
-        _ if before.holds(call.context.context.rsp) => SignalStack::ON,
+        _ if before.holds(call.way.stack_pointer()) => SignalStack::ON,
         _ => 0,
     };
     let shown = SignalStack {
@@ -153,7 +161,8 @@ fn checked_stack(call: &Call<'_>, wanted: SignalStack) -> Result<SignalStack, Er
     }
 }
 
-/// Makes the return from the handler change the signal stack, and `result` what the call returns. Where the frame that it returns from lies on a signal stack, kernels from 6.12
+/// Changes the signal stack: at once where nothing was interrupted. In a trap the return from the handler changes it, and makes `result`
+/// what the call returns. Where the frame that it returns from lies on a signal stack, kernels from 6.12
 /// on leave that as it is; so the return leads, with all signals blocked, to a second one from a copy of the frame on the guest's stack. The
 /// copy shares the first frame's vector registers, which nothing can overwrite until then.
 fn change_stack(
@@ -164,18 +173,21 @@ fn change_stack(
 ) -> Result<(), Errno> {
     const RED_ZONE: usize = 128;
     const LEN: usize = size_of::<UContext>();
+    let Way::Trap(context) = &mut call.way else {
+        return set_signal_stack(next.words());
+    };
     if before.len == 0 {
-        call.context.stack = next.words();
+        context.stack = next.words();
         return Ok(());
     }
-    let mut last = *call.context;
+    let mut last = **context;
     last.stack = next.words();
     last.context.rax = result.0.cast_unsigned();
     let at = (last.context.rsp.wrapping_sub(RED_ZONE + LEN)) & !15;
     call.memory.write(Address(at), context_bytes(&last))?;
-    call.context.context.rsp = at;
-    call.context.context.rip = return_from_signal();
-    call.context.mask = SignalSet(!0);
+    context.context.rsp = at;
+    context.context.rip = return_from_signal();
+    context.mask = SignalSet(!0);
     Ok(())
 }
 
@@ -205,8 +217,9 @@ fn with_set(call: &mut Call<'_>, at: usize) -> Raw {
         Ok(set) => SignalSet(set as u64).without(SIGSYS),
         Err(errno) => return errno.into(),
     };
+    faults::waits_under(set);
     let mut args = call.args;
-    args[at] = core::ptr::from_ref(&set).addr();
+    args[at] = core::ptr::from_ref(&set).expose_provenance();
     call.host(call.nr, args)
 }
 
@@ -238,9 +251,10 @@ pub fn pselect6(call: &mut Call<'_>) -> Raw {
             return call.as_given().result();
         }
         let set = SignalSet(call.memory.read_word(Address(given))? as u64).without(SIGSYS);
-        let ours = [core::ptr::from_ref(&set).addr(), len];
+        faults::waits_under(set);
+        let ours = [core::ptr::from_ref(&set).expose_provenance(), len];
         let mut args = call.args;
-        args[5] = ours.as_ptr().addr();
+        args[5] = ours.as_ptr().expose_provenance();
         call.host(call.nr, args).result()
     };
     run().into()

@@ -71,7 +71,10 @@ fn is_unix_socket(call: &Call<'_>) -> bool {
     const SOL_SOCKET: usize = 1;
     const SO_DOMAIN: usize = 39;
     let (mut domain, mut len) = (0_i32, size_of::<i32>() as u32);
-    let (domain_at, len_at) = ((&raw mut domain).addr(), (&raw mut len).addr());
+    let (domain_at, len_at) = (
+        (&raw mut domain).expose_provenance(),
+        (&raw mut len).expose_provenance(),
+    );
     let args = [call.args[0], SOL_SOCKET, SO_DOMAIN, domain_at, len_at, 0];
     call.host(nr::GETSOCKOPT, args).0 == 0 && domain == i32::from(AF_UNIX)
 }
@@ -161,7 +164,7 @@ fn socket_first(call: &Call<'_>, at: usize, errno: Errno) -> Raw {
         return errno.into();
     };
     let mut args = call.args;
-    args[at] = nowhere.bytes.as_ptr().addr();
+    args[at] = nowhere.bytes.as_ptr().expose_provenance();
     args[at + 1] = nowhere.len;
     let result = call.host(call.nr, args);
     if result == Errno::ENOENT.into() {
@@ -182,7 +185,7 @@ fn named(call: &mut Call<'_>, at: usize, want: Want, mutates: bool) -> Raw {
         Err(errno) => errno.into(),
         Ok(Some(name)) => {
             let mut args = call.args;
-            args[at] = name.bytes.as_ptr().addr();
+            args[at] = name.bytes.as_ptr().expose_provenance();
             args[at + 1] = name.passed_len();
             let make = || call.host(call.nr, args);
             if mutates {
@@ -237,15 +240,16 @@ fn told(call: &mut Call<'_>, at: usize) -> Raw {
         return call.as_given();
     }
     let run = || {
-        let room = i32::from_ne_bytes(call.memory.read_bytes(len_at)?);
-        let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
         let mut address = [0_u8; STORAGE_LEN];
         let mut len = STORAGE_LEN as u32;
         let mut args = call.args;
-        args[at] = address.as_mut_ptr().addr();
-        args[at + 1] = (&raw mut len).addr();
+        args[at] = address.as_mut_ptr().expose_provenance();
+        args[at + 1] = (&raw mut len).expose_provenance();
         let result = call.host(call.nr, args).result()?;
         let show = || {
+            // As the kernel does it: what is wrong with the room is told when the connection or the message is taken.
+            let room = i32::from_ne_bytes(call.memory.read_bytes(len_at)?);
+            let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
             let mut taken = call.area()?;
             let told = &address[..(len as usize).min(STORAGE_LEN)];
             let shown = guest_name(call, told, &mut taken.work().start);
@@ -303,9 +307,16 @@ fn send_one(call: &Call<'_>, header_at: Address, flags: usize) -> Result<Option<
     let Some(name) = host_name(call, name_at, len, FOLLOW)? else {
         return Ok(None);
     };
-    header[..8].copy_from_slice(&name.bytes.as_ptr().addr().to_ne_bytes());
+    header[..8].copy_from_slice(&name.bytes.as_ptr().expose_provenance().to_ne_bytes());
     header[8..12].copy_from_slice(&(name.passed_len() as u32).to_ne_bytes());
-    let args = [call.args[0], header.as_ptr().addr(), flags, 0, 0, 0];
+    let args = [
+        call.args[0],
+        header.as_ptr().expose_provenance(),
+        flags,
+        0,
+        0,
+        0,
+    ];
     call.host(nr::SENDMSG, args).result().map(Some)
 }
 

@@ -1,11 +1,15 @@
 use super::super::coherence::{Generation, LEASE, Mode};
-use super::super::host::{HostStat, Nanos};
+use super::super::host::{HostStat, Moment};
 use super::{Absences, Arena, Coherence, Place, State, Time};
 
 const NOW: Time = Time {
     secs: 100,
     nanos: 5,
 };
+
+fn moment(ticks: u64) -> Moment {
+    Moment { ticks, thread: 1 }
+}
 
 fn state(ino: u64) -> State {
     State {
@@ -115,27 +119,27 @@ fn more_names_than_there_is_room_for_push_others_out_and_are_never_confused() {
 #[test]
 fn the_state_of_a_directory_is_known_for_a_lease_and_then_has_to_be_seen_again() {
     with_absences(|absences, coherence| {
-        let place = |at| absences.place(b"/usr/lib", coherence, || Nanos(at));
+        let place = |at| absences.place(b"/usr/lib", coherence, || moment(at));
         assert_eq!(place(1), None);
         absences.see(b"/usr/lib");
         assert_eq!(place(1), Some(Place::Seen));
-        let ticket = coherence.ticket(|| Nanos(1000));
+        let ticket = coherence.ticket(|| moment(1000));
         absences.learn(b"/usr/lib", &stat(state(3), 0o040_755), ticket);
         assert_eq!(place(1001), Some(Place::Known(state(3), true)));
         assert_eq!(place(1000 + LEASE), Some(Place::Known(state(3), false)));
         coherence.mutate_begin();
         coherence.mutate_end();
         assert_eq!(place(1001), Some(Place::Known(state(3), false)));
-        assert_eq!(absences.place(b"/usr/li", coherence, || Nanos(1001)), None);
+        assert_eq!(absences.place(b"/usr/li", coherence, || moment(1001)), None);
     });
 }
 
 #[test]
 fn of_a_directory_that_not_everybody_may_search_only_that_is_known() {
     with_absences(|absences, coherence| {
-        let ticket = coherence.ticket(|| Nanos(1000));
+        let ticket = coherence.ticket(|| moment(1000));
         absences.learn(b"/root", &stat(state(3), 0o040_700), ticket);
-        let place = absences.place(b"/root", coherence, || Nanos(1001));
+        let place = absences.place(b"/root", coherence, || moment(1001));
         assert_eq!(place, Some(Place::Private));
     });
 }

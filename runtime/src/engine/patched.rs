@@ -1,0 +1,355 @@
+//! The entry for calls from patched sites: a jump takes the place of a `syscall`, so that a call costs no signal.
+//!
+//! A stub of a patched copy comes here by a jump, on the guest's stack, with everything as at the system call that it stands for, but that
+//! rcx is the address of an unpatched `syscall` and r11 is free:
+//!
+//! ```text
+//!         lea rcx, [rip + inline]
+//!         jmp [entry]
+//! inline: syscall              where a call goes that is none of the runtime's
+//!         ...                  rcx + 2: where it goes on with the result in rax
+//! ```
+//!
+//! What is done is decided by the number alone ([`Class`]). Calls that are the runtime's are served below the red zone of the guest's stack
+//! by the same functions as a trap. All registers but rax, rcx and r11 are kept, as the kernel keeps them: the general ones and the lower
+//! halves of the vector registers are saved here, and the rest of those, mask registers, x87, MMX, and the control words are not touched
+//! by anything that is compiled for plain x86-64. A test disassembles the program to make sure. Of the flags only the direction is kept, as no
+//! code relies on the others.
+//!
+//! # Safety
+//! The entry takes nothing from the stack that it has not put there, calls Rust with the stack aligned and the direction flag clear,
+//! and hands it the frame that it has pushed, which is this call's alone until it returns. Thread pointer and everything else of the
+//! thread is the guest's: the code below it has no thread-local state, and may be entered by a handler while it runs, and by a
+//! child of vfork(2) on its parent's stack.
+#![allow(unsafe_code)]
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+
+use elfuse_format::text;
+
+use super::dispatch::{self, NUMBERS};
+use crate::errno::Errno;
+use crate::sys::nr;
+use crate::sys::raw::{Args, Nr};
+
+/// What the entry does with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    /// It is made where it stands.
+    Plain,
+    /// The runtime serves it.
+    Served,
+    /// It is made where it stands, and by it the guest may learn of what others changed: leases end. Calls of that kind that the runtime
+    /// serves end leases when they return ([`dispatch`]).
+    Ending,
+    /// mmap(2) and its kin: served where it is to make memory executable.
+    Protection,
+    /// shmat(2): the same.
+    SharedMemory,
+    /// personality(2): served where it makes all memory executable that can be read.
+    Personality,
+}
+
+/// What the entry goes by. The lists are the indexer's: what it has patched is patched for them.
+static CLASSES: [u8; NUMBERS] = {
+    let mut classes = [0; NUMBERS];
+    let mut number = 0;
+    while number < NUMBERS {
+        classes[number] = of(Nr(number as u32)) as u8;
+        number += 1;
+    }
+    classes
+};
+
+const fn of(nr: Nr) -> Class {
+    match text::class(nr.0) {
+        text::Class::Plain => Class::Plain,
+        text::Class::Served => Class::Served,
+        text::Class::Ending => Class::Ending,
+        text::Class::Guarded => match nr {
+            nr::SHMAT => Class::SharedMemory,
+            nr::PERSONALITY => Class::Personality,
+            // What a guest's own filter says of arming ours is settled before there is one.
+            nr::PRCTL | nr::SECCOMP => Class::Served,
+            _ => Class::Protection,
+        },
+    }
+}
+
+/// The byte that ends leases where there are none.
+static NOWHERE: AtomicU8 = AtomicU8::new(0);
+/// The byte that ends leases.
+static FLAG: AtomicPtr<AtomicU8> = AtomicPtr::new((&raw const NOWHERE).cast_mut());
+/// Leases end with every call: there is a handler that the runtime does not see entered.
+static ALWAYS: AtomicBool = AtomicBool::new(false);
+
+const X32: u32 = 0x4000_0000;
+const PROT_EXEC: u32 = 4;
+const SHM_EXEC: u32 = 0o100_000;
+const READ_IMPLIES_EXEC: u32 = 0x0040_0000;
+const DIRECTION: u32 = 10;
+
+// The unwind information says that the caller is where rcx points, so that a debugger can walk through.
+global_asm!(
+    ".globl elfuse_patched_entry",
+    ".balign 64",
+    "elfuse_patched_entry:",
+    ".cfi_startproc",
+    ".cfi_def_cfa rsp, 0",
+    ".cfi_register 16, 2",
+    "cmp eax, {numbers}",
+    "jae 5f",
+    "lea r11, [rip + {classes}]",
+    "mov eax, eax",
+    "movzx r11d, byte ptr [r11 + rax]",
+    "cmp r11d, {served}",
+    "jb 4f",
+    "ja 6f",
+    "2:",
+    "lea rsp, [rsp - 128]",
+    ".cfi_def_cfa_offset 128",
+    "push rbp",
+    ".cfi_def_cfa_offset 136",
+    ".cfi_offset 6, -136",
+    "mov rbp, rsp",
+    ".cfi_def_cfa_register 6",
+    "push rcx",
+    ".cfi_offset 16, -144",
+    "push r9",
+    "push r8",
+    "push r10",
+    "push rdx",
+    "push rsi",
+    "push rdi",
+    "pushfq",
+    "cld",
+    "mov rdi, rsp",
+    "mov esi, eax",
+    "sub rsp, 256",
+    "and rsp, -16",
+    "movups [rsp], xmm0",
+    "movups [rsp + 16], xmm1",
+    "movups [rsp + 32], xmm2",
+    "movups [rsp + 48], xmm3",
+    "movups [rsp + 64], xmm4",
+    "movups [rsp + 80], xmm5",
+    "movups [rsp + 96], xmm6",
+    "movups [rsp + 112], xmm7",
+    "movups [rsp + 128], xmm8",
+    "movups [rsp + 144], xmm9",
+    "movups [rsp + 160], xmm10",
+    "movups [rsp + 176], xmm11",
+    "movups [rsp + 192], xmm12",
+    "movups [rsp + 208], xmm13",
+    "movups [rsp + 224], xmm14",
+    "movups [rsp + 240], xmm15",
+    "call {serve}",
+    "movups xmm0, [rsp]",
+    "movups xmm1, [rsp + 16]",
+    "movups xmm2, [rsp + 32]",
+    "movups xmm3, [rsp + 48]",
+    "movups xmm4, [rsp + 64]",
+    "movups xmm5, [rsp + 80]",
+    "movups xmm6, [rsp + 96]",
+    "movups xmm7, [rsp + 112]",
+    "movups xmm8, [rsp + 128]",
+    "movups xmm9, [rsp + 144]",
+    "movups xmm10, [rsp + 160]",
+    "movups xmm11, [rsp + 176]",
+    "movups xmm12, [rsp + 192]",
+    "movups xmm13, [rsp + 208]",
+    "movups xmm14, [rsp + 224]",
+    "movups xmm15, [rsp + 240]",
+    "lea rsp, [rbp - 64]",
+    "bt dword ptr [rsp], {direction}",
+    "jc 9f",
+    "3:",
+    "lea rsp, [rsp + 8]",
+    "pop rdi",
+    "pop rsi",
+    "pop rdx",
+    "pop r10",
+    "pop r8",
+    "pop r9",
+    "pop rcx",
+    ".cfi_register 16, 2",
+    ".cfi_def_cfa 7, 136",
+    "pop rbp",
+    ".cfi_def_cfa_offset 128",
+    ".cfi_restore 6",
+    "lea rsp, [rsp + 128]",
+    ".cfi_def_cfa_offset 0",
+    "lea rcx, [rcx + 2]",
+    "jmp rcx",
+    "9:",
+    "std",
+    "jmp 3b",
+    // Made where it stands.
+    "4:",
+    "jmp rcx",
+    // Beyond the table: plain, or a number of x32.
+    "5:",
+    "cmp eax, {x32}",
+    "jb 4b",
+    "mov rax, {refused}",
+    "lea rcx, [rcx + 2]",
+    "jmp rcx",
+    // Neither plain nor served without looking.
+    "6:",
+    "cmp r11d, {protection}",
+    "je 7f",
+    "ja 8f",
+    "mov r11, [rip + {flag}]",
+    "mov byte ptr [r11], 1",
+    "jmp rcx",
+    "7:",
+    "test edx, {executable}",
+    "jnz 2b",
+    "jmp rcx",
+    "8:",
+    "cmp r11d, {personality}",
+    "je 8f",
+    "test edx, {shm_executable}",
+    "jnz 2b",
+    "jmp rcx",
+    "8:",
+    "cmp edi, -1",
+    "je 4b",
+    "test edi, {read_implies}",
+    "jnz 2b",
+    "jmp rcx",
+    ".cfi_endproc",
+    numbers = const NUMBERS,
+    classes = sym CLASSES,
+    served = const Class::Served as u8,
+    protection = const Class::Protection as u8,
+    personality = const Class::Personality as u8,
+    serve = sym serve,
+    flag = sym FLAG,
+    direction = const DIRECTION,
+    x32 = const X32,
+    refused = const -(Errno::ENOSYS.0 as i32),
+    executable = const PROT_EXEC,
+    shm_executable = const SHM_EXEC,
+    read_implies = const READ_IMPLIES_EXEC,
+);
+
+unsafe extern "C" {
+    static elfuse_patched_entry: u8;
+}
+
+/// What the entry has pushed, from its stack pointer up.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Frame {
+    flags: usize,
+    rdi: usize,
+    rsi: usize,
+    rdx: usize,
+    r10: usize,
+    r8: usize,
+    r9: usize,
+    inline: usize,
+    rbp: usize,
+}
+
+/// Bytes below the stack pointer that are the guest's (System V ABI, 3.2.2).
+const RED_ZONE: usize = 128;
+
+impl Frame {
+    /// The arguments.
+    #[must_use]
+    pub fn args(&self) -> Args {
+        [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9]
+    }
+
+    /// The guest's stack pointer.
+    #[must_use]
+    pub fn stack_pointer(&self) -> usize {
+        core::ptr::from_ref(self).addr() + size_of::<Self>() + RED_ZONE
+    }
+
+    /// Address of the unpatched `syscall`.
+    #[must_use]
+    pub fn inline(&self) -> usize {
+        self.inline
+    }
+}
+
+extern "C" fn serve(frame: *const Frame, nr: u32) -> isize {
+    // SAFETY: see the top.
+    let frame = unsafe { &*frame };
+    if ALWAYS.load(Ordering::Relaxed) {
+        end_leases();
+    }
+    dispatch::patched(Nr(nr), frame).0
+}
+
+/// Where a stub jumps to.
+#[must_use]
+pub fn entry_address() -> usize {
+    (&raw const elfuse_patched_entry).addr()
+}
+
+/// Address of the byte that ends leases: a 1 is stored there before a call by which the guest may learn of a change. It stays the same until
+/// the process executes another program.
+#[must_use]
+pub fn flag_address() -> usize {
+    FLAG.load(Ordering::Relaxed).addr()
+}
+
+/// Says which byte ends leases, before anything of the guest's is mapped.
+pub fn set_flag(flag: &'static AtomicU8) {
+    FLAG.store(core::ptr::from_ref(flag).cast_mut(), Ordering::Relaxed);
+}
+
+/// The guest may have learnt of a change from outside.
+pub fn end_leases() {
+    // SAFETY: a reference that lasts as long as the process.
+    let flag = unsafe { &*FLAG.load(Ordering::Relaxed) };
+    flag.store(1, Ordering::Release);
+}
+
+/// From now on the guest may learn of changes without being seen.
+pub fn end_leases_always() {
+    ALWAYS.store(true, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use elfuse_format::text;
+
+    use super::{CLASSES, Class, NUMBERS, of};
+    use crate::engine::dispatch::{TABLE, serve};
+    use crate::sys::nr;
+    use crate::sys::raw::Nr;
+
+    #[test]
+    fn the_indexer_patches_just_the_calls_of_the_table_but_the_return_from_a_handler() {
+        let is_served = |nr: &u32| TABLE.iter().any(|row| row.nr.0 == *nr);
+        let of_table = (0..NUMBERS as u32)
+            .filter(is_served)
+            .filter(|nr| *nr != nr::RT_SIGRETURN.0);
+        assert!(of_table.eq(text::SERVED.iter().copied()));
+    }
+
+    #[test]
+    fn all_numbers_of_the_lists_are_in_the_entrys_table() {
+        let lists = [text::SERVED, text::GUARDED, text::ENDING];
+        let listed = lists.iter().map(|list| list.len()).sum::<usize>();
+        assert_eq!(CLASSES.iter().filter(|class| **class != 0).count(), listed);
+        assert!(listed < NUMBERS && serve(Nr(NUMBERS as u32)).is_none());
+        let guarded = [nr::MMAP, nr::MPROTECT, nr::PKEY_MPROTECT].map(of);
+        assert_eq!(guarded, [Class::Protection; 3]);
+        assert_eq!(
+            [of(nr::SHMAT), of(nr::READ)],
+            [Class::SharedMemory, Class::Ending]
+        );
+        assert_eq!(
+            [of(nr::PERSONALITY), of(nr::CLONE)],
+            [Class::Personality, Class::Plain]
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! Path calls that are served on a few hundred bytes of stack: what the index knows without asking, [`Vfs::quick`](crate::vfs::Vfs::quick).
+
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+
+use super::call::{At, Call};
+use crate::errno::Errno;
+use crate::guest::Address;
+use crate::sys::raw::Raw;
+use crate::vfs::{Base, Quick, Room, SHORT, Want};
+
+impl Call<'_> {
+    /// Serves a call whose path is at `from`; `None`: it is to be resolved the long way. `then` is made twice where the descriptor of
+    /// the sysroot turns out to be closed, which the host tells before it does anything.
+    #[inline]
+    pub(super) fn quick(
+        &self,
+        from: Address,
+        want: Want,
+        then: &impl Fn(&Self, &At<'_>) -> Raw,
+    ) -> Option<Raw> {
+        let process = self.process;
+        // Where something is absent the host's own tree is to be tried.
+        if process.run.host_fallback {
+            return None;
+        }
+        let mut given = MaybeUninit::<[u8; SHORT]>::uninit();
+        let path = self.memory.read_short(from, &mut given)?;
+        let mut found = Room::new();
+        match process.vfs.quick(process, path, want, &mut found)? {
+            Quick::Fails(errno) => Some(errno.into()),
+            Quick::Text(text) => Some(then(
+                self,
+                &At {
+                    text: Some(text),
+                    ..At::NOWHERE
+                },
+            )),
+            Quick::Leads { guest, kind } => {
+                let host = CStr::from_bytes_with_nul(guest.get(1..)?).ok()?;
+                let at = At {
+                    dir: process.trusted_sysroot().ok()?,
+                    path: host.as_ptr().addr(),
+                    guest: Some(guest.strip_suffix(b"\0")?),
+                    base: Base::Sysroot,
+                    host: Some(host),
+                    kind: Some(kind),
+                    ..At::NOWHERE
+                };
+                let result = then(self, &at);
+                if result == Errno::EBADF.into() {
+                    process.distrust();
+                    return None;
+                }
+                Some(result)
+            }
+        }
+    }
+}

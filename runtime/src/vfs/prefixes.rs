@@ -1,0 +1,287 @@
+//! Which directory a path's beginning leads to, so that a path six deep costs little more than one that is one deep.
+//!
+//! What was walked is remembered by the very bytes of the path up to its last name. It is believed on terms that are those of all
+//! directories on the way together: the stamp that all their leases had, the thread they were granted to, and the earliest of their ends.
+//! So it is believed only while each of these leases would be; and where one of them is found to have been wrong before its end,
+//! [`super::Coherence`] is told, which ends all.
+//!
+//! A table of slots without locks, as in [`super::absence`].
+
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::arena::Arena;
+use super::coherence::{Terms, View};
+use super::room::Room;
+use crate::index::DirId;
+
+/// Words of the longest beginning, and of the longest guest path of its directory.
+const PATH: usize = 13;
+/// Where the words of a slot stand.
+const UNTIL: usize = 1;
+const STAMP: usize = 2;
+const THREAD: usize = 3;
+const WHAT: usize = 4;
+const KEY: usize = 5;
+const GUEST: usize = KEY + PATH;
+const SLOT: usize = GUEST + PATH;
+/// How many are remembered: a power of two.
+const SLOTS: usize = 256;
+
+type Slot = [AtomicU64; SLOT];
+
+/// What is remembered. Shared by all threads.
+#[derive(Debug, Clone, Copy)]
+pub struct Prefixes<'a>(&'a [Slot]);
+
+/// The bytes of a path as words, and their hash.
+pub(super) struct Key {
+    words: [u64; PATH],
+    len: usize,
+    hash: u64,
+}
+
+/// Where a path's beginning leads.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) dir: DirId,
+    /// Length of its canonical guest path; 0: the root.
+    pub(super) guest_len: usize,
+    /// How many symlinks lie on the way.
+    pub(super) symlinks: u32,
+    pub(super) terms: Terms,
+    slot: &'a Slot,
+    sequence: u64,
+}
+
+/// Odd numbers, one for each word.
+const FACTORS: [u64; PATH] = {
+    let mut factors = [0x9e37_79b9_7f4a_7c15_u64; PATH];
+    let mut i = 1;
+    while i < PATH {
+        let next = (factors[i - 1] ^ factors[i - 1] >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        factors[i] = (next ^ next >> 32) | 1;
+        i += 1;
+    }
+    factors
+};
+
+impl Key {
+    /// `None`: too long to be remembered.
+    #[inline]
+    pub(super) fn of(path: &[u8]) -> Option<Self> {
+        let len = path.len();
+        if len > PATH * 8 {
+            return None;
+        }
+        let mut key = Self {
+            words: [0; PATH],
+            len,
+            hash: len as u64,
+        };
+        let (eights, rest) = path.as_chunks::<8>();
+        for (word, eight) in key.words.iter_mut().zip(eights) {
+            *word = u64::from_le_bytes(*eight);
+        }
+        if let Some(last) = key.words.get_mut(eights.len()) {
+            *last = match path.last_chunk::<8>() {
+                // The bytes before it are shifted out.
+                Some(last) if !rest.is_empty() => {
+                    u64::from_le_bytes(*last) >> (64 - rest.len() * 8)
+                }
+                _ => rest
+                    .iter()
+                    .rev()
+                    .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+            };
+        }
+        for (word, factor) in key.words[..len.div_ceil(8)].iter().zip(FACTORS) {
+            key.hash = key
+                .hash
+                .wrapping_add((word ^ word >> 32).wrapping_mul(factor));
+        }
+        Some(key)
+    }
+
+    fn words(&self) -> &[u64] {
+        &self.words[..self.len.div_ceil(8)]
+    }
+}
+
+impl<'a> Prefixes<'a> {
+    /// Nothing is remembered yet. Takes some 62 KiB of the arena, of which what is not used is not touched.
+    #[must_use]
+    pub fn new(arena: &Arena<'a>) -> Option<Self> {
+        arena.zeroed(SLOTS).map(Self)
+    }
+
+    fn slots(&self, key: &Key) -> [&'a Slot; 2] {
+        let at = (key.hash >> 40) as usize % SLOTS;
+        [&self.0[at], &self.0[at ^ 1]]
+    }
+
+    /// Where a beginning leads, if that may be believed in this view.
+    #[inline]
+    pub(super) fn find(&self, key: &Key, view: &View) -> Option<Known<'a>> {
+        self.slots(key)
+            .into_iter()
+            .find_map(|slot| Self::read(slot, key, view))
+    }
+
+    #[inline]
+    fn read(slot: &'a Slot, key: &Key, view: &View) -> Option<Known<'a>> {
+        let word = |at: usize| slot[at].load(Ordering::Relaxed);
+        let sequence = slot[0].load(Ordering::Acquire);
+        let what = word(WHAT);
+        let [_, symlinks, guest_len, key_len] = [0, 8, 16, 24].map(|bits| (what >> bits) as u8);
+        let is_it = sequence != 0
+            && sequence.is_multiple_of(2)
+            && usize::from(key_len) == key.len
+            && (key.words().iter().zip(&slot[KEY..]))
+                .all(|(ours, found)| *ours == found.load(Ordering::Relaxed));
+        if !is_it {
+            return None;
+        }
+        let known = Known {
+            dir: DirId::new((what >> 32) as u32),
+            guest_len: usize::from(guest_len),
+            symlinks: u32::from(symlinks),
+            terms: Terms {
+                until: word(UNTIL),
+                stamp: word(STAMP),
+                thread: word(THREAD),
+            },
+            slot,
+            sequence,
+        };
+        (known.is_unchanged() && view.accepts(&known.terms)).then_some(known)
+    }
+
+    /// Remembers where a beginning leads: to the directory with this canonical guest path.
+    pub(super) fn put(&self, key: &Key, dir: DirId, guest: &[u8], symlinks: u32, terms: &Terms) {
+        let (Some(guest), Ok(symlinks)) = (Key::of(guest), u8::try_from(symlinks)) else {
+            return;
+        };
+        let slots = self.slots(key);
+        // The one that has it, or else the one that ends first.
+        let holds = |slot: &&Slot| {
+            let len = (slot[WHAT].load(Ordering::Relaxed) >> 24) as u8;
+            let words = key.words().iter().zip(&slot[KEY..]);
+            usize::from(len) == key.len && { words }
+                .all(|(ours, found)| *ours == found.load(Ordering::Relaxed))
+        };
+        let ends = |slot: &&Slot| slot[UNTIL].load(Ordering::Relaxed);
+        let same = slots.into_iter().find(holds);
+        let Some(slot) = same.or_else(|| slots.into_iter().min_by_key(ends)) else {
+            return;
+        };
+        let before = slot[0].load(Ordering::Relaxed);
+        let (acquire, relaxed) = (Ordering::Acquire, Ordering::Relaxed);
+        if !before.is_multiple_of(2)
+            || (slot[0].compare_exchange(before, before.wrapping_add(1), acquire, relaxed)).is_err()
+        {
+            return;
+        }
+        fence(Ordering::Release);
+        let store = |at: usize, word| slot[at].store(word, Ordering::Relaxed);
+        store(UNTIL, terms.until);
+        store(STAMP, terms.stamp);
+        store(THREAD, terms.thread);
+        let lens = (key.len as u64) << 24 | (guest.len as u64) << 16;
+        store(
+            WHAT,
+            u64::from(dir.get()) << 32 | lens | u64::from(symlinks) << 8,
+        );
+        for (at, word) in (KEY..).zip(key.words()) {
+            store(at, *word);
+        }
+        for (at, word) in (GUEST..).zip(guest.words()) {
+            store(at, *word);
+        }
+        slot[0].store(before.wrapping_add(2), Ordering::Release);
+    }
+}
+
+impl Known<'_> {
+    /// Whether nobody has written to the slot since it was read.
+    #[inline]
+    fn is_unchanged(&self) -> bool {
+        fence(Ordering::Acquire);
+        self.slot[0].load(Ordering::Relaxed) == self.sequence
+    }
+
+    /// Puts its canonical guest path in the place of the first `end` bytes of `room`; `None`: it is known no more, or does not fit, and
+    /// what is in the room means nothing.
+    #[inline]
+    pub(super) fn put_guest(&self, room: &mut Room, end: usize) -> Option<()> {
+        room.replace_by_words(end, &self.slot[GUEST..], self.guest_len)?;
+        self.is_unchanged().then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arena, DirId, Key, Prefixes, Room, Terms};
+    use crate::vfs::coherence::{Coherence, Generation, Mode};
+    use crate::vfs::host::Moment;
+
+    const TERMS: Terms = Terms {
+        until: 200,
+        stamp: 0,
+        thread: 7,
+    };
+
+    fn with_prefixes(test: impl FnOnce(&Prefixes<'_>, &Coherence<'_>)) {
+        #[repr(align(8))]
+        struct Memory([u8; 1 << 16]);
+        let mut memory = Memory([0; 1 << 16]);
+        let arena = Arena::cleared(&mut memory.0);
+        let generation = Generation::new();
+        let coherence = Coherence::new(Mode::Lease, false, &generation);
+        test(&Prefixes::new(&arena).unwrap(), &coherence);
+    }
+
+    fn guest_of(
+        (prefixes, coherence): (&Prefixes<'_>, &Coherence<'_>),
+        path: &[u8],
+        (ticks, thread): (u64, u64),
+    ) -> Option<(u32, Room)> {
+        let view = coherence.view(|| Moment { ticks, thread })?;
+        let known = prefixes.find(&Key::of(path)?, &view)?;
+        let mut room = Room::new();
+        room.set(b"AAA/name")?;
+        known.put_guest(&mut room, 3)?;
+        Some((known.dir.get(), room))
+    }
+
+    #[test]
+    fn a_beginning_of_any_length_is_found_by_its_very_bytes_and_while_its_terms_hold() {
+        with_prefixes(|prefixes, coherence| {
+            let path = &[b'p'; 105];
+            for len in 0..=104 {
+                let (path, longer) = (&path[..len], &path[..len + 1]);
+                let mut other = [b'p'; 104];
+                prefixes.put(
+                    &Key::of(path).unwrap(),
+                    DirId::new(len as u32),
+                    path,
+                    1,
+                    &TERMS,
+                );
+                let both = (prefixes, coherence);
+                let (dir, room) = guest_of(both, path, (100, 7)).unwrap();
+                assert_eq!(dir, len as u32);
+                assert_eq!(room.as_bytes().strip_suffix(b"/name"), Some(path));
+                assert!(guest_of(both, longer, (100, 7)).is_none());
+                if let Some(last) = other[..len].last_mut() {
+                    *last = b'q';
+                    assert!(guest_of(both, &other[..len], (100, 7)).is_none());
+                }
+                assert!(guest_of(both, path, (200, 7)).is_none());
+                assert!(guest_of(both, path, (100, 8)).is_none());
+            }
+            assert!(Key::of(path).is_none());
+            coherence.end_leases();
+            assert!(guest_of((prefixes, coherence), &path[..104], (100, 7)).is_none());
+        });
+    }
+}

@@ -1,0 +1,331 @@
+//! The walk where the index covers all of it: an absolute path, short, every directory on the way as its key says and that known without
+//! asking, none of it near a mount. It asks the host for nothing.
+//!
+//! It is `resolve` with all that cannot happen here left out, and gives up where something else does: the walk then finds the
+//! same and more. Each look of a walk grants leases, so that the next path through the same directories is answered here.
+
+use super::catalogue::{Catalogue, Directory};
+use super::coherence::{Mode, Note, Terms, View};
+use super::host::Host;
+use super::mounts::Mounts;
+use super::path::NAME_MAX;
+use super::prefixes::{Key, Known, Prefixes};
+use super::room::Room;
+use super::verdict::Verdict;
+use super::{Kind, Last, Vfs, Want};
+use crate::errno::Errno;
+use crate::index::{DirId, Step};
+use elfuse_format::names::is_reserved;
+
+/// How many symlinks are followed here: fewer than the kernel follows, so that who gives up has not decided anything.
+const SYMLINKS: u32 = 20;
+
+/// Where a path leads, says the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quick<'w> {
+    /// Nowhere: the call fails like this.
+    Fails(Errno),
+    /// To a symlink with this text. Only for [`Last::Text`].
+    Text(&'w [u8]),
+    /// To something in the sysroot.
+    Leads {
+        /// Its canonical guest path and a NUL. It is not the root.
+        guest: &'w [u8],
+        /// What it is.
+        kind: Kind,
+    },
+}
+
+struct Walk<'a, 'r> {
+    mounts: &'a Mounts<'a>,
+    index: &'a Catalogue<'a>,
+    view: View,
+    room: &'r mut Room,
+    /// The directory that the walk is in: it and all above it are as their keys say.
+    dir: DirId,
+    /// Length of its canonical guest path, which stands at the start of the room; the rest is still to be walked. 0: the root.
+    at: usize,
+    /// On what terms that may be believed.
+    terms: Terms,
+    symlinks: u32,
+}
+
+/// What stands at the end.
+enum Ended<'a> {
+    Fails(Errno),
+    Text(&'a [u8]),
+    Leads(Kind),
+}
+
+impl<'a> Vfs<'a> {
+    /// Resolves an absolute path, if the index and what is known of its directories suffice for that. `room` is for the path that is found.
+    #[inline]
+    pub fn quick<'w, H: Host>(
+        &'w self,
+        host: &H,
+        path: &[u8],
+        want: Want,
+        room: &'w mut Room,
+    ) -> Option<Quick<'w>> {
+        let (index, coherence) = (self.index?, self.coherence?);
+        let prefixes = self.prefixes.as_ref()?;
+        let is_plain = matches!(want.last, Last::Follow | Last::NoFollow | Last::Text)
+            && want == Want::new(want.last);
+        let is_fit = !index.is_for_frozen_trees() || coherence.mode == Mode::Frozen;
+        if !is_plain || !is_fit || !path.starts_with(b"/") {
+            return None;
+        }
+        let view = coherence.view(|| host.now())?;
+        let ended = quick(self.mounts, index, prefixes, view, path, want.last, room)?;
+        if !matches!(ended, Ended::Leads(_))
+            && let Some(verdicts) = self.verdicts
+        {
+            verdicts.count(Verdict::Hit);
+        }
+        Some(match ended {
+            Ended::Fails(errno) => Quick::Fails(errno),
+            Ended::Text(text) => Quick::Text(text),
+            Ended::Leads(kind) => Quick::Leads {
+                guest: room.with_nul(),
+                kind,
+            },
+        })
+    }
+}
+
+/// Where the last name of a path starts.
+#[inline]
+fn last_name(path: &[u8]) -> Option<usize> {
+    path.iter()
+        .rposition(|&byte| byte == b'/')
+        .map(|slash| slash + 1)
+}
+
+#[inline]
+fn quick<'a>(
+    mounts: &'a Mounts<'a>,
+    index: &'a Catalogue<'a>,
+    prefixes: &Prefixes<'a>,
+    view: View,
+    path: &[u8],
+    last: Last,
+    room: &mut Room,
+) -> Option<Ended<'a>> {
+    // A mount over the root hides all of it.
+    if mounts.at(b"/").is_some() {
+        return None;
+    }
+    let name_at = last_name(path)?;
+    let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
+    let key = Key::of(whole).filter(|_| !whole.is_empty());
+    if let Some(known) = key.as_ref().and_then(|key| prefixes.find(key, &view)) {
+        let place = (known.dir, known.guest_len);
+        let step = at_once(mounts, index, place, name);
+        return match step.and_then(|step| ended(step, last)) {
+            None => {
+                room.set(path)?;
+                let mut walk = Walk::from(mounts, index, view, room);
+                walk.start(&known, whole.len())?;
+                walk.run(last, |_| {})
+            }
+            Some(Ended::Leads(kind)) => {
+                room.set(path)?;
+                known.put_guest(room, whole.len())?;
+                Some(Ended::Leads(kind))
+            }
+            definite => definite,
+        };
+    }
+    if whole.is_empty() {
+        let root = index.directory(DirId::ROOT).ok()?;
+        let is_good = matches!(root.granted(&view)?, (Note::Good, _));
+        let step = at_once(mounts, index, (DirId::ROOT, 0), name);
+        match step.and_then(|step| ended(step, last)).filter(|_| is_good) {
+            None => {}
+            Some(Ended::Leads(kind)) => return room.set(path).map(|()| Ended::Leads(kind)),
+            definite => return definite,
+        }
+    }
+    room.set(path)?;
+    let mut walk = Walk::from(mounts, index, view, room);
+    walk.start_above(prefixes, whole)?;
+    walk.run(last, |walk| {
+        if let Some(key) = &key {
+            let guest = &walk.room.as_bytes()[..walk.at];
+            prefixes.put(key, walk.dir, guest, walk.symlinks, &walk.terms);
+        }
+    })
+}
+
+/// What a name is in a directory that is known, where it takes no path to tell.
+#[inline]
+fn at_once<'a>(
+    mounts: &Mounts<'_>,
+    index: &Catalogue<'a>,
+    (dir, guest_len): (DirId, usize),
+    name: &[u8],
+) -> Option<Step<'a>> {
+    if is_special(name, guest_len == 0) || mounts.may_be_near(guest_len + 1 + name.len(), name) {
+        return None;
+    }
+    index.directory(dir).ok()?.step(name).ok()
+}
+
+/// What it means that the last name is this; `None`: a symlink is to be followed, or the index does not know.
+#[inline]
+fn ended(step: Step<'_>, last: Last) -> Option<Ended<'_>> {
+    let kind = match step {
+        Step::NotCovered => return None,
+        Step::Absent => return Some(Ended::Fails(Errno::ENOENT)),
+        Step::Symlink(text) => {
+            return match last {
+                // No symlink is empty or has a NUL.
+                Last::Text => (!text.is_empty() && !text.contains(&0)).then_some(Ended::Text(text)),
+                Last::NoFollow => Some(Ended::Leads(Kind::Symlink)),
+                _ => None,
+            };
+        }
+        Step::Directory(_) => Kind::Directory,
+        Step::File => Kind::File,
+        Step::Other => Kind::Other,
+    };
+    Some(match last {
+        Last::Text => Ended::Fails(Errno::EINVAL),
+        _ => Ended::Leads(kind),
+    })
+}
+
+/// Whether a name is none that an index could hold.
+#[inline]
+fn is_special(name: &[u8], at_root: bool) -> bool {
+    matches!(name, b"" | b"." | b"..") || name.len() > NAME_MAX || is_reserved(name, at_root)
+}
+
+impl<'a, 'r> Walk<'a, 'r> {
+    fn from(
+        mounts: &'a Mounts<'a>,
+        index: &'a Catalogue<'a>,
+        view: View,
+        room: &'r mut Room,
+    ) -> Self {
+        Self {
+            mounts,
+            index,
+            view,
+            room,
+            dir: DirId::ROOT,
+            at: 0,
+            terms: view.longest(),
+            symlinks: 0,
+        }
+    }
+
+    /// Starts where the first `end` bytes of the path are known to lead.
+    fn start(&mut self, known: &Known<'_>, end: usize) -> Option<()> {
+        known.put_guest(self.room, end)?;
+        self.dir = known.dir;
+        self.at = known.guest_len;
+        self.terms = known.terms;
+        self.symlinks = known.symlinks;
+        Some(())
+    }
+
+    /// Starts at the longest part of `whole` that is known, or at the root.
+    fn start_above(&mut self, prefixes: &Prefixes<'a>, whole: &[u8]) -> Option<()> {
+        let mut end = whole.len();
+        while end != 0 {
+            end = last_name(&whole[..end])? - 1;
+            let key = Key::of(&whole[..end]).filter(|_| end != 0);
+            if let Some(known) = key.and_then(|key| prefixes.find(&key, &self.view)) {
+                return self.start(&known, end);
+            }
+        }
+        self.stand_in(DirId::ROOT)
+    }
+
+    /// The walk comes to a directory; `None`: it is not known to be as its key says.
+    #[inline]
+    fn stand_in(&mut self, dir: DirId) -> Option<()> {
+        let directory = self.index.directory(dir).ok()?;
+        let (note, terms) = directory.granted(&self.view)?;
+        if note != Note::Good {
+            return None;
+        }
+        self.terms.until = self.terms.until.min(terms.until);
+        self.dir = dir;
+        Some(())
+    }
+
+    fn directory(&self) -> Option<Directory<'a>> {
+        self.index.directory(self.dir).ok()
+    }
+
+    /// Walks to the end; `arrived` is told of the directory that has the last name of the path that was asked for.
+    fn run(&mut self, last: Last, arrived: impl FnOnce(&Self)) -> Option<Ended<'a>> {
+        let mut arrived = Some(arrived);
+        loop {
+            let rest = self.room.as_bytes().get(self.at..)?.strip_prefix(b"/")?;
+            let len = rest.iter().position(|&byte| byte == b'/');
+            let (is_last, len) = (len.is_none(), len.unwrap_or(rest.len()));
+            let name = &rest[..len];
+            let end = self.at + 1 + len;
+            if name == b".." {
+                self.leave(end)?;
+                continue;
+            }
+            if is_special(name, self.at == 0) {
+                return None;
+            }
+            let guest = &self.room.as_bytes()[..end];
+            if self.mounts.may_be_near(end, name)
+                && (self.mounts.at(guest).is_some() || self.mounts.is_above_a_mount(guest))
+            {
+                return None;
+            }
+            if is_last && let Some(arrived) = arrived.take() {
+                arrived(self);
+            }
+            let step = self.directory()?.step(name).ok()?;
+            if is_last && let Some(ended) = ended(step, last) {
+                return Some(ended);
+            }
+            match step {
+                Step::NotCovered => return None,
+                Step::Symlink(text) => self.follow(end, text)?,
+                Step::Absent => return Some(Ended::Fails(Errno::ENOENT)),
+                Step::File | Step::Other => return Some(Ended::Fails(Errno::ENOTDIR)),
+                Step::Directory(child) => {
+                    self.stand_in(child)?;
+                    self.at = end;
+                }
+            }
+        }
+    }
+
+    /// Puts a symlink's text in the place of its name, which ends at `end`.
+    fn follow(&mut self, end: usize, text: &[u8]) -> Option<()> {
+        self.symlinks += 1;
+        if self.symlinks > SYMLINKS || text.is_empty() || text.contains(&0) {
+            return None;
+        }
+        if text.starts_with(b"/") {
+            self.room.replace(0, end, text)?;
+            self.at = 0;
+            return self.stand_in(DirId::ROOT);
+        }
+        self.room.replace(self.at + 1, end, text)
+    }
+
+    /// Goes to the parent, as `..` says, which ends at `end`. All above is known to be as its keys say.
+    fn leave(&mut self, end: usize) -> Option<()> {
+        let parent = match self.at {
+            0 => 0,
+            at => last_name(&self.room.as_bytes()[..at])? - 1,
+        };
+        if self.at != 0 {
+            self.dir = self.directory()?.parent();
+        }
+        self.at = parent;
+        self.room.replace(parent, end, b"")
+    }
+}

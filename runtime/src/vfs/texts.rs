@@ -1,0 +1,107 @@
+//! What the keys say of ELF files: which may be mapped as they are, and which have a patched copy to be mapped in their place.
+//!
+//! Rows are looked up by the identity of the very file that is to be mapped, so no name is believed here. A chunk is copied and checked when
+//! it is touched, like everything of an index; what does not hold counts as a file that nothing is known of.
+
+use elfuse_format::header::PartKind;
+use elfuse_format::keys::State;
+use elfuse_format::text::{
+    ArchivedTextCopy, ArchivedTextIdentity, COPIES_PER_CHUNK, TextVerdict, find_identity,
+    identity_chunk,
+};
+
+use super::arena::Once;
+use super::catalogue::Catalogue;
+use super::verdict::Verdict;
+
+type Chunk<'a, T> = Once<Result<&'a [T], Verdict>>;
+
+/// The two parts of an index's keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Texts<'a> {
+    catalogue: &'a Catalogue<'a>,
+    identities: &'a [Chunk<'a, ArchivedTextIdentity>],
+    copies: &'a [Chunk<'a, ArchivedTextCopy>],
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, Copy)]
+pub enum Text<'a> {
+    /// It may be mapped as it is.
+    Clean,
+    /// It has a copy.
+    Copy {
+        /// Whether all sites that have to be are patched in it.
+        is_complete: bool,
+        /// The copy.
+        row: &'a ArchivedTextCopy,
+    },
+    /// Nothing that helps.
+    Unknown,
+}
+
+impl<'a> Texts<'a> {
+    /// The parts of this index; `None`: it has none.
+    #[must_use]
+    pub fn new(catalogue: &'a Catalogue<'a>) -> Option<Self> {
+        Some(Self {
+            catalogue,
+            identities: catalogue.cells(PartKind::TextIdentities)?,
+            copies: catalogue.cells(PartKind::TextCopies)?,
+        })
+    }
+
+    /// What is known of a file of `size` bytes that is in this state now.
+    #[must_use]
+    pub fn of(&self, state: &State, size: u64) -> Text<'a> {
+        self.find(state, size).unwrap_or(Text::Unknown)
+    }
+
+    fn find(&self, state: &State, size: u64) -> Option<Text<'a>> {
+        let devices = self.catalogue.devices();
+        let device = devices
+            .iter()
+            .position(|row| row.dev.to_native() == state.dev)?;
+        let device = u16::try_from(device).ok()?;
+        let count = u32::try_from(self.identities.len()).ok()?;
+        let chunk = identity_chunk(device, state.ino, count);
+        let rows = self.rows(self.identities, PartKind::TextIdentities, chunk)?;
+        let row = find_identity(rows, device, state.ino)?;
+        if !row.holds(Some(state.dev), state, size) {
+            return None;
+        }
+        match row.verdict() {
+            TextVerdict::Clean => Some(Text::Clean),
+            verdict => {
+                let number = row.copy()?;
+                let chunk = number / COPIES_PER_CHUNK as u32;
+                let rows = self.rows(self.copies, PartKind::TextCopies, chunk)?;
+                Some(Text::Copy {
+                    is_complete: verdict == TextVerdict::Complete,
+                    row: rows.get(number as usize % COPIES_PER_CHUNK)?,
+                })
+            }
+        }
+    }
+
+    fn rows<T: elfuse_format::header::rows::Row + Sync>(
+        &self,
+        cells: &'a [Chunk<'a, T>],
+        kind: PartKind,
+        chunk: u32,
+    ) -> Option<&'a [T]> {
+        let cell = cells.get(chunk as usize)?;
+        let rows = cell.get_or_make(|| self.catalogue.keys_rows(kind, chunk));
+        rows?.as_ref().ok().copied()
+    }
+
+    /// Whether a file of `size` bytes in this state is the copy that `row` means.
+    #[must_use]
+    pub fn is_copy(&self, row: &ArchivedTextCopy, state: &State, size: u64) -> bool {
+        let device = self
+            .catalogue
+            .devices()
+            .get(usize::from(row.device.to_native()));
+        row.holds(device.map(|row| row.dev.to_native()), state, size)
+    }
+}

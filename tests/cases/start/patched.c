@@ -1,0 +1,145 @@
+/* Says whether its calls are filtered, and what becomes of that. With words: one case after the other. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <link.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Whether this thread has a filter: the runtime's, as the test has none of its own. */
+static int filtered(void) { return prctl(PR_GET_SECCOMP) == 2; }
+
+#ifdef ROOM
+/* So much that it covers where others might lie. */
+char room[ROOM];
+#endif
+
+static void lookups(void) {
+    struct stat found;
+    char text[100] = "";
+    int fd = open("/w/f", O_RDONLY);
+    int missing = open("/w/missing", O_RDONLY), why = errno;
+    int listed = stat("/w/d", &found), there = access("/bin/patched", X_OK);
+    errno = 0;
+    ssize_t link = readlink("/proc/self/exe", text, sizeof text - 1);
+    printf("open %d, missing %d %d, stat %d, access %d, exe %zd %s\n", fd >= 0, missing, why, listed, there, link, text);
+    close(fd);
+}
+
+static atomic_int stage;
+
+static void *waits(void *nothing) {
+    while (atomic_load(&stage) == 0)
+        usleep(1000);
+    struct stat found;
+    /* By an instruction that nobody has patched. */
+    long answer;
+    __asm__ volatile("syscall" : "=a"(answer) : "0"(SYS_stat), "D"("/w/f"), "S"(&found) : "rcx", "r11", "memory");
+    printf("the thread's stat %ld, filtered %d\n", answer, filtered());
+    return nothing;
+}
+
+/* open("/w/f") and return, as code that is made. */
+static const unsigned char made[] = {0xb8, 2, 0, 0, 0, 0x0f, 0x05, 0xc3};
+
+static void make_code(int twice) {
+    int protection = PROT_READ | PROT_WRITE | (twice ? 0 : PROT_EXEC);
+    void *code = mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memcpy(code, made, sizeof made);
+    if (twice && mprotect(code, 4096, PROT_READ | PROT_EXEC) != 0)
+        printf("mprotect: %d\n", errno);
+    long (*opens)(const char *, int, int) = (long (*)(const char *, int, int))code;
+    printf("made code opens %d\n", opens("/w/f", O_RDONLY, 0) >= 0);
+}
+
+static void maps(void) {
+    char line[4096];
+    int copies = 0, texts = 0, low = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, file)) {
+        copies += strstr(line, "/text/") != NULL;
+        texts += strstr(line, " r-xp ") && strstr(line, "/libc.so.6\n") != NULL;
+        unsigned long start = strtoul(line, NULL, 16);
+        low += start >= 0x10000000 && start < 0x40000000;
+    }
+    fclose(file);
+    printf("copies %d, libc's text %d, blocks %d\n", copies, texts, low);
+}
+
+static int each(struct dl_phdr_info *info, size_t size, void *count) {
+    (void)size;
+    *(int *)count += info->dlpi_phnum > 0;
+    return 0;
+}
+
+static void again(const char *library) {
+    void *second = dlmopen(LM_ID_NEWLM, library, RTLD_NOW);
+    printf("a second %s: %s\n", library, second ? "ok" : dlerror());
+    pid_t (*get)(void) = (pid_t (*)(void))dlsym(second, "getpid");
+    int (*opens)(const char *, int, ...) = (int (*)(const char *, int, ...))dlsym(second, "open");
+    printf("its getpid %d, its open %d\n", get && get() == getpid(), opens && opens("/w/f", O_RDONLY) >= 0);
+}
+
+static void forks(void) {
+    fflush(stdout);
+    pid_t child = vfork();
+    if (child == 0) {
+        mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        execl("/bin/patched", "patched", "quiet", "lookups", NULL);
+        _exit(1);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    printf("the child of vfork: %d\n", status);
+}
+
+int main(int count, char **words) {
+    /* The runtime's filter shows; what it does must not. */
+    int is_quiet = count > 1 && strcmp(words[1], "quiet") == 0;
+    if (!is_quiet)
+        printf("filtered %d\n", filtered());
+    for (int i = 1 + is_quiet; i < count; i++) {
+        pthread_t thread;
+        int images = 0;
+        if (strcmp(words[i], "lookups") == 0) {
+            lookups();
+        } else if (strcmp(words[i], "code") == 0) {
+            make_code(0);
+        } else if (strcmp(words[i], "protect") == 0) {
+            make_code(1);
+        } else if (strcmp(words[i], "thread") == 0) {
+            pthread_create(&thread, NULL, waits, NULL);
+            usleep(10000);
+            make_code(0);
+            atomic_store(&stage, 1);
+            pthread_join(thread, NULL);
+        } else if (strcmp(words[i], "maps") == 0) {
+            maps();
+        } else if (strcmp(words[i], "again") == 0) {
+            again("libc.so.6");
+        } else if (strcmp(words[i], "vfork") == 0) {
+            forks();
+        } else if (strcmp(words[i], "images") == 0) {
+            dl_iterate_phdr(each, &images);
+            printf("images %d\n", images);
+        } else if (strcmp(words[i], "exec") == 0) {
+            fflush(stdout);
+            execv("/bin/patched", words + i);
+        } else {
+            printf("there is no case %s\n", words[i]);
+        }
+    }
+    if (!is_quiet)
+        printf("filtered %d\n", filtered());
+    return 0;
+}
