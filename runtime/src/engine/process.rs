@@ -267,8 +267,16 @@ impl Process {
         super::arm::is_armed(self)
     }
 
-    /// Makes a call that may change what names there are.
+    /// Makes a call that may change what names there are, it is not known where.
     pub fn mutating(&self, change: impl FnOnce() -> Raw) -> Raw {
+        self.touch();
+        let result = self.announcing(change);
+        self.touch();
+        result
+    }
+
+    /// Tells the other runs of a change of names.
+    pub(super) fn announcing(&self, change: impl FnOnce() -> Raw) -> Raw {
         let Some(coherence) = self.coherence else {
             return change();
         };
