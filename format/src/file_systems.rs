@@ -9,6 +9,8 @@ pub struct FileSystem {
     pub name: &'static str,
     /// Whether its time stamps are known to tell every change of a directory, so that a key taken there may be believed.
     pub trusted: bool,
+    /// Whether nobody can write to it, however it is mounted: an image, made once.
+    pub unchangeable: bool,
 }
 
 /// All that are known.
@@ -17,8 +19,9 @@ pub const KNOWN: &[FileSystem] = &[
     trusted(0x5846_5342, "xfs"),
     trusted(0x9123_683e, "btrfs"),
     trusted(0x0102_1994, "tmpfs"),
-    trusted(0xe0f5_e1e2, "erofs"),
-    trusted(0x7371_7368, "squashfs"),
+    image(0xe0f5_e1e2, "erofs"),
+    image(0x7371_7368, "squashfs"),
+    image(0x9660, "iso9660"),
     untrusted(0x794c_7630, "overlayfs"),
     untrusted(0x6969, "nfs"),
     untrusted(0x6573_5546, "fuse"),
@@ -32,6 +35,16 @@ const fn trusted(magic: u64, name: &'static str) -> FileSystem {
         magic,
         name,
         trusted: true,
+        unchangeable: false,
+    }
+}
+
+const fn image(magic: u64, name: &'static str) -> FileSystem {
+    FileSystem {
+        magic,
+        name,
+        trusted: true,
+        unchangeable: true,
     }
 }
 
@@ -40,6 +53,7 @@ const fn untrusted(magic: u64, name: &'static str) -> FileSystem {
         magic,
         name,
         trusted: false,
+        unchangeable: false,
     }
 }
 
@@ -49,6 +63,7 @@ const fn untrusted(magic: u64, name: &'static str) -> FileSystem {
 /// use elfuse_format::file_systems::known;
 /// assert!(known(0xef53).is_some_and(|found| found.name == "ext4" && found.trusted));
 /// assert!(known(0xffff_ffff_9123_683e).is_some_and(|found| found.name == "btrfs"));
+/// assert!(known(0x7371_7368).is_some_and(|found| found.unchangeable));
 /// assert_eq!(known(1), None);
 /// ```
 #[must_use]

@@ -12,15 +12,15 @@ use crate::error::FormatError;
 /// First eight bytes. The first is not ASCII and the last is a newline, as PNG has it, so that a transfer in text mode shows.
 pub const MAGIC: [u8; 8] = *b"\x89elfuse\n";
 /// The version this build writes, and the only one it reads.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 64;
 /// Length of a row of the part table in bytes.
 pub const PART_ROW_LEN: usize = 32;
 /// Parts start at multiples of this many bytes from the start of the file.
 pub const PART_ALIGN: usize = 8;
-/// Rows per chunk of a chunked table: small enough that the first touch checks some tens of kilobytes at most.
-pub const CHUNK_ROWS: usize = 1024;
+/// Rows per chunk of a chunked table: small enough that the first touch checks some ten kilobytes at most.
+pub const CHUNK_ROWS: usize = 256;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub enum PartKind {
     InputKeys = 4,
     /// Keys: slots from (device, inode) to a directory's number.
     Identities = 5,
-    /// Keys, reserved: attributes that stat returns, for frozen trees.
+    /// Keys: pieces of [`crate::attributes::AttributeRow`]. Not checksummed as a part: each piece is by itself.
     Attributes = 6,
     /// Keys, chunked: a 64-bit digest a directory of the loader cache; see [`crate::keys::plain_digest`].
     PlainFiles = 7,
@@ -91,6 +91,10 @@ pub enum PartKind {
     TextIdentities = 8,
     /// Keys, chunked: [`crate::text::TextCopy`].
     TextCopies = 9,
+    /// Keys, chunked: the number of a directory's first row of [`PartKind::Attributes`].
+    AttributeStarts = 10,
+    /// Keys: one row of [`crate::attributes::Terms`].
+    AttributeTerms = 11,
     /// Loader cache, chunked: [`crate::loader_cache::DirRow`].
     Dirs = 16,
     /// Loader cache: the sidecars' payloads. Not checksummed as a part: each row of [`PartKind::Dirs`] has its block's.
@@ -119,6 +123,8 @@ impl PartKind {
             7 => Self::PlainFiles,
             8 => Self::TextIdentities,
             9 => Self::TextCopies,
+            10 => Self::AttributeStarts,
+            11 => Self::AttributeTerms,
             16 => Self::Dirs,
             17 => Self::Blocks,
             18 => Self::Inputs,
@@ -142,6 +148,8 @@ impl PartKind {
             Self::PlainFiles => "states of plain files",
             Self::TextIdentities => "text identities",
             Self::TextCopies => "text copies",
+            Self::AttributeStarts => "starts of attributes",
+            Self::AttributeTerms => "terms of attributes",
             Self::Dirs => "directory rows",
             Self::Blocks => "blocks",
             Self::Inputs => "inputs",
@@ -273,7 +281,7 @@ pub struct PartRow {
     pub offset: u64,
     /// 16: length in bytes.
     pub len: u64,
-    /// 24: [`checksum`] of the part; 0 for [`PartKind::Blocks`].
+    /// 24: [`checksum`] of the part; 0 for [`PartKind::Blocks`] and [`PartKind::Attributes`].
     pub checksum: u64,
 }
 
@@ -450,7 +458,7 @@ impl<'a> File<'a> {
         Ok(bytes)
     }
 
-    /// The bytes of a part that is checked piece by piece elsewhere ([`PartKind::Blocks`]).
+    /// The bytes of a part that is checked piece by piece elsewhere ([`PartKind::Blocks`], [`PartKind::Attributes`]).
     ///
     /// # Errors
     /// [`FormatError::MissingPart`], [`FormatError::TooShort`].
@@ -466,8 +474,8 @@ impl<'a> File<'a> {
         rows::decode(self.part(kind, index)?, kind.name())
     }
 
-    /// Reads all of it: every part against its checksum, every byte between them. [`PartKind::Blocks`] is left to
-    /// [`crate::loader_cache::LoaderCache::check`]. For tools: a run checks what it touches.
+    /// Reads all of it: every part against its checksum, every byte between them. [`PartKind::Blocks`] and [`PartKind::Attributes`] are left
+    /// to [`crate::loader_cache::LoaderCache::check`] and [`crate::keys::Keys::check`]. For tools: a run checks what it touches.
     ///
     /// # Errors
     /// Those of [`File::part`]; [`FormatError::Malformed`] where parts are out of order or do not join, or a byte that means nothing
@@ -486,7 +494,7 @@ impl<'a> File<'a> {
         for (number, row) in self.parts().enumerate() {
             let kind = PartKind::from_number(row.kind).ok_or(table)?;
             let bytes = match kind {
-                PartKind::Blocks => self.bytes_of(row)?,
+                PartKind::Blocks | PartKind::Attributes => self.bytes_of(row)?,
                 _ => self.part(kind, row.index)?,
             };
             let start = end.next_multiple_of(PART_ALIGN);
@@ -623,7 +631,7 @@ impl Writer {
         for (i, (kind, index, bytes)) in self.parts.into_iter().enumerate() {
             out.resize(out.len().next_multiple_of(PART_ALIGN), 0);
             let sum = match kind {
-                PartKind::Blocks => 0,
+                PartKind::Blocks | PartKind::Attributes => 0,
                 _ => checksum(&bytes),
             };
             let (offset, len) = (out.len() as u64, bytes.len() as u64);

@@ -5,6 +5,7 @@
 use rkyv::{Archive, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::attributes::{self, ArchivedAttributeRow, ArchivedTerms};
 use crate::error::FormatError;
 use crate::header::{CHUNK_ROWS, File, Kind, PartKind};
 use crate::names;
@@ -17,6 +18,8 @@ pub mod flags {
     pub const FOREIGN_FILE_SYSTEM: u32 = 1 << 0;
     /// Patched copies were to be made. What is not among the rows of [`crate::text`] then has none for a reason.
     pub const WITH_COPIES: u32 = 1 << 1;
+    /// The sysroot lies on an image that nobody can write to (erofs, squashfs, iso9660).
+    pub const UNCHANGEABLE_FILE_SYSTEM: u32 = 1 << 2;
 }
 
 /// A device that directories and files of the tree lie on. Keys name a row here and not `st_dev` itself, so that a remounted
@@ -309,6 +312,46 @@ impl<'a> Keys<'a> {
         self.file.rows(PartKind::TextCopies, index)
     }
 
+    /// Row `row` of the attributes; `None`: there are none. Checks a piece.
+    ///
+    /// # Errors
+    /// Those of [`attributes::piece`]; [`FormatError::Malformed`] if there is no such row.
+    pub fn attributes(&self, row: u32) -> Result<Option<&'a ArchivedAttributeRow>, FormatError> {
+        if !self.file.has(PartKind::Attributes, 0) {
+            return Ok(None);
+        }
+        let part = self.file.part_unchecked(PartKind::Attributes)?;
+        let malformed = FormatError::Malformed {
+            what: PartKind::Attributes.name(),
+        };
+        let (offset, len) = attributes::piece_of(row, part.len() as u64).ok_or(malformed)?;
+        let piece = attributes::piece(&part[offset as usize..][..len])?;
+        let row = piece.get(row as usize % attributes::PIECE_ROWS);
+        row.map(Some).ok_or(malformed)
+    }
+
+    /// When the attributes may be used; `None`: there are none.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn attribute_terms(&self) -> Result<Option<&'a ArchivedTerms>, FormatError> {
+        if !self.file.has(PartKind::AttributeTerms, 0) {
+            return Ok(None);
+        }
+        Ok(self.file.rows(PartKind::AttributeTerms, 0)?.first())
+    }
+
+    /// Chunk `index` of the numbers of directories' first rows.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn attribute_starts(
+        &self,
+        index: u32,
+    ) -> Result<&'a [rkyv::rend::unaligned::u32_ule], FormatError> {
+        self.file.rows(PartKind::AttributeStarts, index)
+    }
+
     /// Identities of the configuration files named by the loader cache's inputs.
     ///
     /// # Errors
@@ -400,6 +443,7 @@ mod write {
     use alloc::vec::Vec;
 
     use super::{DeviceRow, DirKey, FileKey, IDENTITY_CHUNK, Seal, identity_hash};
+    use crate::attributes::Attributes;
     use crate::error::FormatError;
     use crate::header::rows::encode;
     use crate::header::{Kind, PartKind, Writer};
@@ -426,6 +470,8 @@ mod write {
         pub text_identities: Vec<TextIdentity>,
         /// Rows of the patched copies that those name.
         pub text_copies: Vec<TextCopy>,
+        /// What stat returns, for trees declared frozen.
+        pub attributes: Option<Attributes>,
     }
 
     /// How many chunks the slots of so many directories take, unless their hashes are very uneven.
@@ -489,6 +535,9 @@ mod write {
             }
             for (index, rows) in (0..).zip(copy_chunks(&self.text_copies)) {
                 file.part(PartKind::TextCopies, index, encode(&rows));
+            }
+            if let Some(attributes) = &self.attributes {
+                attributes.put(&mut file);
             }
             file.finish(Kind::Keys, self.flags, self.bound_to)
         }

@@ -10,7 +10,9 @@
 //! | [`keys`] | `.elfuse/keys`: what binds an index to this host |
 //! | [`loader_cache`] | `.elfuse/loader-cache`: roll-up of all sidecars, SONAME table, closures |
 //! | [`ld_so_cache`] | `ld.so.cache` in glibc's own format |
+//! | [`generation`] | `.elfuse/generation`: what runs on one sysroot tell each other |
 //! | [`cpuid`] | `.elfuse/cpuid`: what CPUID says on this machine |
+//! | [`attributes`] | what the keys of a frozen tree say of each name |
 //! | [`text`] | `.elfuse/text/*`: patched copies, and what the keys say of them |
 //! | [`names`] | the reserved names, and the hash of a name |
 //!
@@ -25,11 +27,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod attributes;
 pub mod checksum;
 pub mod cpuid;
 pub mod elf_facts;
 pub mod error;
 pub mod file_systems;
+pub mod generation;
 pub mod header;
 pub mod keys;
 pub mod ld_so_cache;

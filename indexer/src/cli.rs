@@ -102,6 +102,18 @@ pub struct StoreArgs {
     pub index_dir: Option<PathBuf>,
 }
 
+/// Whether attributes are recorded.
+#[derive(Debug, Clone, Args)]
+pub struct AttributesArgs {
+    /// Record what stat returns for every name, for runs with --coherence frozen
+    ///
+    /// Such a run then answers stat, and what mode bits say, without asking the host, until anything in the sysroot is
+    /// changed or opened for writing through elfuse. Changes from outside it does not see at all. On erofs, squashfs and
+    /// iso9660, which nobody can change, this is done without the flag.
+    #[arg(long)]
+    pub attributes: bool,
+}
+
 /// How many threads.
 #[derive(Debug, Clone, Args)]
 pub struct JobsArgs {
@@ -180,6 +192,8 @@ pub struct BuildArgs {
     /// the end. What is left unsealed is looked up live until the next build or seal.
     #[arg(long)]
     pub no_wait: bool,
+    #[command(flatten)]
+    pub attributes: AttributesArgs,
 }
 
 /// Make an index valid on this host, after the sysroot was copied or unpacked
@@ -204,6 +218,8 @@ pub struct SealArgs {
     /// Do not wait for what changed within the last two seconds; leave it unsealed
     #[arg(long)]
     pub no_wait: bool,
+    #[command(flatten)]
+    pub attributes: AttributesArgs,
 }
 
 /// Compare every claim of an index with the tree

@@ -50,6 +50,7 @@ pub struct Index {
     text_identities: Vec<ArchivedTextIdentity>,
     text_copies: Vec<ArchivedTextCopy>,
     devices: Vec<u64>,
+    has_attributes: bool,
 }
 
 const MISMATCH: FormatError = FormatError::Malformed {
@@ -82,6 +83,7 @@ impl Index {
             text_identities: Vec::new(),
             text_copies: Vec::new(),
             devices: Vec::new(),
+            has_attributes: false,
         };
         index.read_dirs().map_err(format(names::LOADER_CACHE))?;
         if !index.read_keys().map_err(format(names::KEYS))? {
@@ -103,6 +105,12 @@ impl Index {
         Ok(())
     }
 
+    /// Whether the keys say what stat returns.
+    #[must_use]
+    pub fn has_attributes(&self) -> bool {
+        self.has_attributes
+    }
+
     /// Whether there are keys and they belong to this loader cache.
     fn read_keys(&mut self) -> Result<bool, FormatError> {
         let Some(bytes) = &self.keys else {
@@ -113,6 +121,7 @@ impl Index {
             return Ok(false);
         }
         keys.check()?;
+        self.has_attributes = keys.attribute_terms()?.is_some();
         let devices = keys.devices()?.iter();
         self.devices = devices.map(|row| row.dev.to_native()).collect();
         for chunk in (0..).take_while(|&i| keys.file().has(PartKind::DirKeys, i)) {

@@ -2,6 +2,8 @@
 //! index. `ARCHITECTURE.md` at the top of the repository shows the pipeline.
 
 pub mod assemble;
+#[cfg_attr(not(target_os = "linux"), path = "attributes_elsewhere.rs")]
+pub mod attributes;
 pub mod bundle;
 pub mod cli;
 pub mod commands;

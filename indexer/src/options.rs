@@ -75,6 +75,8 @@ pub struct BuildOptions {
     pub patch: bool,
     /// Wait until young time stamps prove something.
     pub wait: bool,
+    /// Record what stat returns.
+    pub attributes: bool,
 }
 
 /// Options of `seal`.
@@ -90,6 +92,8 @@ pub struct SealOptions {
     pub patch: bool,
     /// Wait until young time stamps prove something.
     pub wait: bool,
+    /// Record what stat returns.
+    pub attributes: bool,
 }
 
 /// Options of `verify`.
@@ -294,6 +298,7 @@ impl Request {
                     only,
                     patch: !arguments.no_patch,
                     wait: !arguments.no_wait,
+                    attributes: arguments.attributes.attributes,
                 })
             }
             Command::Seal(arguments) => Request::Seal(SealOptions {
@@ -302,6 +307,7 @@ impl Request {
                 index_dir: arguments.store.index_dir,
                 patch: !arguments.no_patch,
                 wait: !arguments.no_wait,
+                attributes: arguments.attributes.attributes,
             }),
             Command::Verify(arguments) => Request::Verify(VerifyOptions {
                 sysroot: Sysroot::open(&arguments.sysroot)?,

@@ -16,6 +16,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 use elfuse_format::FormatError;
+use elfuse_format::generation;
 use elfuse_format::header::{self, HEADER_LEN, Header};
 use elfuse_format::names;
 use elfuse_format::sidecar::Kind;
@@ -111,6 +112,43 @@ impl Lock {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The stamp that attributes are captured under: of the store's generation file, which is made where there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read, made or written.
+    pub fn attribute_stamp(&self) -> anyhow::Result<u64> {
+        let path = || self.store.join(names::GENERATION);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags = flags | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.dir, names::GENERATION, flags, Mode::empty());
+        let found = opened.ok().and_then(|file| read_whole(&file.into()).ok());
+        let found = found.as_deref().and_then(generation::stamp);
+        if let Some(stamp) = found.filter(|stamp| *stamp != 0) {
+            return Ok(stamp);
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let mut seed = now.unwrap_or_default().as_nanos().to_le_bytes().to_vec();
+        seed.extend_from_slice(&std::process::id().to_le_bytes());
+        let stamp = names::hash(&seed).max(1);
+        if found.is_some() {
+            // Runs have it mapped: it must stay the same file.
+            let write = || -> io::Result<()> {
+                let flags = flags.difference(OFlags::RDONLY) | OFlags::RDWR;
+                let file = rustix::fs::openat(&self.dir, names::GENERATION, flags, Mode::empty())?;
+                rustix::io::pwrite(file, &stamp.to_le_bytes(), generation::STAMP as u64)?;
+                Ok(())
+            };
+            write().with_context(|| format!("writing {}", path().display()))?;
+            return Ok(stamp);
+        }
+        self.publish(names::GENERATION, &generation::new_file(stamp))?;
+        // All who run programs from the sysroot announce their changes there.
+        let mode = Mode::from_raw_mode(0o666);
+        rustix::fs::chmodat(&self.dir, names::GENERATION, mode, AtFlags::empty())
+            .with_context(|| format!("setting the mode of {}", path().display()))?;
+        Ok(stamp)
     }
 
     /// Says in the store's generation file, if there is one, that no change is in flight. Where a run died in the middle of one, the

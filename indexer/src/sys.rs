@@ -367,6 +367,8 @@ pub struct FileSystem {
     pub name: String,
     /// Whether its time stamps are known to tell every change.
     pub trusted: bool,
+    /// Whether it is an image that nobody can write to.
+    pub unchangeable: bool,
 }
 
 /// The file system that `fd` lies on.
@@ -389,6 +391,7 @@ pub fn file_system(fd: impl AsFd) -> io::Result<FileSystem> {
         id: vfs.f_fsid,
         name: known.map_or_else(|| format!("{magic:#x}"), |known| known.name.to_owned()),
         trusted: known.is_some_and(|known| known.trusted),
+        unchangeable: known.is_some_and(|known| known.unchangeable),
     })
 }
 
@@ -406,6 +409,7 @@ pub fn file_system(fd: impl AsFd) -> io::Result<FileSystem> {
         magic: 0,
         id: fs::fstatvfs(fd)?.f_fsid,
         trusted: name == b"apfs",
+        unchangeable: false,
         name: String::from_utf8_lossy(&name).into_owned(),
     })
 }

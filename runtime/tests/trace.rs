@@ -204,6 +204,7 @@ fn a_report_is_a_table_or_a_json_document_of_one_line() {
     let verdicts = [("hit", 812), ("stale", 0), ("asked \"host\"", 3)];
     let mut report = Report {
         verdicts: &verdicts,
+        index_copied: [3, 4567],
         host_calls: &calls,
         steps: None,
         histogram: None,

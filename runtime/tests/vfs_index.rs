@@ -3,16 +3,21 @@
 
 mod vfs_support;
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use elfuse_runtime::errno::Errno;
 use elfuse_runtime::vfs::coherence::LEASE;
 use elfuse_runtime::vfs::{
-    Absences, Arena, Catalogue, Coherence, Generation, Mode, Prefixes, Verdict, Verdicts, Vfs,
+    Absences, Arena, Attributes, Catalogue, Coherence, Generation, Last, Mode, Prefixes, Said,
+    Verdict, Verdicts, Vfs,
 };
 use proptest::prelude::*;
 use rustix::fs::ResolveFlags;
-use vfs_support::index::{Store, build};
+use vfs_support::index::{STAMP, Store, build};
 use vfs_support::{
     Node, RealHost, Strings, Tree, by_kernel, by_vfs, directories, follow, let_the_clock_tick,
-    node, paths, place, plan,
+    node, paths, place, plan, tree,
 };
 
 const ARENA: usize = 4 << 20;
@@ -255,4 +260,96 @@ fn a_directory_that_changed_does_not_cost_the_index_what_lies_below_it() {
         },
     )
     .unwrap();
+}
+
+/// Inode number and size, as `struct stat` has them.
+fn said(vfs: &Vfs<'_>, host: &RealHost, path: &str) -> Option<Result<(u64, u64), Errno>> {
+    match vfs.said(host, path.as_bytes(), Last::Follow)? {
+        Said::Fails(errno) => Some(Err(errno)),
+        Said::There(status) => {
+            let stat = status.stat();
+            let word = |at: usize| u64::from_ne_bytes(stat[at..at + 8].try_into().unwrap());
+            Some(Ok((word(8), word(48))))
+        }
+    }
+}
+
+#[test]
+fn a_frozen_tree_tells_what_stat_returns_until_something_in_it_is_touched() {
+    let tree = tree(&["d/e/file", "d/link -> e/file"], &[]);
+    let_the_clock_tick();
+    let store = build(&tree.sysroot());
+    let strings = Strings::of(&tree);
+    let mounts = strings.mounts();
+    for (mode, stamp, tells) in [
+        (Mode::Frozen, STAMP, true),
+        (Mode::Frozen, STAMP + 1, false),
+        (Mode::Frozen, 0, false),
+        (Mode::Lease, STAMP, false),
+        (Mode::Strict, STAMP, false),
+    ] {
+        let mut memory = vec![0; ARENA];
+        let arena = Arena::cleared(&mut memory);
+        let generation = Generation::with_stamp(stamp);
+        let coherence = Coherence::new(mode, false, &generation);
+        let catalogue = Catalogue::open(&store, &arena).unwrap();
+        let attributes = Attributes::new(&catalogue, false).unwrap();
+        let vfs = Vfs::new(&mounts)
+            .with_index(&catalogue, &coherence)
+            .with_prefixes(Prefixes::new(&arena).unwrap())
+            .with_attributes(&attributes);
+        let host = RealHost::new(&tree.sysroot());
+        // Directories are compared with their keys first.
+        by_vfs(&vfs, &host, "/", "/d/e/file", follow(true));
+        let file = fs::metadata(tree.host_path("/d/e/file")).unwrap();
+        let there = Some(Ok((file.ino(), file.len()))).filter(|_| tells);
+        for _ in 0..2 {
+            assert_eq!(said(&vfs, &host, "/d/e/file"), there, "{mode:?} {stamp}");
+            assert_eq!(said(&vfs, &host, "/d/link"), there);
+            let absent = Some(Err(Errno::ENOENT)).filter(|_| tells);
+            assert_eq!(said(&vfs, &host, "/d/e/none"), absent);
+        }
+        coherence.mutate_begin();
+        assert_eq!(said(&vfs, &host, "/d/e/file"), None);
+        coherence.mutate_end();
+        by_vfs(&vfs, &host, "/", "/d/e/file", follow(true));
+        assert_eq!(said(&vfs, &host, "/d/e/file"), there);
+        coherence.touch();
+        assert_eq!(said(&vfs, &host, "/d/e/file"), None);
+    }
+}
+
+#[test]
+fn what_is_copied_of_an_index_is_what_is_touched_and_that_once() {
+    let names: Vec<_> = (0..1500).map(|number| format!("d{number}/file")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let tree = tree(&names, &[]);
+    let_the_clock_tick();
+    let store = build(&tree.sysroot());
+    let strings = Strings::of(&tree);
+    let mounts = strings.mounts();
+    let mut memory = vec![0; ARENA];
+    let arena = Arena::cleared(&mut memory);
+    let verdicts = Verdicts::new();
+    let generation = Generation::new();
+    let coherence = Coherence::new(Mode::Lease, false, &generation);
+    let catalogue = Catalogue::open(&store, &arena).unwrap().counted(&verdicts);
+    let vfs = Vfs::new(&mounts)
+        .with_index(&catalogue, &coherence)
+        .with_verdicts(&verdicts);
+    let host = RealHost::new(&tree.sysroot());
+    // Two headers with their part tables, and the devices.
+    assert_eq!(verdicts.all_copied()[0], 3);
+    let look = |path: &str| {
+        by_vfs(&vfs, &host, "/", path, follow(true));
+        verdicts.all_copied()
+    };
+    // Rows and keys of the first chunk, the names of the root and of one directory.
+    let [pieces, bytes] = look("/d0/none");
+    assert_eq!(pieces, 7);
+    assert_eq!(look("/d0/file"), [pieces, bytes]);
+    let [more, _] = look("/d1/file");
+    assert_eq!(more, pieces + 1);
+    let whole = store.loader_cache.read().unwrap().len() + store.keys.read().unwrap().len();
+    assert!((bytes as usize) < whole, "{bytes} of {whole}");
 }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{ArchivedDirKey, ArchivedFileKey, ArchivedTime, DirKey, Keys, Seal, write};
+use crate::attributes::{ArchivedTerms, PIECE_LEN, PIECE_ROWS, piece};
 use crate::error::FormatError;
 use crate::header::{CHUNK_ROWS, PartKind, rows};
 use crate::text::{
@@ -76,6 +77,7 @@ impl<'a> Keys<'a> {
         }
         let copies = self.check_copies(devices)?;
         self.check_text_identities(devices, copies)?;
+        self.check_attributes(dirs.len())?;
         self.check_identities(&dirs)
     }
 
@@ -133,6 +135,43 @@ impl<'a> Keys<'a> {
             Ok(())
         } else {
             Err(malformed(PartKind::TextIdentities))
+        }
+    }
+
+    /// All three parts or none; starts that ascend, and whole pieces of rows that make sense, as many as there should be.
+    fn check_attributes(&self, dirs: usize) -> Result<(), FormatError> {
+        let kinds = [
+            PartKind::Attributes,
+            PartKind::AttributeStarts,
+            PartKind::AttributeTerms,
+        ];
+        let there = kinds.map(|kind| self.file.has(kind, 0));
+        if there == [false; 3] {
+            return Ok(());
+        }
+        let terms: &[ArchivedTerms] = self.file.rows(PartKind::AttributeTerms, 0)?;
+        let starts: Vec<&rkyv::rend::unaligned::u32_ule> = self.table(PartKind::AttributeStarts)?;
+        let ascending = starts.is_sorted_by(|a, b| a.to_native() <= b.to_native());
+        let begins = starts.first().is_none_or(|first| first.to_native() == 1);
+        if there != [true; 3] || terms.len() != 1 || starts.len() != dirs || !ascending || !begins {
+            return Err(malformed(PartKind::AttributeStarts));
+        }
+        let part = self.file.part_unchecked(PartKind::Attributes)?;
+        let mut count = 0;
+        let mut pieces = part.chunks(PIECE_LEN).peekable();
+        while let Some(bytes) = pieces.next() {
+            let rows = piece(bytes)?.len();
+            let is_full = rows == PIECE_ROWS || rows > 0 && pieces.peek().is_none();
+            if !is_full {
+                return Err(malformed(PartKind::Attributes));
+            }
+            count += rows;
+        }
+        let last = starts.last().map_or(1, |last| last.to_native() as usize);
+        if count >= last {
+            Ok(())
+        } else {
+            Err(malformed(PartKind::Attributes))
         }
     }
 

@@ -14,6 +14,7 @@ use elfuse_format::names;
 use serde::Serialize;
 
 use crate::assemble;
+use crate::attributes;
 use crate::copies::{self, Copies, CopiesMade};
 use crate::error::UsageError;
 use crate::exit::Exit;
@@ -37,6 +38,7 @@ struct Job<'a> {
     patch: bool,
     /// Takes nothing over from an earlier index.
     full: bool,
+    attributes: bool,
 }
 
 /// What was done, for people and as JSON.
@@ -100,6 +102,7 @@ pub fn run(options: &BuildOptions, out: &mut Output) -> anyhow::Result<Exit> {
         wait: options.wait,
         patch: options.patch,
         full: options.full,
+        attributes: options.attributes,
     };
     make(&job, out)
 }
@@ -119,6 +122,7 @@ pub fn seal(options: &SealOptions, out: &mut Output) -> anyhow::Result<Exit> {
         patch: options.patch,
         // Keys prove nothing of a copy: every name and every ELF file's content is compared by reading it.
         full: true,
+        attributes: options.attributes,
     };
     make(&job, out)
 }
@@ -290,6 +294,7 @@ impl Maker<'_> {
         let clock =
             || sys::file_system_clock(self.lock.file()).context("reading the file system's clock");
         let scan_began = clock()?;
+        let stamp = self.stamp(out);
         let warnings = out.warnings();
         let progress = out.progress("reading", None);
         let trust = match self.earlier {
@@ -316,6 +321,9 @@ impl Maker<'_> {
         if let Some(index) = self.earlier
             && written.files == 0
             && scan.is_as_before()
+            // What is to be recorded, or was, has no key that would tell whether it is still so.
+            && stamp.is_none()
+            && !index.has_attributes()
             && self.stands(index)
         {
             progress.clear();
@@ -358,6 +366,17 @@ impl Maker<'_> {
         if !self.file_system.trusted {
             captured.keys.flags |= keys::flags::FOREIGN_FILE_SYSTEM;
         }
+        if self.file_system.unchangeable {
+            captured.keys.flags |= keys::flags::UNCHANGEABLE_FILE_SYSTEM;
+        }
+        captured.keys.attributes = stamp.and_then(|stamp| {
+            let found = attributes::capture(self.root, &scan, stamp);
+            found
+                .inspect_err(|error| {
+                    out.note(format!("What stat returns is not recorded: {error}"))
+                })
+                .ok()
+        });
         let keys = captured.keys.encode().context("encoding the keys")?;
         let began = Instant::now();
         self.lock.publish(names::KEYS, &keys)?;
@@ -397,6 +416,23 @@ impl Maker<'_> {
             Copies::make(self.root, store, scan, earlier, warnings)
         })
         .context("making patched copies")
+    }
+
+    /// Under which stamp attributes are to be recorded; `None`: they are not.
+    fn stamp(&self, out: &mut Output) -> Option<u64> {
+        if !self.job.attributes && !self.file_system.unchangeable {
+            return None;
+        }
+        let stamp = match attributes::sees_all_users() {
+            Ok(true) => self.lock.attribute_stamp(),
+            Ok(false) => Err(anyhow::anyhow!(
+                "in a user namespace of its own this process sees other owners than the files have"
+            )),
+            Err(error) => Err(error.into()),
+        };
+        stamp
+            .inspect_err(|error| out.note(format!("What stat returns is not recorded: {error:#}")))
+            .ok()
     }
 
     /// Whether what was computed from directories that have not changed would come out as it is: by the same rules, from

@@ -11,6 +11,7 @@ use super::patched::{self, Frame};
 use super::pool::Taker;
 use super::process::process;
 use super::stacks::SignalStack;
+use super::stated;
 use super::way::Way;
 use super::{faults, store, tell};
 use crate::guest::Memory;
@@ -126,6 +127,8 @@ table! {
         SETFSGID credentials::change,
         SETGROUPS credentials::change,
         CAPSET credentials::change,
+        UNSHARE stated::namespaces,
+        SETNS stated::namespaces,
     }
     "scripts/sockets" {
         BIND sockets::bind,

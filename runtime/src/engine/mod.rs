@@ -26,6 +26,7 @@ pub mod say;
 pub mod signals;
 pub mod stacks;
 pub mod start;
+pub mod stated;
 pub mod store;
 pub mod tell;
 pub mod text;

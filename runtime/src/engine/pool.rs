@@ -62,6 +62,8 @@ const MAX_TRACED: usize = 8;
 struct ForkPage {
     /// Process that this memory belongs to; 0: nobody has asked since a fork. A child of vfork(2) sees its parent's.
     process: AtomicU32,
+    /// See [`Pool::sees_all_users`]. 0: nobody has asked since a fork.
+    users: AtomicU32,
     /// Children of vfork(2) that asked to be traced and have not executed anything yet.
     to_be_traced: [AtomicU32; MAX_TRACED],
 }
@@ -166,6 +168,26 @@ impl Pool {
             }; AREAS],
             areas: areas.as_mut_ptr().cast(),
         })
+    }
+
+    /// What `ask` says, asked once a process: it stands on the page that fork clears, as the child may be in another namespace.
+    pub fn sees_all_users(&self, ask: impl FnOnce() -> bool) -> bool {
+        const YES: u32 = 1;
+        const NO: u32 = 2;
+        match self.page.users.load(Ordering::Relaxed) {
+            0 => {
+                let sees = ask();
+                let kept = if sees { YES } else { NO };
+                self.page.users.store(kept, Ordering::Relaxed);
+                sees
+            }
+            kept => kept == YES,
+        }
+    }
+
+    /// That may be otherwise now.
+    pub fn forget_users(&self) {
+        self.page.users.store(0, Ordering::Relaxed);
     }
 
     /// Whether this is a child of vfork(2) or the like: a process that runs in another one's memory.

@@ -10,6 +10,7 @@ use core::ffi::CStr;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use elfuse_format::file_systems;
 use elfuse_format::header::HEADER_LEN;
 use elfuse_format::names;
 
@@ -19,17 +20,20 @@ use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
-    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, S_IFMT, S_IFREG,
+    MADV_POPULATE_WRITE, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE,
+    PATH_MAX, S_IFMT, S_IFREG,
 };
 use crate::sys::clock;
 use crate::sys::host::{
-    Fd, chmod, close, fstat, getpid, getuid, openat, pread, rename, unlink, write,
+    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, unlink, write,
 };
-use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, shared};
+use crate::sys::memory::{
+    self, advise, anonymous, anonymous_shared, hostile, replace_shared, shared,
+};
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
-    Absences, Arena as IndexArena, Catalogue, Coherence, Fault, Generation, IndexFile, Mode,
-    Mounts, Prefixes, Source, Vfs,
+    Absences, Arena as IndexArena, Attributes, Catalogue, Coherence, Fault, Generation, IndexFile,
+    Mode, Mounts, Prefixes, Source, Vfs,
 };
 
 /// Memory that what is touched of an index is copied to; pages cost nothing until then. What does not fit is asked of the host.
@@ -37,6 +41,12 @@ const INDEX_ROOM: usize = 64 << 20;
 
 /// Memory that absent names, and where the beginnings of paths lead, are remembered in.
 const ABSENCE_ROOM: usize = 512 << 10;
+
+/// From how many bytes on the memory for a copy is made at once.
+const POPULATED: usize = 4 * PAGE;
+
+/// The rest of what a process keeps: work areas, signal stacks, its state.
+const KEPT: usize = 12 << 20;
 
 /// A file of the store, mapped.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +81,12 @@ impl Source for Files {
         let end = offset.checked_add(into.len() as u64);
         if end.is_none_or(|end| end > len) {
             return Err(Fault);
+        }
+        if into.len() >= POPULATED {
+            // One fault for all pages instead of one for each; older kernels than 5.14 do not know it.
+            let start = into.as_ptr().addr().next_multiple_of(PAGE);
+            let end = (into.as_ptr().addr() + into.len()) & !(PAGE - 1);
+            let _ = advise(start, end - start, MADV_POPULATE_WRITE);
         }
         let from = Address(at + offset as usize);
         Memory::ByKernel.read(from, into).map_err(|_| Fault)
@@ -208,15 +224,20 @@ fn make_generation(dir: &CStr, name: &str, mode: usize) -> Result<&'static Gener
 
 /// The generation that runs on this sysroot share: in the store; where that may not be written to, one of this user's; else one of this
 /// process's and its children.
-fn generation(dir: Option<&CStr>, run: &Inherited<'_>, make: bool) -> Option<&'static Generation> {
-    let in_store = |dir| {
-        open_generation(dir, names::GENERATION).or_else(|errno| match make {
-            true => make_generation(dir, names::GENERATION, 0o666),
-            false => Err(errno),
-        })
-    };
-    if let Some(Ok(found)) = dir.map(in_store) {
+fn generation(
+    (dir, has_index): (&CStr, bool),
+    run: &Inherited<'_>,
+    make: bool,
+) -> Option<&'static Generation> {
+    // Also where this run has no use for the index: others may.
+    if let Ok(found) = open_generation(dir, names::GENERATION) {
         return Some(found);
+    }
+    if make
+        && has_index
+        && let Ok(made) = make_generation(dir, names::GENERATION, 0o666)
+    {
+        return Some(made);
     }
     if !make {
         return None;
@@ -244,6 +265,14 @@ fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static
     arena.place(unsafe { IndexArena::new(base, len) })
 }
 
+/// Maps at once what a process is going to keep.
+///
+/// # Errors
+/// ENOMEM.
+pub fn reserve() -> Result<(), Errno> {
+    memory::reserve(INDEX_ROOM + ABSENCE_ROOM + KEPT)
+}
+
 /// A word of 0 that this process has in common with its children until they execute something.
 #[must_use]
 pub fn common_word() -> Option<&'static AtomicU64> {
@@ -268,6 +297,19 @@ pub fn directory(arena: &mut Arena, run: &Inherited<'static>) -> Result<&'static
             CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)
         }
     }
+}
+
+/// Whether nobody can write to the sysroot's file system.
+fn is_on_an_image(run: &Inherited<'_>) -> bool {
+    let mut room = [0; PATH_MAX];
+    let kind = joined(
+        c"",
+        run.sysroot.strip_prefix(b"/").unwrap_or(b""),
+        &mut room,
+    )
+    .and_then(file_system);
+    let known = kind.ok().and_then(file_systems::known);
+    known.is_some_and(|known| known.unchangeable)
 }
 
 /// Lookup for this run, with the index if there is one that may be used; and where changes are announced. `dir`: the store.
@@ -301,7 +343,7 @@ pub fn vfs(
     };
     // Without an index of its own a run still tells the others what it changes.
     let is_there = files.is_ok();
-    let Some(generation) = generation(is_there.then_some(dir), run, mode != Mode::Off) else {
+    let Some(generation) = generation((dir, is_there), run, mode != Mode::Off) else {
         return Ok((vfs, None));
     };
     let coherence = arena.place(Coherence::new(mode, run.shadow, generation))?;
@@ -320,7 +362,18 @@ pub fn vfs(
     let files = arena.place(files)?;
     let room = arena_of(arena, INDEX_ROOM)?;
     if let Ok(catalogue) = Catalogue::open(files, room) {
-        vfs = vfs.with_index(arena.place(catalogue)?, coherence);
+        let catalogue = match tell::verdicts() {
+            Some(verdicts) => catalogue.counted(verdicts),
+            None => catalogue,
+        };
+        let catalogue: &Catalogue<'_> = arena.place(catalogue)?;
+        vfs = vfs.with_index(catalogue, coherence);
+        let is_image = catalogue.is_of_an_image() && is_on_an_image(run);
+        if (mode == Mode::Frozen || is_image)
+            && let Some(attributes) = Attributes::new(catalogue, is_image)
+        {
+            vfs = vfs.with_attributes(arena.place(attributes)?);
+        }
     }
     Ok((vfs, Some(coherence)))
 }

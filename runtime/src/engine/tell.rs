@@ -199,6 +199,7 @@ pub fn end() {
     }
     let report = Report {
         verdicts: &verdicts,
+        index_copied: counters.verdicts.all_copied(),
         host_calls: &counters.calls,
         steps: None,
         histogram: None,

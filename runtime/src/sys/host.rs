@@ -104,6 +104,32 @@ pub fn fstat(fd: Fd) -> Result<Stat, Errno> {
     }
 }
 
+/// `f_type` of statfs(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn file_system(path: &CStr) -> Result<u64, Errno> {
+    // `struct statfs` of x86-64 has 120 bytes, the first eight of which are `f_type`.
+    let mut found = [0_u64; 15];
+    let into = found.as_mut_ptr().expose_provenance();
+    let args = [path.as_ptr().expose_provenance(), into, 0, 0, 0, 0];
+    // SAFETY: the path is a live C string, the buffer a whole `struct statfs`.
+    unsafe { call(nr::STATFS, args) }.result()?;
+    Ok(found[0])
+}
+
+/// statx(2) of a descriptor itself, with AT_EMPTY_PATH among the flags.
+///
+/// # Errors
+/// Those of the call.
+pub fn statx_of(fd: Fd, flags: usize, mask: u32, into: &mut [u8; 256]) -> Result<(), Errno> {
+    let path = c"".as_ptr().expose_provenance();
+    let into = into.as_mut_ptr().expose_provenance();
+    let args = [fd.arg(), path, flags, mask as usize, into, 0];
+    // SAFETY: the path is a live C string, the buffer a whole `struct statx`.
+    unsafe { call(nr::STATX, args) }.result().map(drop)
+}
+
 /// newfstatat(2) with AT_SYMLINK_NOFOLLOW.
 ///
 /// # Errors

@@ -15,6 +15,8 @@ pub const SCHEMA: u32 = 1;
 pub struct Report<'a> {
     /// What came of asking the index: name of the verdict, and how often.
     pub verdicts: &'a [(&'static str, u64)],
+    /// How many pieces of the index were copied and checked, and their bytes.
+    pub index_copied: [u64; 2],
     /// The system calls that the runtime made.
     pub host_calls: &'a HostCalls,
     /// How long the start took, if it was traced.
@@ -44,6 +46,12 @@ impl Report<'_> {
             self.verdict_table(out)?;
             out.write_char('\n')?;
         }
+        if let [pieces @ (1..), bytes] = self.index_copied {
+            writeln!(
+                out,
+                "  {bytes} bytes of the index copied and checked, in {pieces} pieces\n"
+            )?;
+        }
         self.host_calls.text(out, self.call_name)?;
         let (total, failing) = self.host_calls.totals();
         writeln!(
@@ -72,7 +80,11 @@ impl Report<'_> {
             let comma = if at == 0 { "" } else { "," };
             write!(out, "{comma}{}:{count}", Json(name))?;
         }
-        out.write_str("},\"host_calls\":")?;
+        let [pieces, bytes] = self.index_copied;
+        write!(
+            out,
+            "}},\"index_copied\":{{\"pieces\":{pieces},\"bytes\":{bytes}}},\"host_calls\":"
+        )?;
         self.host_calls.json(out, self.call_name)?;
         if let Some(steps) = self.steps {
             out.write_str(",\"steps\":")?;

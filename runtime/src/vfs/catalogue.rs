@@ -4,16 +4,18 @@
 //! directory's block, is copied to memory of this process's own, its checksum compared there, and the copy is used from then on.
 //! What does not fit, lies, or is being copied by somebody else just now is not covered: the host is asked instead.
 
-use elfuse_format::header::{CHUNK_ROWS, HEADER_LEN, Header, Kind, PartKind, PartTable, rows};
+use elfuse_format::header::{
+    CHUNK_ROWS, HEADER_LEN, Header, Kind, PART_ROW_LEN, PartKind, PartTable, rows,
+};
 use elfuse_format::keys::{ArchivedDeviceRow, ArchivedDirKey, Seal, State, flags};
 use elfuse_format::loader_cache::ArchivedDirRow;
-use elfuse_format::sidecar::Block;
+use elfuse_format::sidecar::{Block, Entry};
 use elfuse_format::{FormatError, checksum::checksum};
 
 use super::arena::{Arena, Once};
 use super::coherence::{Coherence, Lease, Note, Terms, Ticket, View};
 use super::host::{HostStat, Moment};
-use super::verdict::Verdict;
+use super::verdict::{Verdict, Verdicts};
 use crate::errno::Errno;
 use crate::index::{self, Children, DirId, IndexError, Step};
 
@@ -55,6 +57,8 @@ pub struct Catalogue<'a> {
     loader_cache: PartTable<'a>,
     keys: PartTable<'a>,
     is_for_frozen_trees: bool,
+    is_of_an_image: bool,
+    verdicts: Option<&'a Verdicts>,
     devices: &'a [ArchivedDeviceRow],
     chunks: &'a [Chunk<'a>],
 }
@@ -158,6 +162,8 @@ impl<'a> Catalogue<'a> {
             loader_cache,
             keys,
             is_for_frozen_trees: keys_header.flags & flags::FOREIGN_FILE_SYSTEM != 0,
+            is_of_an_image: keys_header.flags & flags::UNCHANGEABLE_FILE_SYSTEM != 0,
+            verdicts: None,
             devices: &[],
             chunks: arena.zeroed(chunks).ok_or(IndexError::NoRoom)?,
         };
@@ -165,6 +171,36 @@ impl<'a> Catalogue<'a> {
             .table(IndexFile::Keys, PartKind::Devices, 0)
             .map_err(|_| IndexError::Keys(FormatError::MissingPart { part: 1 }))?;
         Ok(catalogue)
+    }
+
+    /// With counters of what is copied; headers and part tables already were.
+    #[must_use]
+    pub fn counted(self, verdicts: &'a Verdicts) -> Self {
+        for table in [&self.keys, &self.loader_cache] {
+            verdicts.copied((HEADER_LEN + table.rows().count() * PART_ROW_LEN) as u64);
+        }
+        verdicts.copied(self.keys_part_len(PartKind::Devices).unwrap_or(0));
+        Self {
+            verdicts: Some(verdicts),
+            ..self
+        }
+    }
+
+    /// Bytes of a file of the store, not checked yet.
+    fn bytes(&self, file: IndexFile, offset: u64, len: usize) -> Result<&'a [u8], Verdict> {
+        let copy = self.arena.bytes(len).ok_or(Verdict::NotCovered)?;
+        let read = self.source.copy(file, offset, copy);
+        read.map_err(|Fault| Verdict::Corrupt)?;
+        if let Some(verdicts) = self.verdicts {
+            verdicts.copied(len as u64);
+        }
+        Ok(copy)
+    }
+
+    /// Whether it says of itself that nobody can write to its file system, which is for the host to confirm.
+    #[must_use]
+    pub fn is_of_an_image(&self) -> bool {
+        self.is_of_an_image
     }
 
     /// Whether it says of itself that its file system's time stamps tell nothing: use it only for a tree that cannot change.
@@ -181,9 +217,7 @@ impl<'a> Catalogue<'a> {
         len: usize,
         sum: u64,
     ) -> Result<&'a [u8], Verdict> {
-        let copy = self.arena.bytes(len).ok_or(Verdict::NotCovered)?;
-        let read = self.source.copy(file, offset, copy);
-        read.map_err(|Fault| Verdict::Corrupt)?;
+        let copy = self.bytes(file, offset, len)?;
         if checksum(copy) == sum {
             Ok(copy)
         } else {
@@ -221,6 +255,28 @@ impl<'a> Catalogue<'a> {
             0 => None,
             count => self.arena.zeroed(count),
         }
+    }
+
+    /// So many cells; `None`: there is no room.
+    pub(super) fn empty_cells<T: Copy + Send + Sync>(&self, count: usize) -> Option<&'a [Once<T>]> {
+        self.arena.zeroed(count)
+    }
+
+    /// Length in bytes of a part of the keys that has one chunk; `None`: there is none.
+    pub(super) fn keys_part_len(&self, kind: PartKind) -> Option<u64> {
+        Some(self.keys.find(kind, 0).ok()?.len)
+    }
+
+    /// Bytes of a part of the keys whose pieces have checksums of their own, which are not compared here.
+    pub(super) fn keys_bytes(
+        &self,
+        kind: PartKind,
+        offset: u64,
+        len: usize,
+    ) -> Result<&'a [u8], Verdict> {
+        let part = self.keys.find(kind, 0).map_err(|_| Verdict::Corrupt)?;
+        let offset = part.offset.checked_add(offset).ok_or(Verdict::Corrupt)?;
+        self.bytes(IndexFile::Keys, offset, len)
     }
 
     /// A chunk of a part of the keys, copied and checked.
@@ -327,6 +383,18 @@ impl<'a> Directory<'a> {
     pub(super) fn step(&self, name: &[u8]) -> Result<Step<'a>, Verdict> {
         let children = || Ok(self.names.children);
         index::step(self.names.block, name, children).map_err(|_| Verdict::Corrupt)
+    }
+
+    /// An entry, if there is one; `None`: the index lies.
+    #[inline(always)]
+    pub(super) fn entry(&self, name: &[u8]) -> Option<Option<Entry<'a>>> {
+        self.names.block.find(name).ok()
+    }
+
+    /// `st_dev`, as its key has it.
+    #[inline]
+    pub(super) fn dev(&self) -> Option<u64> {
+        Some(self.names.key.ok()?.dev)
     }
 
     pub(super) fn parent(&self) -> DirId {

@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use elfuse_format::FormatError;
+use elfuse_format::generation;
 use elfuse_format::header::{HEADER_LEN, Header, Kind};
 
 use super::host::Moment;
@@ -27,6 +28,8 @@ pub const LEASE: u64 = 2_000_000;
 
 /// What all runs on a sysroot share: the payload of the store's `generation`, mapped shared.
 ///
+/// The third word is for attributes of what lies in the sysroot: it moves on with every change that may concern one.
+///
 /// Who changes names raises `in_flight` before and moves `generation` on after; both words only ever go up, but for `in_flight`
 /// going down again. If it dies in between, `in_flight` stays up, and nothing is believed without a look at the host from then on,
 /// until `elfuse-index build` or `seal` sets it to 0.
@@ -37,10 +40,14 @@ pub struct Generation {
     in_flight: AtomicU64,
     /// How many changes have been made.
     generation: AtomicU64,
+    /// See [`Coherence::touch`]. 0: it stays so, and nothing that stat returns is believed.
+    stamp: AtomicU64,
 }
 
 /// Length of the file [`Generation`] lies in, in bytes: a plain header, then the two words.
 pub const GENERATION_LEN: usize = HEADER_LEN + size_of::<Generation>();
+const _: () = assert!(GENERATION_LEN == generation::LEN);
+const _: () = assert!(core::mem::offset_of!(Generation, stamp) + HEADER_LEN == generation::STAMP);
 
 impl Generation {
     /// No changes.
@@ -49,24 +56,24 @@ impl Generation {
         Self {
             in_flight: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
         }
     }
 
-    /// The bytes of a new file.
+    /// No changes since attributes were captured under this stamp.
+    #[must_use]
+    pub const fn with_stamp(stamp: u64) -> Self {
+        Self {
+            stamp: AtomicU64::new(stamp),
+            ..Self::new()
+        }
+    }
+
+    /// The bytes of a new file. No attributes are good under it.
     #[must_use]
     pub fn new_file() -> [u8; GENERATION_LEN] {
-        let header = Header {
-            kind: Kind::Generation as u16,
-            header_len: HEADER_LEN as u32,
-            payload_len: size_of::<Generation>() as u64,
-            payload_checksum: 0,
-            flags: 0,
-            part_count: 0,
-            bound_to: 0,
-        };
-        let mut file = [0; GENERATION_LEN];
-        file[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        file
+        // A stamp is given by who captures attributes: it has to be another than those of earlier files.
+        generation::new_file(0)
     }
 
     /// Whether a file of `len` bytes that starts with `head` is one.
@@ -143,6 +150,20 @@ impl<'a> Coherence<'a> {
     /// After it, whether it failed or not.
     pub fn mutate_end(&self) {
         self.generation.end();
+    }
+
+    /// Before and after a call that may change what stat returns of something in the sysroot; before a descriptor that somebody may write to
+    /// is given out. From then on attributes are asked of the host.
+    pub fn touch(&self) {
+        let next = |stamp: u64| (stamp != 0).then(|| stamp.wrapping_add(1).max(1));
+        let stamp = &self.generation.stamp;
+        let _ = stamp.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+    }
+
+    /// Whether nothing has been touched since the stamp was this.
+    #[inline]
+    pub(super) fn is_untouched_since(&self, stamp: u64) -> bool {
+        stamp != 0 && self.generation.stamp.load(Ordering::SeqCst) == stamp
     }
 
     /// Ends all leases of this process: it may have learnt of a change by others.

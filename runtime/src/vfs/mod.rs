@@ -10,6 +10,7 @@
 //! | [`host`] | what is asked of the host |
 //! | `resolve`, `place` | the walk, and where it ended |
 //! | [`catalogue`] | the index: private copies of what was touched |
+//! | [`attributes`] | what stat returns in a frozen tree |
 //! | [`texts`] | which files may be mapped as what |
 //! | [`absence`] | names that the host said are absent |
 //! | `guide` | both along a walk |
@@ -22,6 +23,7 @@
 
 pub mod absence;
 pub mod arena;
+pub mod attributes;
 pub mod catalogue;
 pub mod coherence;
 mod guide;
@@ -40,6 +42,7 @@ pub mod verdict;
 
 pub use absence::Absences;
 pub use arena::Arena;
+pub use attributes::{Attributes, Status};
 pub use catalogue::{Catalogue, Fault, IndexFile, Source};
 pub use coherence::{Coherence, Generation, Mode};
 pub use elfuse_format::sidecar::Kind;
@@ -47,7 +50,7 @@ pub use host::{Base, Host, HostStat, Location, Moment};
 pub use mounts::{Mount, Mounts};
 pub use path::{Area, PathBuf};
 pub use prefixes::Prefixes;
-pub use quick::Quick;
+pub use quick::{Quick, Said};
 pub use room::{Room, SHORT};
 pub use texts::{Text, Texts};
 pub use verdict::{Verdict, Verdicts};
@@ -66,6 +69,7 @@ pub struct Vfs<'a> {
     index: Option<&'a Catalogue<'a>>,
     absences: Option<&'a Absences<'a>>,
     prefixes: Option<Prefixes<'a>>,
+    attributes: Option<&'a Attributes<'a>>,
     verdicts: Option<&'a Verdicts>,
 }
 
@@ -196,6 +200,7 @@ impl<'a> Vfs<'a> {
             index: None,
             absences: None,
             prefixes: None,
+            attributes: None,
             verdicts: None,
         }
     }
@@ -243,6 +248,28 @@ impl<'a> Vfs<'a> {
             prefixes: Some(prefixes),
             ..self
         }
+    }
+
+    /// With what stat returns, where the rule of [`attributes`] allows it.
+    #[must_use]
+    pub const fn with_attributes(self, attributes: &'a Attributes<'a>) -> Self {
+        Self {
+            attributes: Some(attributes),
+            ..self
+        }
+    }
+
+    /// Whether there are any attributes.
+    #[inline]
+    #[must_use]
+    pub fn says_attributes(&self) -> bool {
+        self.attributes.is_some()
+    }
+
+    /// What was captured of the root, which lies on this device, whatever has changed since.
+    #[must_use]
+    pub fn said_root(&self, dev: u64) -> Option<Status<'_>> {
+        self.attributes?.root(dev)
     }
 
     /// With counters.

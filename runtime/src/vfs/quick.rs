@@ -4,6 +4,7 @@
 //! It is `resolve` with all that cannot happen here left out, and gives up where something else does: the walk then finds the
 //! same and more. Each look of a walk grants leases, so that the next path through the same directories is answered here.
 
+use super::attributes::Status;
 use super::catalogue::{Catalogue, Directory};
 use super::coherence::{Mode, Note, Terms, View};
 use super::host::Host;
@@ -27,7 +28,7 @@ pub enum Quick<'w> {
     Fails(Errno),
     /// To a symlink with this text. Only for [`Last::Text`].
     Text(&'w [u8]),
-    /// To something in the sysroot.
+    /// To something in the sysroot. Not for [`Last::Text`].
     Leads {
         /// Its canonical guest path and a NUL. It is not the root.
         guest: &'w [u8],
@@ -54,7 +55,7 @@ struct Walk<'a, 'r> {
 enum Ended<'a> {
     Fails(Errno),
     Text(&'a [u8]),
-    Leads(Kind),
+    Leads(Kind, DirId),
 }
 
 impl<'a> Vfs<'a> {
@@ -77,7 +78,7 @@ impl<'a> Vfs<'a> {
         }
         let view = coherence.view(|| host.now())?;
         let ended = quick(self.mounts, index, prefixes, view, path, want.last, room)?;
-        if !matches!(ended, Ended::Leads(_))
+        if !matches!(ended, Ended::Leads(..))
             && let Some(verdicts) = self.verdicts
         {
             verdicts.count(Verdict::Hit);
@@ -85,11 +86,86 @@ impl<'a> Vfs<'a> {
         Some(match ended {
             Ended::Fails(errno) => Quick::Fails(errno),
             Ended::Text(text) => Quick::Text(text),
-            Ended::Leads(kind) => Quick::Leads {
+            Ended::Leads(kind, _) => Quick::Leads {
                 guest: room.with_nul(),
                 kind,
             },
         })
+    }
+}
+
+/// What is said of a path without a look at it.
+#[derive(Debug, Clone, Copy)]
+pub enum Said<'a> {
+    /// The call fails like this.
+    Fails(Errno),
+    /// There is something, and this is what stat returns of it.
+    There(Status<'a>),
+}
+
+impl<'a> Vfs<'a> {
+    /// What stat returns of an absolute path, if the index suffices for that. `last`: [`Last::Follow`] or [`Last::NoFollow`].
+    #[inline]
+    pub fn said<H: Host>(&self, host: &H, path: &[u8], last: Last) -> Option<Said<'a>> {
+        let (attributes, index, coherence) = (self.attributes?, self.index?, self.coherence?);
+        let prefixes = self.prefixes.as_ref()?;
+        let is_fit = !index.is_for_frozen_trees() || coherence.mode == Mode::Frozen;
+        if !is_fit || !path.starts_with(b"/") || !attributes.hold(coherence) {
+            return None;
+        }
+        let view = coherence.view(|| host.now())?;
+        let there = |dir: DirId, name: &[u8]| {
+            let directory = index.directory(dir).ok()?;
+            let Some(entry) = directory.entry(name)? else {
+                return Some(Said::Fails(Errno::ENOENT));
+            };
+            if last == Last::Follow && entry.kind()? == Kind::Symlink {
+                return None;
+            }
+            let row = attributes.entry(dir, entry.index)?;
+            Some(Said::There(attributes.status(row, directory.dev()?)))
+        };
+        let said = match self.place_at_once(prefixes, &view, path) {
+            Some((dir, name)) => there(dir, name),
+            None => None,
+        };
+        let said = match said {
+            Some(said) => said,
+            None => {
+                let mut room = Room::new();
+                match quick(self.mounts, index, prefixes, view, path, last, &mut room)? {
+                    Ended::Fails(errno) => Said::Fails(errno),
+                    Ended::Text(_) => return None,
+                    Ended::Leads(_, dir) => {
+                        let guest = room.as_bytes();
+                        there(dir, &guest[last_name(guest)?..])?
+                    }
+                }
+            }
+        };
+        if let Some(verdicts) = self.verdicts {
+            verdicts.count(Verdict::Hit);
+        }
+        Some(said)
+    }
+}
+
+impl Vfs<'_> {
+    /// The directory that has the last name of a path, if it is remembered where the path's beginning leads, and the name is no mount's.
+    #[inline]
+    fn place_at_once<'p>(
+        &self,
+        prefixes: &Prefixes<'_>,
+        view: &View,
+        path: &'p [u8],
+    ) -> Option<(DirId, &'p [u8])> {
+        let name_at = last_name(path)?;
+        let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
+        let known = prefixes.find(&Key::of(whole).filter(|_| !whole.is_empty())?, view)?;
+        let is_free = self.mounts.at(b"/").is_none()
+            && !is_special(name, known.guest_len == 0)
+            && !(self.mounts).may_be_near(known.guest_len + 1 + name.len(), name);
+        is_free.then_some((known.dir, name))
     }
 }
 
@@ -121,17 +197,17 @@ fn quick<'a>(
     if let Some(known) = key.as_ref().and_then(|key| prefixes.find(key, &view)) {
         let place = (known.dir, known.guest_len);
         let step = at_once(mounts, index, place, name);
-        return match step.and_then(|step| ended(step, last)) {
+        return match step.and_then(|step| ended(step, last, known.dir)) {
             None => {
                 room.set(path)?;
                 let mut walk = Walk::from(mounts, index, view, room);
                 walk.start(&known, whole.len())?;
                 walk.run(last, |_| {})
             }
-            Some(Ended::Leads(kind)) => {
+            Some(leads @ Ended::Leads(..)) => {
                 room.set(path)?;
                 known.put_guest(room, whole.len())?;
-                Some(Ended::Leads(kind))
+                Some(leads)
             }
             definite => definite,
         };
@@ -140,9 +216,10 @@ fn quick<'a>(
         let root = index.directory(DirId::ROOT).ok()?;
         let is_good = matches!(root.granted(&view)?, (Note::Good, _));
         let step = at_once(mounts, index, (DirId::ROOT, 0), name);
-        match step.and_then(|step| ended(step, last)).filter(|_| is_good) {
+        let ended = step.and_then(|step| ended(step, last, DirId::ROOT));
+        match ended.filter(|_| is_good) {
             None => {}
-            Some(Ended::Leads(kind)) => return room.set(path).map(|()| Ended::Leads(kind)),
+            Some(leads @ Ended::Leads(..)) => return room.set(path).map(|()| leads),
             definite => return definite,
         }
     }
@@ -173,7 +250,7 @@ fn at_once<'a>(
 
 /// What it means that the last name is this; `None`: a symlink is to be followed, or the index does not know.
 #[inline]
-fn ended(step: Step<'_>, last: Last) -> Option<Ended<'_>> {
+fn ended(step: Step<'_>, last: Last, dir: DirId) -> Option<Ended<'_>> {
     let kind = match step {
         Step::NotCovered => return None,
         Step::Absent => return Some(Ended::Fails(Errno::ENOENT)),
@@ -181,7 +258,7 @@ fn ended(step: Step<'_>, last: Last) -> Option<Ended<'_>> {
             return match last {
                 // No symlink is empty or has a NUL.
                 Last::Text => (!text.is_empty() && !text.contains(&0)).then_some(Ended::Text(text)),
-                Last::NoFollow => Some(Ended::Leads(Kind::Symlink)),
+                Last::NoFollow => Some(Ended::Leads(Kind::Symlink, dir)),
                 _ => None,
             };
         }
@@ -191,7 +268,7 @@ fn ended(step: Step<'_>, last: Last) -> Option<Ended<'_>> {
     };
     Some(match last {
         Last::Text => Ended::Fails(Errno::EINVAL),
-        _ => Ended::Leads(kind),
+        _ => Ended::Leads(kind, dir),
     })
 }
 
@@ -286,7 +363,7 @@ impl<'a, 'r> Walk<'a, 'r> {
                 arrived(self);
             }
             let step = self.directory()?.step(name).ok()?;
-            if is_last && let Some(ended) = ended(step, last) {
+            if is_last && let Some(ended) = ended(step, last, self.dir) {
                 return Some(ended);
             }
             match step {

@@ -51,27 +51,47 @@ verdicts! {
     Overruled "overruled"
 }
 
-/// A counter for each verdict.
+/// A counter for each verdict, and what was copied of the index to give them.
 #[derive(Debug)]
-pub struct Verdicts([AtomicU64; Verdict::ALL.len()]);
+pub struct Verdicts {
+    counts: [AtomicU64; Verdict::ALL.len()],
+    pieces: AtomicU64,
+    bytes: AtomicU64,
+}
 
 impl Verdicts {
     /// All zero.
     #[must_use]
     pub const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; Verdict::ALL.len()])
+        Self {
+            counts: [const { AtomicU64::new(0) }; Verdict::ALL.len()],
+            pieces: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
     }
 
     /// Counts one.
     #[inline]
     pub fn count(&self, verdict: Verdict) {
-        self.0[verdict as usize].fetch_add(1, Ordering::Relaxed);
+        self.counts[verdict as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a piece of the index that was copied, and is checked.
+    pub fn copied(&self, bytes: u64) {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many pieces of the index were copied, and how many bytes they had together.
+    #[must_use]
+    pub fn all_copied(&self) -> [u64; 2] {
+        [&self.pieces, &self.bytes].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// How often it was.
     #[must_use]
     pub fn get(&self, verdict: Verdict) -> u64 {
-        self.0[verdict as usize].load(Ordering::Relaxed)
+        self.counts[verdict as usize].load(Ordering::Relaxed)
     }
 
     /// All counters, each with its verdict.

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
+use elfuse_format::attributes::{AttributeRow, Attributes, Terms, row_flags};
 use elfuse_format::checksum::checksum;
 use elfuse_format::keys::{DeviceRow, DirKey, KeysContent, Seal, Time};
 use elfuse_format::loader_cache::{LoaderCache, LoaderCacheContent, NONE, NewDir};
@@ -59,6 +60,20 @@ struct Dir {
     entry: u32,
 }
 
+/// Stamp of the attributes.
+pub(crate) const STAMP: u64 = 7;
+
+fn attributes(path: &Path) -> AttributeRow {
+    let found = fs::symlink_metadata(path).unwrap();
+    AttributeRow {
+        ino: found.ino(),
+        size: found.size(),
+        mode: found.mode(),
+        flags: row_flags::KNOWN,
+        ..AttributeRow::default()
+    }
+}
+
 /// Indexes everything below `root`.
 pub(crate) fn build(root: &Path) -> Store {
     build_where(root, |_| true, |_| Seal::Sealed, 0)
@@ -79,6 +94,7 @@ pub(crate) fn build_where(
     let mut blocks = Vec::new();
     let mut children = Vec::new();
     let mut keys = Vec::new();
+    let mut rows = Vec::new();
     let mut at = 0;
     while at < dirs.len() {
         let path = dirs[at].path.clone();
@@ -90,6 +106,12 @@ pub(crate) fn build_where(
         names.sort();
         let first = dirs.len();
         let mut entries = Vec::new();
+        rows.push(
+            names
+                .iter()
+                .map(|name| attributes(&path.join(name)))
+                .collect(),
+        );
         for (number, name) in (0..).zip(&names) {
             let kind = fs::symlink_metadata(path.join(name)).unwrap().file_type();
             let content = if kind.is_dir() {
@@ -157,6 +179,14 @@ pub(crate) fn build_where(
         }],
         dirs: keys,
         flags,
+        attributes: Some(Attributes {
+            terms: Terms {
+                stamp: STAMP,
+                ..Terms::default()
+            },
+            root: attributes(root),
+            entries: rows,
+        }),
         ..KeysContent::default()
     };
     Store::new(cache, keys.encode().unwrap())

@@ -210,6 +210,9 @@ impl Room {
         command
             .args(["build", "--quiet", "--no-wait"])
             .arg(&self.root);
+        if self.way == Way::Frozen {
+            command.arg("--attributes");
+        }
         if self.index_at() == IndexAt::Beside {
             command.arg("--index-dir").arg(&self.index);
         }

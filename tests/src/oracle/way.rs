@@ -13,7 +13,7 @@ pub enum Way {
     Lease,
     /// The same, with the calls of a script made as patched sites make them.
     Entered,
-    /// With an index in the tree, declared to hold for ever.
+    /// With an index in the tree, declared to hold for ever, and what stat returns in it.
     Frozen,
     /// With an index out of the tree, and every answer of it checked.
     Strict,

@@ -23,6 +23,44 @@ fn changes_access(nr: Nr) -> bool {
     )
 }
 
+/// Whether a call changes nothing.
+fn only_reads(nr: Nr) -> bool {
+    matches!(
+        nr,
+        nr::STATFS
+            | nr::GETXATTR
+            | nr::LGETXATTR
+            | nr::LISTXATTR
+            | nr::LLISTXATTR
+            | nr::GETXATTRAT
+            | nr::LISTXATTRAT
+            | nr::FILE_GETATTR
+    )
+}
+
+/// Makes a call that is about what lies at a place.
+fn make_at(call: &Call<'_>, at: &At<'_>, make: impl FnOnce() -> Raw) -> Raw {
+    if changes_access(call.nr) {
+        call.process.mutating_at(&[at], make)
+    } else if only_reads(call.nr) {
+        make()
+    } else {
+        call.process.touching(&[at], make)
+    }
+}
+
+/// Makes the call as it was given: it is about a descriptor.
+fn make_given(call: &Call<'_>) -> Raw {
+    if !only_reads(call.nr) {
+        call.process.touch();
+    }
+    let result = call.as_given();
+    if !only_reads(call.nr) {
+        call.process.touch();
+    }
+    result
+}
+
 /// fchmod(2), fchown(2), fsetxattr(2), fremovexattr(2): no path is named, but who may search a directory changes.
 pub fn of_descriptor(call: &mut Call<'_>) -> Raw {
     call.process.mutating(|| call.as_given())
@@ -35,11 +73,7 @@ fn by_path(call: &mut Call<'_>, follow: bool) -> Raw {
     call.at(Fd::CWD, call.address(0), want, |call, at| {
         through_link(call, at, |path| {
             let make = || call.host(nr, [path, args[1], args[2], args[3], args[4], args[5]]);
-            if changes_access(nr) {
-                call.process.mutating(make)
-            } else {
-                make()
-            }
+            make_at(call, at, make)
         })
     })
 }
@@ -60,7 +94,7 @@ fn flagged(call: &mut Call<'_>, flags_at: usize) -> Raw {
     let (nr, args, flags) = (call.nr, call.args, call.flags(flags_at));
     if names_nothing(call, call.address(1)) && (flags & AT_EMPTY_PATH != 0 || args[1] == 0) {
         // A null path means the descriptor to utimensat(2) and futimesat(2) without the flag, and EFAULT to the others.
-        return call.as_given();
+        return make_given(call);
     }
     let want = if flags & AT_SYMLINK_NOFOLLOW == 0 {
         FOLLOW
@@ -73,11 +107,7 @@ fn flagged(call: &mut Call<'_>, flags_at: usize) -> Raw {
         args[1] = at.path;
         args[flags_at] = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
         let make = || call.host(nr, args);
-        if changes_access(nr) {
-            call.process.mutating(make)
-        } else {
-            make()
-        }
+        make_at(call, at, make)
     })
 }
 
@@ -99,18 +129,21 @@ pub fn flags_fifth(call: &mut Call<'_>) -> Raw {
 /// futimesat(2), whose null path is the descriptor itself.
 pub fn futimesat(call: &mut Call<'_>) -> Raw {
     if call.args[1] == 0 {
-        return call.as_given();
+        return make_given(call);
     }
     let times = call.args[2];
     call.at(call.fd(0), call.address(1), FOLLOW, |call, at| {
-        call.host(nr::FUTIMESAT, [at.dir(), at.path, times, 0, 0, 0])
+        make_at(call, at, || {
+            call.host(nr::FUTIMESAT, [at.dir(), at.path, times, 0, 0, 0])
+        })
     })
 }
 
 fn chmod_at(call: &mut Call<'_>, dir: Fd, path: Address, mode: usize) -> Raw {
     call.at(dir, path, FOLLOW, |call, at| {
-        call.process
-            .mutating(|| call.host(nr::FCHMODAT, [at.dir(), at.path, mode, 0, 0, 0]))
+        call.process.mutating_at(&[at], || {
+            call.host(nr::FCHMODAT, [at.dir(), at.path, mode, 0, 0, 0])
+        })
     })
 }
 
@@ -129,7 +162,8 @@ fn chown_of(call: &mut Call<'_>, follow: bool) -> Raw {
     let want = if follow { FOLLOW } else { NO_FOLLOW };
     let chown = |call: &Call<'_>, at: &At<'_>| {
         let args = [at.dir(), at.path, user, group, at.no_follow(), 0];
-        call.process.mutating(|| call.host(nr::FCHOWNAT, args))
+        call.process
+            .mutating_at(&[at], || call.host(nr::FCHOWNAT, args))
     };
     call.at(Fd::CWD, call.address(0), want, chown)
 }

@@ -6,8 +6,8 @@ use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
     AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_CREAT, O_DIRECTORY, O_EXCL,
-    O_NOFOLLOW, O_TMPFILE, O_TRUNC, O_WRONLY, OpenHow, PATH_MAX, RESOLVE_BENEATH, RESOLVE_CACHED,
-    RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+    O_NOFOLLOW, O_PATH, O_TMPFILE, O_TRUNC, O_WRONLY, OpenHow, PATH_MAX, RESOLVE_BENEATH,
+    RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
 };
 use crate::sys::host::Fd;
 use crate::sys::nr;
@@ -26,6 +26,12 @@ fn wanted(flags: usize) -> Want {
     })
 }
 
+/// Whether open(2) with these flags changes something, or gives out what something can be changed by.
+fn writes(flags: usize) -> bool {
+    const ACCESS: usize = 3;
+    flags & O_PATH == 0 && flags & (ACCESS | O_CREAT | O_TRUNC) != 0
+}
+
 fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usize) -> Raw {
     call.at(dir, path, wanted(flags), |call, at| {
         // The kernel, too, sees that before it looks at permissions, but not before it refuses flags that contradict each other.
@@ -34,8 +40,9 @@ fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usiz
             return Errno::ENOTDIR.into();
         }
         let open = || call.host(nr::OPENAT, [at.dir(), at.path, flags, mode, 0, 0]);
+        let open = || call.process.opening(at, writes(flags), open);
         if flags & O_CREAT != 0 {
-            call.process.mutating(open)
+            call.process.announcing(open)
         } else {
             proc::opened(call, at, flags, open())
         }
@@ -125,8 +132,9 @@ pub fn openat2(call: &mut Call<'_>) -> Raw {
         };
         let how = core::ptr::from_ref(&how).expose_provenance();
         let open = || call.host(nr::OPENAT2, [at.dir(), at.path, how, LEN, 0, 0]);
+        let open = || call.process.opening(at, writes(flags as usize), open);
         if flags as usize & O_CREAT != 0 {
-            call.process.mutating(open)
+            call.process.announcing(open)
         } else {
             proc::opened(call, at, flags as usize, open())
         }
@@ -184,7 +192,23 @@ const STAT_FLAGS: usize = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH 
 /// `R_OK`, `W_OK`, `X_OK`.
 const ACCESS_MODES: usize = 7;
 
+/// Where the last component of a path leads with these flags; `None`: they are not as plain as that.
+fn plain_last(flags: usize) -> Option<Last> {
+    const PLAIN: usize = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_EACCESS;
+    match flags & AT_SYMLINK_NOFOLLOW {
+        _ if flags & !PLAIN != 0 => None,
+        0 => Some(Last::Follow),
+        _ => Some(Last::NoFollow),
+    }
+}
+
 fn stat_at(call: &mut Call<'_>, dir: Fd, path: Address, into: usize, flags: usize) -> Raw {
+    if flags & !STAT_FLAGS == 0
+        && let Some(last) = plain_last(flags)
+        && let Some(result) = call.said_stat(path, last, into)
+    {
+        return result;
+    }
     flagged(call, (flags, STAT_FLAGS), dir, path, |call, at| {
         let flags = flags & !AT_SYMLINK_NOFOLLOW | at.no_follow();
         call.host(nr::NEWFSTATAT, [at.dir(), at.path, into, flags, 0, 0])
@@ -225,6 +249,12 @@ pub fn statx(call: &mut Call<'_>) -> Raw {
     if mask & RESERVED != 0 || flags & SYNC == SYNC {
         return Errno::EINVAL.into();
     }
+    if flags & !STAT_FLAGS == 0
+        && let Some(last) = plain_last(flags)
+        && let Some(result) = call.said_statx(call.address(1), last, mask as u32, into)
+    {
+        return result;
+    }
     flagged(
         call,
         (flags, STAT_FLAGS),
@@ -243,6 +273,9 @@ pub fn access(call: &mut Call<'_>) -> Raw {
     if mode & !ACCESS_MODES != 0 {
         return Errno::EINVAL.into();
     }
+    if let Some(result) = call.said_access(call.address(0), Last::Follow, mode) {
+        return result;
+    }
     call.at(Fd::CWD, call.address(0), FOLLOW, |call, at| {
         call.host(nr::FACCESSAT, [at.dir(), at.path, mode, 0, 0, 0])
     })
@@ -253,6 +286,9 @@ pub fn faccessat(call: &mut Call<'_>) -> Raw {
     let mode = call.args[2];
     if mode & !ACCESS_MODES != 0 {
         return Errno::EINVAL.into();
+    }
+    if let Some(result) = call.said_access(call.address(1), Last::Follow, mode) {
+        return result;
     }
     call.at(call.fd(0), call.address(1), FOLLOW, |call, at| {
         call.host(nr::FACCESSAT, [at.dir(), at.path, mode, 0, 0, 0])
@@ -265,6 +301,12 @@ pub fn faccessat2(call: &mut Call<'_>) -> Raw {
     const KNOWN: usize = AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
     if mode & !ACCESS_MODES != 0 {
         return Errno::EINVAL.into();
+    }
+    if flags & !KNOWN == 0
+        && let Some(last) = plain_last(flags)
+        && let Some(result) = call.said_access(call.address(1), last, mode)
+    {
+        return result;
     }
     flagged(
         call,

@@ -20,7 +20,7 @@ fn one(
     then: impl Fn(&Call<'_>, &At<'_>) -> Raw,
 ) -> Raw {
     call.at(dir, path, PARENT, |call, at| {
-        call.process.mutating(|| then(call, at))
+        call.process.mutating_at(&[at], || then(call, at))
     })
 }
 
@@ -193,7 +193,10 @@ fn two(
                 Apart::Last => linked_apart(call, &old_at, &new_at, new_text),
             });
         }
-        Ok(call.process.mutating(|| then(call, &old_at, &new_at)))
+        let places = [&old_at, &new_at];
+        Ok(call
+            .process
+            .mutating_at(&places, || then(call, &old_at, &new_at)))
     };
     run().unwrap_or_else(|errno: Errno| errno.into())
 }
