@@ -46,7 +46,8 @@ impl Report<'_> {
             self.verdict_table(out)?;
             out.write_char('\n')?;
         }
-        if let [pieces @ 1.., bytes] = self.index_copied {
+        let [pieces, bytes] = self.index_copied;
+        if pieces != 0 {
             writeln!(
                 out,
                 "  {bytes} bytes of the index copied and checked, in {pieces} pieces\n"
