@@ -112,8 +112,6 @@ offer proot proot
 offer fakechroot fakechroot
 offer qemu-x86_64-static qemu-user-static
 offer bindfs bindfs
-offer squashfuse squashfuse
-offer mksquashfs squashfs-tools
 if ! (
     trap - ERR
     newer_proot

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 pub struct Chart {
     /// Above all.
     pub title: String,
-    /// What the numbers are.
+    /// What the numbers are; a line each, with semicolons between.
     pub unit: String,
     /// From top to bottom.
     pub groups: Vec<Group>,
@@ -77,8 +77,8 @@ impl Role {
 const WIDTH: f64 = 760.0;
 const BARS_LEFT: f64 = 210.0;
 const BARS_WIDTH: f64 = 400.0;
-const BAR: f64 = 16.0;
-const LINE: f64 = 24.0;
+const BAR: f64 = 14.0;
+const LINE: f64 = 20.0;
 const MARGIN: f64 = 12.0;
 
 impl Chart {
@@ -99,10 +99,11 @@ impl Chart {
             r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">"#
         );
         _ = writeln!(out, "<title>{}</title>", escaped(&self.title));
-        // The page's own colour scheme decides: charts are looked at on white and on black.
+        // By the reader's colour scheme, and on a ground of its own: the page around it may be of the other.
         out.push_str(
-            "<style>text{font:13px sans-serif;fill:#222}.head{font-weight:bold}.line{stroke:#222}.gap{fill:#fff}\
-             @media(prefers-color-scheme:dark){text{fill:#ddd}.line{stroke:#ddd}.gap{fill:#0d1117}}</style>\n",
+            "<style>text{font:13px sans-serif;fill:#222}.head{font-weight:bold}.line{stroke:#222}.ground{fill:#fff}\
+             @media(prefers-color-scheme:dark){text{fill:#ddd}.line{stroke:#ddd}.ground{fill:#0d1117}}</style>\n\
+             <rect class=\"ground\" width=\"100%\" height=\"100%\"/>\n",
         );
         let mut y = MARGIN + LINE / 2.0;
         text(&mut out, MARGIN, y, "head", "start", &self.title);
@@ -110,18 +111,24 @@ impl Chart {
         let scale = BARS_WIDTH / end;
         if let Some(axis) = self.axis {
             y += LINE;
-            axis.draw(&mut out, (y, height - MARGIN - LINE), scale);
+            axis.number(&mut out, y, scale);
         }
         for group in &self.groups {
             y += LINE;
             text(&mut out, MARGIN, y, "head", "start", &group.title);
+            if let Some(axis) = self.axis {
+                let bottom = y + LINE * (group.bars.len() as f64 + 0.4);
+                axis.rule(&mut out, (y + LINE * 0.5, bottom), scale);
+            }
             for bar in &group.bars {
                 y += LINE;
                 bar.draw(&mut out, y, (scale, end));
             }
         }
-        y += LINE;
-        text(&mut out, BARS_LEFT, y, "", "start", &self.unit);
+        for sentence in self.unit.split("; ") {
+            y += LINE;
+            text(&mut out, BARS_LEFT, y, "", "start", sentence);
+        }
         out.push_str("</svg>\n");
         out
     }
@@ -135,18 +142,24 @@ impl Chart {
 }
 
 impl Axis {
-    /// Numbers on top, and a thin line from each to the bottom.
-    fn draw(self, out: &mut String, (top, bottom): (f64, f64), scale: f64) {
+    fn values(self) -> impl Iterator<Item = f64> {
         let count = (self.end / self.step).round() as usize;
-        for number in 0..=count {
-            let value = number as f64 * self.step;
+        (0..=count).map(move |number| number as f64 * self.step)
+    }
+
+    fn number(self, out: &mut String, y: f64, scale: f64) {
+        for value in self.values().filter(|value| value.fract() == 0.0) {
             let x = BARS_LEFT + value * scale;
-            // Natively, which all is compared with.
+            text(out, x, y, "", "middle", &format!("{value}x"));
+        }
+    }
+
+    /// Thin lines behind the bars of a group, and a thicker one at 1, with which all is compared.
+    fn rule(self, out: &mut String, (top, bottom): (f64, f64), scale: f64) {
+        for value in self.values() {
+            let x = BARS_LEFT + value * scale;
             let width = if value == 1.0 { 1.0 } else { 0.25 };
-            line(out, (x, top + LINE / 2.0), (x, bottom), width);
-            if value.fract() == 0.0 {
-                text(out, x, top, "", "middle", &format!("{value}x"));
-            }
+            line(out, (x, top), (x, bottom), width);
         }
     }
 }
@@ -169,7 +182,7 @@ impl Bar {
                 let gap = end - 3.0 * BAR;
                 _ = writeln!(
                     out,
-                    r#"<path d="M{:.1} {y0:.1}l8 0l-5 {BAR}l-8 0z" class="gap"/>"#,
+                    r#"<path d="M{:.1} {y0:.1}l8 0l-5 {BAR}l-8 0z" class="ground"/>"#,
                     gap,
                     y0 = top
                 );
@@ -235,7 +248,7 @@ mod tests {
         }
         .svg();
         assert!(svg.contains(r#"width="400.0""#) && svg.contains(r#"width="100.0""#));
-        assert_eq!(svg.matches("<rect").count(), 2);
+        assert_eq!(svg.matches("<rect x").count(), 2);
         assert!(svg.contains("a &lt; b"));
     }
 
@@ -263,7 +276,7 @@ mod tests {
         }
         .svg();
         assert!(svg.contains(r#"width="400.0""#) && svg.contains(r#"width="100.0""#));
-        assert_eq!(svg.matches(r#"class="gap""#).count(), 1);
+        assert_eq!(svg.matches("<path").count(), 1);
         assert!(svg.contains("30x"));
     }
 }

@@ -500,6 +500,22 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_measured_is_so_still_when_it_is_read_again() -> anyhow::Result<()> {
+        let goal = Goal {
+            what: String::new(),
+            at_most: 1.0,
+            found: f64::NAN,
+            unit: "ns".to_owned(),
+        };
+        let again: Goal = serde_json::from_str(&serde_json::to_string(&goal)?)?;
+        assert_eq!(again.found(), "not measured");
+        assert!(!again.met());
+        let none = serde_json::to_string(&Quartiles::of(Vec::new()))?;
+        assert!(serde_json::from_str::<Quartiles>(&none)?.p50.is_nan());
+        Ok(())
+    }
+
+    #[test]
     fn what_could_not_be_measured_reaches_no_goal() {
         let goal = |found| Goal {
             what: String::new(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getpriority_process, kill_process_group, setpriority_process};
 use rustix::thread::CpuSet;
 use wait4::Wait4;
 
@@ -307,9 +307,10 @@ fn whole(file: &mut File) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Keeps this thread, and with it what it starts, on one processor for as long as it lives.
+/// Keeps this thread, and with it what it starts, on one processor for as long as it lives, and ahead of what else wants that.
 struct Pinned {
     before: CpuSet,
+    nice: i32,
 }
 
 impl Pinned {
@@ -320,13 +321,17 @@ impl Pinned {
         let mut one = CpuSet::new();
         one.set(last.context("no processor may be used")?);
         rustix::thread::sched_setaffinity(None, &one)?;
-        Ok(Self { before })
+        let nice = getpriority_process(None)?;
+        // Takes root. Without, neighbours are in the times of all sides.
+        let _ = setpriority_process(None, -20);
+        Ok(Self { before, nice })
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
         // It was so before, and what fails here only makes the rest slower.
+        let _ = setpriority_process(None, self.nice);
         let _ = rustix::thread::sched_setaffinity(None, &self.before);
     }
 }

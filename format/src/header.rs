@@ -12,15 +12,15 @@ use crate::error::FormatError;
 /// First eight bytes. The first is not ASCII and the last is a newline, as PNG has it, so that a transfer in text mode shows.
 pub const MAGIC: [u8; 8] = *b"\x89elfuse\n";
 /// The version this build writes, and the only one it reads.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 64;
 /// Length of a row of the part table in bytes.
 pub const PART_ROW_LEN: usize = 32;
 /// Parts start at multiples of this many bytes from the start of the file.
 pub const PART_ALIGN: usize = 8;
-/// Rows per chunk of a chunked table: small enough that the first touch checks some tens of kilobytes at most.
-pub const CHUNK_ROWS: usize = 1024;
+/// Rows per chunk of a chunked table: small enough that the first touch checks some ten kilobytes at most.
+pub const CHUNK_ROWS: usize = 256;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,10 +16,10 @@ pub mod flags {
     /// The file system is not on the allow-list (ext4, xfs, btrfs, tmpfs, apfs, erofs, squashfs): use the index only in a
     /// tree declared frozen.
     pub const FOREIGN_FILE_SYSTEM: u32 = 1 << 0;
-    /// The sysroot lies on an image that nobody can write to (erofs, squashfs, iso9660).
-    pub const UNCHANGEABLE_FILE_SYSTEM: u32 = 1 << 1;
     /// Patched copies were to be made. What is not among the rows of [`crate::text`] then has none for a reason.
     pub const WITH_COPIES: u32 = 1 << 1;
+    /// The sysroot lies on an image that nobody can write to (erofs, squashfs, iso9660).
+    pub const UNCHANGEABLE_FILE_SYSTEM: u32 = 1 << 2;
 }
 
 /// A device that directories and files of the tree lie on. Keys name a row here and not `st_dev` itself, so that a remounted

@@ -215,6 +215,15 @@ impl Analysis<'_> {
                         found.push((site_of(&around), Some(around)));
                     }
                     _ if code::is_inside_another(&self.image, stretch, candidate.0) => {}
+                    _ if code::is_out_of_reach(
+                        &self.image,
+                        (stretch, &layout),
+                        marks
+                            .get_or_insert_with(|| code::targets(&self.image, &layout))
+                            .as_ref()
+                            .unwrap_or(&nowhere),
+                        candidate.0,
+                    ) => {}
                     _ => found.extend(self.unclear(*candidate)),
                 }
             }
@@ -280,6 +289,11 @@ impl Analysis<'_> {
         let somewhere = Block::new(elfuse_format::text::BLOCKS_START, PAGE, PAGE, 2, 0);
         let somewhere = somewhere.ok_or(Refusal::File)?;
         let original = self.original(around, window);
+        let segment = self.segment.ok_or(Refusal::File)?;
+        let way_back = window.way_back(around).wrapping_sub(segment.vaddr);
+        if way_back > segment.file_len {
+            return Err(Refusal::Branch);
+        }
         stub::stub(around, window, original, (&somewhere, 0), somewhere.code())
             .map(drop)
             .map_err(|stub::NotMovable| Refusal::Register)
@@ -354,7 +368,7 @@ impl Analysis<'_> {
             code.extend(stub.ok()?);
             let addresses = window.addresses(around);
             set(preliminary.slot(index), stub_at)?;
-            set(preliminary.back(index), addresses.end)?;
+            set(preliminary.back(index), window.way_back(around))?;
             if window.shape == Shape::D {
                 set(preliminary.slot(index + 1), stub_at)?;
                 set(

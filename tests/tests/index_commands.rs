@@ -151,6 +151,7 @@ fn clean_removes_what_a_killed_command_left_and_keeps_what_is_not_its_own() {
         "loader-cache.tmp",
         "ld.so.cache",
         ".ld.so.cache.4711.tmp",
+        "cpuid.4711.tmp",
     ] {
         tree.file(format!(".elfuse/{name}"), "half");
     }

@@ -1,5 +1,6 @@
 //! Start-up of programs by elfuse and by everything else that starts a program with another root directory.
 
+mod picture;
 pub mod programs;
 pub mod ways;
 
@@ -7,9 +8,9 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use self::picture::{chart, lead};
 use self::programs::{Program, STATIC, Tree};
 use self::ways::Way;
-use crate::chart::{Axis, Bar, Chart, Group};
 use crate::cli::StartOptions;
 use crate::ground::{DIRECTORIES, Ground, LIBRARIES, Root, drop_caches};
 use crate::machine;
@@ -23,13 +24,6 @@ pub const NAME: &str = "start";
 
 /// What the README's part is marked with.
 const README_MARK: &str = "startup";
-const START_UP: &str = "Start-up, as a multiple of chroot()+exec (native)";
-
-/// Where bars end in pictures: what is slower is drawn cut, with its number.
-const AXIS: Axis = Axis {
-    end: 4.0,
-    step: 0.5,
-};
 
 /// One way of one program.
 struct Cell {
@@ -83,10 +77,9 @@ pub fn run(options: &StartOptions, workspace: &Workspace) -> anyhow::Result<Repo
             cells,
         });
     }
-    let why_not_cold = match (options.no_cold, drop_caches()) {
-        (true, _) => Some("--no-cold".to_owned()),
-        (_, Err(error)) => Some(format!("{error:#}")),
-        _ => None,
+    let why_not_cold = match options.no_cold {
+        true => Some("--no-cold".to_owned()),
+        false => drop_caches().err().map(|error| format!("{error:#}")),
     };
     for program in programs::ALL.iter().filter(is_wanted) {
         if why_not_cold.is_some() {
@@ -131,54 +124,9 @@ pub fn run(options: &StartOptions, workspace: &Workspace) -> anyhow::Result<Repo
     report::fill_in(
         &benches.join("../README.md"),
         README_MARK,
-        &lead(&all, &report),
+        &lead(&all, &report, cpuid),
     )?;
     Ok(report)
-}
-
-/// What stands below the picture in the README: which programs start faster than natively and which do not, and where that was
-/// measured.
-fn lead(all: &[Timed], report: &Report) -> String {
-    let warm = all.iter().filter(|timed| !timed.is_cold);
-    let mut ratios: Vec<_> = warm
-        .map(|timed| {
-            (
-                timed.ratio(Way::OURS, Way::ChrootExec).p50,
-                timed.program.name,
-            )
-        })
-        .collect();
-    ratios.sort_by(|left, right| left.0.total_cmp(&right.0));
-    let list = |is: &dyn Fn(f64) -> bool| {
-        let those = ratios.iter().filter(|(ratio, _)| is(*ratio));
-        let those: Vec<_> = those
-            .map(|(ratio, name)| format!("`{name}` {ratio:.2}"))
-            .collect();
-        if those.is_empty() {
-            "none".to_owned()
-        } else {
-            those.join(", ")
-        }
-    };
-    let machine = &report.machine;
-    format!(
-        "![{title}](benches/results/startup.svg)\n\n\
-         Start-up as a multiple of the kernel's own chroot() and exec() of the same program from the same sysroot, everything in the cache. Faster than \
-         that: {faster}. Not faster: {slower}. Medians of starts in turn on one processor, {date}, {kernel}, {cpus} x {cpu}{vm}; what all this is compared with, \
-         cold caches, FUSE and single calls are in [benches/RESULTS.md](benches/RESULTS.md).",
-        title = START_UP,
-        faster = list(&|ratio| ratio < 1.0),
-        slower = list(&|ratio| ratio.is_nan() || ratio >= 1.0),
-        date = report.date,
-        kernel = machine.kernel,
-        cpus = machine.cpus,
-        cpu = machine.cpu,
-        vm = if machine.is_virtual {
-            " in a virtual machine, where each CPUID costs microseconds"
-        } else {
-            ""
-        },
-    )
 }
 
 fn time(
@@ -431,62 +379,6 @@ fn against(all: &[Timed], why_not_cold: Option<String>) -> Section {
     }
 }
 
-fn chart(all: &[Timed], is_short: bool) -> Chart {
-    const LEFT_OUT: [Way; 4] = [
-        Way::Host,
-        Way::Chroot,
-        Way::Elfuse("off"),
-        Way::Elfuse("strict"),
-    ];
-    let is_drawn = |timed: &&Timed| !timed.is_cold && (!is_short || timed.program.pictured);
-    let groups = all.iter().filter(is_drawn).map(|timed| {
-        let native = timed.taken(Way::ChrootExec);
-        let native = native.map_or(f64::NAN, |taken| taken.seconds().p50);
-        let is_drawn = |cell: &&Cell| {
-            let is_said_twice = is_short && cell.way == Way::Elfuse("frozen");
-            !LEFT_OUT.contains(&cell.way) && !is_said_twice
-        };
-        let bars = timed.cells.iter().filter(is_drawn).map(|cell| {
-            let ratio = timed.ratio(cell.way, Way::ChrootExec);
-            let seconds = timed.taken(cell.way).map(Taken::seconds);
-            Bar {
-                label: match cell.way {
-                    Way::Elfuse("lease") if is_short => "elfuse".to_owned(),
-                    way => way.name(),
-                },
-                text: match seconds {
-                    Some(_) if timed.leaks(cell.way) => "starts the host's programs".to_owned(),
-                    Some(seconds) => format!("{} ms, {:.2}x", number(seconds.p50 * 1e3), ratio.p50),
-                    None if cell.taken.is_ok() => "fails".to_owned(),
-                    None => "not measured".to_owned(),
-                },
-                value: if timed.leaks(cell.way) {
-                    f64::NAN
-                } else {
-                    ratio.p50
-                },
-                spread: (ratio.p25, ratio.p75),
-                limit: None,
-                role: cell.way.role(),
-            }
-        });
-        Group {
-            title: format!(
-                "{}: {} ms natively",
-                timed.program.name,
-                number(native * 1e3)
-            ),
-            bars: bars.collect(),
-        }
-    });
-    Chart {
-        title: START_UP.to_owned(),
-        unit: "bar: median of the rounds' ratios, less is faster; whisker: p25 to p75; a bar with a gap goes on beyond the axis".to_owned(),
-        groups: groups.collect(),
-        axis: Some(AXIS),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -591,5 +483,22 @@ mod tests {
         assert_eq!(timed.at_most(Way::OURS, 7000.0), Some(0.55));
         assert_eq!(timed.at_most(Way::OURS, 100.0), Some(1.05));
         assert_eq!(timed.at_most(Way::Bwrap, 100.0), None);
+    }
+
+    #[test]
+    fn the_readme_is_told_of_no_gain_that_was_not_measured() {
+        let of = |program: &str, cell: Cell| {
+            let native = taken(Way::ChrootExec, &[0.004], None);
+            timed(program, vec![native, cell])
+        };
+        let all = [
+            of("ruby -e 1", taken(Way::OURS, &[0.003], None)),
+            of("guile -c 1", taken(Way::OURS, &[0.005], None)),
+            of("node -e 0", taken(Way::OURS, &[0.001], Some("signal 11"))),
+        ];
+        let text = lead(&all, &Report::begin(NAME, "", String::new()), 100.0);
+        let (faster, slower) = text.split_once("Not faster: ").expect("both lists");
+        assert!(faster.contains("`ruby -e 1` 0.75") && !faster.contains("node"));
+        assert!(slower.contains("`guile -c 1` 1.25") && slower.contains("`node -e 0`"));
     }
 }

@@ -125,13 +125,10 @@ pub const ALL: &[Program] = &[
         "python3 -c 'import numpy'",
         &["/usr/bin/python3", "-c", "import numpy"],
     ),
-    Program {
-        pictured: true,
-        ..debian(
-            "perl -MPOSIX -e 1",
-            &["/usr/bin/perl", "-MPOSIX", "-e", "1"],
-        )
-    },
+    debian(
+        "perl -MPOSIX -e 1",
+        &["/usr/bin/perl", "-MPOSIX", "-e", "1"],
+    ),
     Program {
         at_most: None,
         ..debian("git --version", &["/usr/bin/git", "--version"])

@@ -119,7 +119,7 @@ impl Way {
     #[must_use]
     pub fn typed(self) -> String {
         match self {
-            Self::ChrootExec => "chroot(2), chdir(2), execve(2) by a program of 60 instructions without a libc".to_owned(),
+            Self::ChrootExec => "chroot(2), chdir(2), execve(2) by a program of some thirty instructions without a libc".to_owned(),
             Self::Host => "the program itself, on the host and of the host; of what is made for the purpose, the same file".to_owned(),
             Self::Chroot => "chroot ROOT PROGRAM".to_owned(),
             Self::Bwrap => "bwrap --ro-bind SYSROOT / --dev-bind /dev /dev --bind /proc /proc --bind /sys /sys --bind /tmp /tmp PROGRAM".to_owned(),

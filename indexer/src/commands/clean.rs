@@ -28,16 +28,28 @@ fn is_store_file(name: &[u8]) -> bool {
         names::LOADER_CACHE,
         names::LD_SO_CACHE,
         names::GENERATION,
-        "cpuid",
+        names::CPUID,
         "resident.list",
         LOCK,
     ];
     let is = |name: &[u8]| files.iter().any(|file| file.as_bytes() == name);
-    // `keys.tmp`, and `.ld.so.cache.4711.tmp` as `ldcache` has it.
+    // `keys.tmp`; `.ld.so.cache.4711.tmp` as `ldcache` has it; `cpuid.4711.tmp` as a run has it that was killed.
+    let of_a_run = |name: &[u8]| {
+        let dot = name.iter().rposition(|byte| *byte == b'.');
+        let parts = dot.map(|dot| (&name[..dot], &name[dot + 1..]));
+        parts.is_some_and(|(name, number)| {
+            [names::GENERATION, names::CPUID]
+                .map(str::as_bytes)
+                .contains(&name)
+                && !number.is_empty()
+                && number.iter().all(u8::is_ascii_digit)
+        })
+    };
     let temporary = name.strip_suffix(names::TEMPORARY_SUFFIX);
     is(name)
         || temporary.is_some_and(|name| {
             is(name)
+                || of_a_run(name)
                 || name
                     .strip_prefix(b".")
                     .is_some_and(|name| name.starts_with(names::LD_SO_CACHE.as_bytes()))

@@ -12,10 +12,12 @@ use anyhow::Context;
 use elfuse_format::keys::Seal;
 use elfuse_format::names::LOADER_CACHE;
 use elfuse_format::sidecar::{Block, Entry, Kind};
+use elfuse_format::text::TEXT_DIR;
 use serde::Serialize;
 
 use crate::assemble;
 use crate::commands::build::in_pool;
+use crate::copies;
 use crate::exit::Exit;
 use crate::index::Index;
 use crate::options::VerifyOptions;
@@ -34,6 +36,8 @@ pub enum Difference {
     WrongFileKey,
     /// A key holds, and the directory has an access control list.
     SealedAccessList,
+    /// Keys hold, and the patched copy they lead to is not what the file's content makes; or the file has another verdict.
+    WrongCopy,
     /// The index has a name that the directory has not.
     NoSuchName,
     /// The directory has a name that the index has not: it would be called absent.
@@ -56,6 +60,8 @@ pub enum Difference {
     StaleKey,
     /// An ELF file's key does not hold.
     StaleFileKey,
+    /// A patched copy is missing, or is not the file that was sealed.
+    StaleCopy,
     /// There are no keys for this loader cache.
     NoKeys,
     /// The index cannot be read.
@@ -68,6 +74,7 @@ impl Difference {
             Self::WrongKey => "WRONG: the key holds but its names are not the directory's",
             Self::WrongFileKey => "WRONG: the key holds but its facts are not the file's",
             Self::SealedAccessList => "WRONG: the key holds but an access control list is there",
+            Self::WrongCopy => "WRONG: the keys hold but the patched copy is not the file's",
             Self::NoSuchName => "in the index but not in the tree",
             Self::MissingName => "in the tree but not in the index",
             Self::WrongKind => "another kind of file",
@@ -79,6 +86,7 @@ impl Difference {
             Self::RollUpDiffers => "SONAMEs or closures do not follow from the tree",
             Self::StaleKey => "directory changed since it was sealed",
             Self::StaleFileKey => "file changed since it was sealed",
+            Self::StaleCopy => "patched copies that are missing or changed since they were sealed",
             Self::NoKeys => "no keys that belong to the loader cache",
             Self::Unusable => "the index cannot be used",
         }
@@ -87,10 +95,10 @@ impl Difference {
     /// What mends it.
     const fn remedy(self) -> &'static str {
         match self {
-            Self::WrongKey | Self::WrongFileKey | Self::SealedAccessList => {
+            Self::WrongKey | Self::WrongFileKey | Self::SealedAccessList | Self::WrongCopy => {
                 "run `elfuse-index build --full`, and please report how it came about"
             }
-            Self::StaleKey | Self::StaleFileKey | Self::NoKeys => {
+            Self::StaleKey | Self::StaleFileKey | Self::StaleCopy | Self::NoKeys => {
                 "run `elfuse-index seal` after copying or unpacking, else `elfuse-index build`"
             }
             Self::NoSidecar | Self::SidecarDiffers | Self::RollUpDiffers | Self::Unusable => {
@@ -164,6 +172,7 @@ pub fn run(options: &VerifyOptions, out: &mut Output) -> anyhow::Result<Exit> {
                 Verifier {
                     root: &root,
                     index: &index,
+                    store: &store,
                     in_tree: store.in_tree(),
                     report: &mut report,
                 }
@@ -194,6 +203,7 @@ pub fn run(options: &VerifyOptions, out: &mut Output) -> anyhow::Result<Exit> {
 struct Verifier<'a> {
     root: &'a Root,
     index: &'a Index,
+    store: &'a Store,
     in_tree: bool,
     report: &'a mut Report,
 }
@@ -216,11 +226,15 @@ impl Verifier<'_> {
             }
         }
         self.inputs();
+        self.copies(scan);
         // The names of these are reported in their parents; what lies below them is not repeated.
         // Stale keys of names that are the same do not keep closures from being compared; another coverage does.
         let stale = |found: &Found| match found.difference {
             Difference::StaleKey => found.detail.is_empty(),
-            Difference::StaleFileKey | Difference::NoKeys | Difference::NoSidecar => true,
+            Difference::StaleFileKey
+            | Difference::StaleCopy
+            | Difference::NoKeys
+            | Difference::NoSidecar => true,
             _ => false,
         };
         if self.report.differences.iter().all(stale) {
@@ -434,6 +448,18 @@ impl Verifier<'_> {
             if self.index.input_key_is_sealed(number) && !holds {
                 self.report.add(Difference::StaleFileKey, path.to_vec(), "");
             }
+        }
+    }
+
+    /// Patched copies, each against what would be made now.
+    fn copies(&mut self, scan: &Scan) {
+        let dir = self.store.dir().join(TEXT_DIR);
+        for (found, path, detail) in copies::differences(self.root, &dir, scan, self.index) {
+            let difference = match found {
+                copies::Found::Stale => Difference::StaleCopy,
+                copies::Found::Wrong => Difference::WrongCopy,
+            };
+            self.report.add(difference, path, detail);
         }
     }
 

@@ -5,6 +5,7 @@
 //! section headers name; a *stretch* goes from one to the next and is decoded from its own start. What is decoded is believed to be
 //! code only where nothing contradicts it: see [`Stretch::is_code`].
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use iced_x86::{
@@ -58,6 +59,8 @@ impl Bits {
 pub(super) struct Marks {
     /// By a branch of their own stretch.
     within: Bits,
+    /// By a jump through a table of their own stretch.
+    by_table: Bits,
     /// By anything else.
     from_elsewhere: Bits,
 }
@@ -66,6 +69,7 @@ impl Marks {
     fn new(range: &Range<u64>) -> Self {
         Self {
             within: Bits::new(range),
+            by_table: Bits::new(range),
             from_elsewhere: Bits::new(range),
         }
     }
@@ -79,9 +83,19 @@ impl Marks {
         self.from_elsewhere.has(vaddr)
     }
 
+    /// Whether a jump through a table of the same stretch may lead here.
+    pub(super) fn is_in_table(&self, vaddr: u64) -> bool {
+        self.by_table.has(vaddr)
+    }
+
+    /// Whether an address is marked.
+    pub(super) fn has(&self, vaddr: u64) -> bool {
+        self.within.has(vaddr) || self.by_table.has(vaddr) || self.from_elsewhere.has(vaddr)
+    }
+
     /// Whether any address of the range is marked.
     pub(super) fn any(&self, mut range: Range<u64>) -> bool {
-        range.any(|vaddr| self.within.has(vaddr) || self.from_elsewhere.has(vaddr))
+        range.any(|vaddr| self.has(vaddr))
     }
 }
 
@@ -316,6 +330,79 @@ pub(super) fn is_inside_another(image: &Image<'_>, stretch: &Stretch, vaddr: u64
     false
 }
 
+/// Whether a program dies of an instruction, so that none behind it is come to.
+fn is_forbidden(instruction: &Instruction) -> bool {
+    instruction.is_privileged()
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::In
+                | Mnemonic::Out
+                | Mnemonic::Insb
+                | Mnemonic::Insd
+                | Mnemonic::Outsb
+                | Mnemonic::Outsd
+                | Mnemonic::Cli
+                | Mnemonic::Sti
+                | Mnemonic::Hlt
+        )
+}
+
+/// The most instructions of a gap that are followed.
+const MOST_SEEN: usize = 1 << 16;
+
+/// Whether the bytes at `vaddr`, which no function covers, are no instruction that is come to: no way from where the gap may be
+/// entered leads there. They are a table then, of which hand-written code has some between its functions.
+pub(super) fn is_out_of_reach(
+    image: &Image<'_>,
+    (stretch, layout): (&Stretch, &Layout),
+    marks: &Marks,
+    vaddr: u64,
+) -> bool {
+    let covered = stretch.covered.min(stretch.end);
+    if !layout.has_unwind || vaddr < covered {
+        return false;
+    }
+    // Branches that a table seems to have are not among them: it would be entered by itself.
+    let mut todo: Vec<u64> = (covered..=vaddr)
+        .filter(|at| marks.is_entered(*at))
+        .collect();
+    todo.extend((covered..=vaddr).filter(|at| marks.is_in_table(*at)));
+    if covered > stretch.start {
+        let function = read(image, stretch, layout);
+        let inside = function.iter().filter(|one| one.next_ip() <= covered);
+        match inside.clone().next_back() {
+            Some(last) if last.next_ip() == covered && !goes_on(last) => {}
+            Some(last) if last.next_ip() == covered => todo.push(covered),
+            _ => return false,
+        }
+        todo.extend(inside.map(Instruction::near_branch_target));
+    }
+    let gap = covered..stretch.end;
+    let mut seen = HashSet::new();
+    while let Some(entry) = todo.pop() {
+        if !gap.contains(&entry) || seen.contains(&entry) {
+            continue;
+        }
+        let Some(mut decoder) = decoder(image, entry..stretch.end) else {
+            return false;
+        };
+        while decoder.can_decode() && seen.insert(decoder.ip()) {
+            let one = decoder.decode();
+            if one.ip() == vaddr || seen.len() > MOST_SEEN {
+                return false;
+            }
+            if one.is_invalid() || is_forbidden(&one) {
+                break;
+            }
+            todo.push(one.near_branch_target());
+            if !goes_on(&one) && one.flow_control() != FlowControl::Call {
+                break;
+            }
+        }
+    }
+    true
+}
+
 /// Marks every address that may be gone to other than from the instruction before it.
 pub(super) fn targets(image: &Image<'_>, layout: &Layout) -> Option<Marks> {
     let first = image.loads().find(Load::is_code)?;
@@ -342,7 +429,7 @@ pub(super) fn targets(image: &Image<'_>, layout: &Layout) -> Option<Marks> {
     for stretch in &layout.stretches {
         mark_branches(image, stretch, &range, &mut marks, &mut references);
     }
-    references.mark_tables(image, &range, &mut marks);
+    references.mark_tables(image, layout, &range, &mut marks);
     Some(marks)
 }
 
@@ -351,19 +438,26 @@ pub(super) fn targets(image: &Image<'_>, layout: &Layout) -> Option<Marks> {
 struct References {
     /// In any way.
     all: Vec<u64>,
-    /// Those whose address is taken: they may be tables of distances from themselves, as position-independent code has them.
-    taken: Vec<u64>,
+    /// Those whose address is taken, and the start of the stretch that does it: they may be tables of distances from themselves, as
+    /// position-independent code has them.
+    taken: Vec<(u64, u64)>,
 }
 
 impl References {
     /// A table goes up to what leads elsewhere, or to the next thing that is referred to. What is no table at all marks a few addresses
     /// too many.
-    fn mark_tables(mut self, image: &Image<'_>, range: &Range<u64>, marks: &mut Marks) {
+    fn mark_tables(
+        mut self,
+        image: &Image<'_>,
+        layout: &Layout,
+        range: &Range<u64>,
+        marks: &mut Marks,
+    ) {
         self.all.sort_unstable();
         self.all.dedup();
         self.taken.sort_unstable();
         self.taken.dedup();
-        for table in self.taken {
+        for (table, taker) in self.taken {
             let after = self.all.partition_point(|vaddr| *vaddr <= table);
             let end = self.all.get(after).copied().unwrap_or(u64::MAX);
             let bytes = image.at(table, end - table).unwrap_or_default();
@@ -374,7 +468,11 @@ impl References {
                 table.wrapping_add(i64::from(distance.cast_signed()).cast_unsigned())
             });
             for vaddr in targets.take_while(|vaddr| range.contains(vaddr)) {
-                marks.set(vaddr);
+                if layout.find(vaddr).is_some_and(|found| found.start == taker) {
+                    marks.by_table.set(vaddr);
+                } else {
+                    marks.set(vaddr);
+                }
             }
         }
     }
@@ -420,7 +518,7 @@ fn mark_branches(
             } else {
                 references.all.push(vaddr);
                 if instruction.mnemonic() == Mnemonic::Lea {
-                    references.taken.push(vaddr);
+                    references.taken.push((vaddr, stretch.start));
                 }
             }
         }

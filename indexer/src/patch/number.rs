@@ -170,6 +170,8 @@ struct Flow<'c> {
     /// What holds before a leader, once anything leads there.
     before: HashMap<usize, Registers>,
     todo: Vec<usize>,
+    /// Where jumps through tables lead.
+    in_tables: Vec<usize>,
 }
 
 impl Flow<'_> {
@@ -215,6 +217,10 @@ impl Flow<'_> {
                 }
                 ways.0.push((target, taken));
             }
+            if flow == FlowControl::IndirectBranch {
+                let tables = self.in_tables.iter();
+                ways.0.extend(tables.map(|at| (*at, registers.clone())));
+            }
             if !matches!(
                 flow,
                 FlowControl::Next
@@ -240,7 +246,13 @@ pub(super) fn numbers(code: &[Instruction], marks: &Marks) -> HashMap<usize, u32
         code,
         before: HashMap::new(),
         todo: Vec::new(),
+        in_tables: Vec::new(),
     };
+    let in_tables = code
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| marks.is_in_table(one.ip()));
+    flow.in_tables.extend(in_tables.map(|(at, _)| at));
     let mut is_leader: Vec<bool> = code
         .iter()
         .map(|one| marks.any(one.ip()..one.ip() + 1))

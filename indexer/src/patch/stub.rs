@@ -119,7 +119,9 @@ pub(super) fn stub(
         keeps_r11: window.keeps_r11,
         bytes: Vec::new(),
     };
-    let code = &around.code[window.range.clone()];
+    // A jump at the end is the way back itself.
+    let end = window.range.end - usize::from(window.jump(around).is_some());
+    let code = &around.code[window.range.start..end];
     let back = layout.back(index);
     let site = around.at.saturating_sub(window.range.start);
     let (before, after) = match window.shape {

@@ -92,12 +92,34 @@ impl Window {
         let start = code.first().map_or(0, Instruction::ip);
         start..code.last().map_or(start, Instruction::next_ip)
     }
+
+    /// The jump that it ends with, if it does.
+    pub(super) fn jump<'a>(&self, around: &'a Around) -> Option<&'a Instruction> {
+        let last = around.code[self.range.clone()].last();
+        last.filter(|one| one.flow_control() == FlowControl::UnconditionalBranch)
+    }
+
+    /// Where the file goes on.
+    pub(super) fn way_back(&self, around: &Around) -> u64 {
+        let jump = self.jump(around).map(Instruction::near_branch_target);
+        jump.unwrap_or_else(|| self.addresses(around).end)
+    }
 }
 
 fn may_move(instruction: &Instruction) -> bool {
     let goes_on = instruction.flow_control() == FlowControl::Next && !instruction.is_invalid();
     // A site of its own.
     goes_on && instruction.code() != Code::Cpuid
+}
+
+/// Whether an instruction may be the last of a window though it does not go on: a return needs no way back, and a jump's target
+/// is one.
+fn may_end(instruction: &Instruction) -> bool {
+    match instruction.flow_control() {
+        FlowControl::UnconditionalBranch => instruction.near_branch_target() != 0,
+        FlowControl::Return => instruction.code() == Code::Retnq,
+        _ => false,
+    }
 }
 
 fn uses(instruction: &Instruction, register: Register, how: impl Fn(OpAccess) -> bool) -> bool {
@@ -143,9 +165,11 @@ impl<'m> Chooser<'m> {
             return Err(Refusal::Taken);
         }
         // An address relative to the instruction is made one relative to r11, which no other instruction of the window may use.
+        // That a system call writes to it is why it is free.
         let window = &code[range.clone()];
+        let mut others = window.iter().filter(|one| one.code() != Code::Syscall);
         let is_relative = window.iter().any(Instruction::is_ip_rel_memory_operand);
-        if is_relative && window.iter().any(touches_r11) {
+        if is_relative && others.any(touches_r11) {
             return Err(Refusal::Register);
         }
         Ok(())
@@ -168,8 +192,10 @@ impl<'m> Chooser<'m> {
     fn around(&self, around: &Around, shape: Shape) -> Result<Window, Refusal> {
         let code = &around.code;
         let reach = Self::reach(code, around.at);
-        let ahead = code[around.at + 1..].iter().take_while(|one| may_move(one));
-        let ends = around.at + 1..=around.at + 1 + ahead.count();
+        let behind = &code[around.at + 1..];
+        let ahead = behind.iter().take_while(|one| may_move(one)).count();
+        let last = behind.get(ahead).is_some_and(may_end);
+        let ends = around.at + 1..=around.at + 1 + ahead + usize::from(last);
         let mut refusal = Refusal::Short;
         for end in ends {
             for start in (reach..=around.at).rev() {

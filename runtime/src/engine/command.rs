@@ -21,10 +21,12 @@ use crate::loader::elf::{Header, NotLoadable};
 use crate::options::inherited::Mount as Row;
 use crate::options::{Bind, Command, Inherited, RunOptions, Stats, parse};
 use crate::sys::abi::{
-    O_CLOEXEC, O_DIRECTORY, O_PATH, PATH_MAX, S_IFDIR, S_IFMT, SIG_BLOCK, SignalSet,
+    O_CLOEXEC, O_PATH, OpenHow, PATH_MAX, RESOLVE_NO_SYMLINKS, S_IFDIR, S_IFMT, SIG_BLOCK,
+    SignalSet, Stat,
 };
 use crate::sys::host::{
-    Fd, close, exit, fstat, getcwd, getpid, openat, pread, readlinkat, signal_mask,
+    Fd, close, exit, fstat, getcwd, getpid, lstatat, openat, openat2, pread, readlinkat,
+    signal_mask,
 };
 use crate::text::Shown;
 use crate::trace::TraceBits;
@@ -90,6 +92,7 @@ struct Setting {
 
 impl Setting {
     fn new() -> Result<Self, Errno> {
+        store::reserve()?;
         let mut arena = Arena::new()?;
         let area = arena.area()?;
         Ok(Self { arena, area })
@@ -98,6 +101,10 @@ impl Setting {
     /// Canonical host path of what is at `path`, and whether it is a directory.
     fn real(&mut self, path: &[u8]) -> Result<(&'static [u8], bool), Errno> {
         let path = self.arena.string(path)?;
+        if let Some(found) = plain(path) {
+            let is_directory = found.mode & S_IFMT == S_IFDIR;
+            return Ok((path.to_bytes(), is_directory));
+        }
         let fd = openat(Fd::CWD, path, O_PATH | O_CLOEXEC, 0)?;
         let mut link = [0; 32];
         let mut text = [0; PATH_MAX];
@@ -128,6 +135,22 @@ impl Setting {
         };
         Ok((self.arena.string(guest)?.to_bytes(), exists))
     }
+}
+
+/// What is at a host path that is canonical as it stands; `None`: it may not be.
+fn plain(path: &CStr) -> Option<Stat> {
+    if !crate::vfs::mounts::is_canonical(path.to_bytes()) {
+        return None;
+    }
+    let how = OpenHow {
+        flags: (O_PATH | O_CLOEXEC) as u64,
+        mode: 0,
+        resolve: RESOLVE_NO_SYMLINKS,
+    };
+    let fd = openat2(Fd::CWD, path, &how).ok()?;
+    let found = fstat(fd);
+    close(fd);
+    found.ok()
 }
 
 fn run(vector: Vector, options: &RunOptions<'static>) -> ! {
@@ -161,10 +184,7 @@ fn run(vector: Vector, options: &RunOptions<'static>) -> ! {
 
 /// What the host says of the sysroot.
 fn identity(path: &CStr) -> Result<(u64, u64), Errno> {
-    let fd = openat(Fd::CWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0)?;
-    let found = fstat(fd);
-    close(fd);
-    found.map(|found| (found.dev, found.ino))
+    lstatat(Fd::CWD, path).map(|found| (found.dev, found.ino))
 }
 
 /// Where `elfuse-index` puts the store of a sysroot that it may not write to, if there is one there and none in the sysroot:
@@ -263,7 +283,7 @@ fn settle(
         .unwrap_or_else(|_| fail(format_args!("{}: not a canonical path", Shown(sysroot))));
     if options.default_binds {
         for path in [&b"/proc"[..], b"/sys", b"/dev", b"/tmp"] {
-            if let Ok((host, _)) = setting.real(path) {
+            if let Some(host) = top_directory(setting, path) {
                 add(
                     &mut mounts,
                     Mount {
@@ -309,6 +329,15 @@ fn settle(
         ..run
     };
     start::settle(&mut setting.arena, probe, run, mounts)
+}
+
+/// Canonical path of a directory of the host's root, which nearly always is a directory and no symlink.
+fn top_directory(setting: &mut Setting, path: &'static [u8]) -> Option<&'static [u8]> {
+    let name = setting.arena.string(path).ok()?;
+    match lstatat(Fd::CWD, name) {
+        Ok(found) if found.mode & S_IFMT == S_IFDIR => Some(path),
+        _ => setting.real(path).ok().map(|(host, _)| host),
+    }
 }
 
 fn add(mounts: &mut Mounts<'static>, mount: Mount<'static>) {
@@ -425,7 +454,13 @@ fn find_and_start(
     let skip = options.program_at + 1;
     let program = options.program;
     let own_mask = signal_mask(SIG_BLOCK, SignalSet::default());
-    let call = Call::own(process, own_mask);
+    // Without the index: to check what this needs of it costs more than to ask the host.
+    let unindexed = setting.arena.place(Process {
+        vfs: Vfs::new(process.vfs.mounts()),
+        ..process.with_run(process.run)
+    });
+    let unindexed = unindexed.unwrap_or_else(|errno| no_memory(errno));
+    let call = Call::own(unindexed, own_mask);
     let (path, file) = if program.contains(&b'/') {
         let path = setting
             .arena
@@ -477,7 +512,10 @@ fn find_and_start(
         execfn,
         ..process.run
     };
-    let state = setting.arena.place(process.with_run(run));
+    let state = setting.arena.place(Process {
+        vfs: process.vfs,
+        ..unindexed.with_run(run)
+    });
     let process = process::set(state.unwrap_or_else(|errno| no_memory(errno)));
     launch(&mut setting.arena, process, vector, skip, file, own_mask)
 }

@@ -15,7 +15,7 @@
 //! - fork(2) and exec keep the mask of the thread that makes them. A child of vfork(2) has a mask of its own and the memory and thread pointer
 //!   of its parent: nothing is remembered by one.
 //!
-//! At the start nothing is known of anybody. Threads without a thread pointer are known by their number. Threads that somebody gave one
+//! At the start nothing is known of anybody. Threads without a thread pointer go by the stack that they are in. Threads that somebody gave one
 //! thread pointer, within one process, count as one: no C library makes such.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

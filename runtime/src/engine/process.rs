@@ -63,6 +63,9 @@ pub struct Trust {
     until: AtomicU64,
 }
 
+/// Stands for the descriptor where it is known that its number is no good.
+const NONE: Fd = Fd(-1);
+
 impl Trust {
     /// Nothing is trusted so far.
     #[must_use]
@@ -111,7 +114,8 @@ pub fn process() -> &'static Process {
     unsafe { at.as_ref() }.expect("the process's state is set before its handlers")
 }
 
-/// Opens the directory that a cached descriptor stands for. Its number lies above the guest's limit where the hard limit leaves room:
+/// Opens the directory that a cached descriptor stands for. Its number lies above the guest's limit where the hard limit leaves room or may
+/// be raised:
 /// there no dup2(2) reaches it, and none of the guest's numbers is taken. Else it is as high as can be, as guests count on low ones.
 /// It stays open over exec, so that a guest without a number to spare can still be served.
 ///
@@ -120,10 +124,16 @@ pub fn process() -> &'static Process {
 pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
     let open = || openat(Fd::CWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     let [soft, hard] = limits(RLIMIT_NOFILE).unwrap_or([1024, 1024]);
-    if soft < hard {
+    // Who may raise the hard limit has room above it, too.
+    let raised = if soft < hard {
+        [hard.min(soft + ABOVE), hard]
+    } else {
+        [hard.saturating_add(ABOVE); 2]
+    };
+    if soft < raised[0] {
         // A handler of the guest's that left by a jump would leave the limit raised.
         let mask = signal_mask(SIG_SETMASK, SignalSet(!0));
-        let raised = set_limits(RLIMIT_NOFILE, [hard.min(soft + ABOVE), hard]);
+        let raised = set_limits(RLIMIT_NOFILE, raised);
         let high = raised.and_then(|()| {
             let low = open()?;
             moved(low, soft as i32).inspect_err(|_| close(low))
@@ -205,19 +215,22 @@ impl Process {
     /// As of [`Process::sysroot`].
     pub fn trusted_sysroot(&self) -> Result<Fd, Errno> {
         let now = clock::ticks();
-        if let Some(fd) = self.trust.trusted(now) {
-            return Ok(fd);
+        match self.trust.trusted(now) {
+            Some(NONE) => return self.sysroot(),
+            Some(fd) => return Ok(fd),
+            None => {}
         }
         let changes = self.trust.changes();
         let fd = self.sysroot()?;
         // A child of vfork has descriptors of its own, and its parent's memory.
         if let (Some(changes), Ok([soft, _])) = (changes, limits(RLIMIT_NOFILE))
-            && u64::try_from(fd.0).is_ok_and(|number| number >= soft)
             && !self.pool.is_guest_in_memory()
         {
+            let is_above = u64::try_from(fd.0).is_ok_and(|number| number >= soft);
+            let Fd(number) = if is_above { fd } else { NONE };
             let trust = &self.trust;
             trust.until.store(0, Ordering::Release);
-            trust.fd.store(fd.0, Ordering::Release);
+            trust.fd.store(number, Ordering::Release);
             trust.seen.store(changes, Ordering::Release);
             trust
                 .until

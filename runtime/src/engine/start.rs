@@ -158,8 +158,9 @@ pub unsafe fn begin(stack: *mut usize) -> ! {
 
 /// Goes on with a program that a guest executed.
 fn resume(vector: Vector, run: Inherited<'static>) -> ! {
-    let mut arena =
-        Arena::new().unwrap_or_else(|errno| fail(format_args!("no memory: {}", errno.text())));
+    let mut arena = store::reserve()
+        .and_then(|()| Arena::new())
+        .unwrap_or_else(|errno| fail(format_args!("no memory: {}", errno.text())));
     let mut mounts = Mounts::new(run.sysroot)
         .unwrap_or_else(|_| fail(format_args!("the sysroot's path is not canonical")));
     for mount in run.mounts.iter() {

@@ -20,13 +20,16 @@ use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
-    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, S_IFMT, S_IFREG,
+    MADV_POPULATE_WRITE, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE,
+    PATH_MAX, S_IFMT, S_IFREG,
 };
 use crate::sys::clock;
 use crate::sys::host::{
     Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, unlink, write,
 };
-use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, shared};
+use crate::sys::memory::{
+    self, advise, anonymous, anonymous_shared, hostile, replace_shared, shared,
+};
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
     Absences, Arena as IndexArena, Attributes, Catalogue, Coherence, Fault, Generation, IndexFile,
@@ -38,6 +41,12 @@ const INDEX_ROOM: usize = 64 << 20;
 
 /// Memory that absent names, and where the beginnings of paths lead, are remembered in.
 const ABSENCE_ROOM: usize = 512 << 10;
+
+/// From how many bytes on the memory for a copy is made at once.
+const POPULATED: usize = 4 * PAGE;
+
+/// The rest of what a process keeps: work areas, signal stacks, its state.
+const KEPT: usize = 12 << 20;
 
 /// A file of the store, mapped.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +81,12 @@ impl Source for Files {
         let end = offset.checked_add(into.len() as u64);
         if end.is_none_or(|end| end > len) {
             return Err(Fault);
+        }
+        if into.len() >= POPULATED {
+            // One fault for all pages instead of one for each; older kernels than 5.14 do not know it.
+            let start = into.as_ptr().addr().next_multiple_of(PAGE);
+            let end = (into.as_ptr().addr() + into.len()) & !(PAGE - 1);
+            let _ = advise(start, end - start, MADV_POPULATE_WRITE);
         }
         let from = Address(at + offset as usize);
         Memory::ByKernel.read(from, into).map_err(|_| Fault)
@@ -248,6 +263,14 @@ fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static
     let base = NonNull::from(room).cast();
     // SAFETY: fresh memory of the process's own, given away here.
     arena.place(unsafe { IndexArena::new(base, len) })
+}
+
+/// Maps at once what a process is going to keep.
+///
+/// # Errors
+/// ENOMEM.
+pub fn reserve() -> Result<(), Errno> {
+    memory::reserve(INDEX_ROOM + ABSENCE_ROOM + KEPT)
 }
 
 /// A word of 0 that this process has in common with its children until they execute something.

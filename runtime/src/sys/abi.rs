@@ -226,6 +226,7 @@ pub const MAP_NORESERVE: usize = 0x4000;
 pub const MAP_STACK: usize = 0x20000;
 pub const MAP_FIXED_NOREPLACE: usize = 0x10_0000;
 pub const MADV_WIPEONFORK: usize = 18;
+pub const MADV_POPULATE_WRITE: usize = 23;
 
 pub const PR_SET_NAME: usize = 15;
 pub const PR_SET_MM: usize = 35;

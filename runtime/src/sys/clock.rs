@@ -86,22 +86,26 @@ pub fn ticks() -> u64 {
     monotonic_ns() | 1 << 63
 }
 
-/// A number that tells this thread from the others that share its memory: its thread pointer; where it has none, or that cannot be read,
-/// its number.
+/// A number that tells this thread from the others that share its memory: its thread pointer; where that cannot be read, its number.
 ///
-/// Threads that somebody gave one thread pointer count as one.
+/// A thread without a thread pointer, as each is until its C library has given it one, goes by the 64 KiB of stack that it is in. So it may
+/// have several numbers, one after the other, and shares one only with a neighbour in a stack that is smaller. Threads that somebody gave
+/// one thread pointer count as one.
 #[inline]
 #[must_use]
 pub fn thread() -> u64 {
-    if HAS_FSGSBASE.load(Ordering::Relaxed) {
-        let pointer: u64;
-        // SAFETY: see the top; the kernel has allowed it.
-        unsafe {
-            asm!("rdfsbase {}", out(reg) pointer, options(nomem, nostack, preserves_flags));
-        }
-        if pointer != 0 {
-            return pointer;
-        }
+    if !HAS_FSGSBASE.load(Ordering::Relaxed) {
+        return u64::from(gettid());
     }
-    u64::from(gettid())
+    let pointer: u64;
+    // SAFETY: see the top; the kernel has allowed it.
+    unsafe {
+        asm!("rdfsbase {}", out(reg) pointer, options(nomem, nostack, preserves_flags));
+    }
+    if pointer != 0 {
+        return pointer;
+    }
+    let here = 0_u8;
+    // No address of user space has the highest bit.
+    1 << 63 | (&raw const here).addr() as u64 >> 16
 }

@@ -46,8 +46,7 @@ impl Report<'_> {
             self.verdict_table(out)?;
             out.write_char('\n')?;
         }
-        let [pieces, bytes] = self.index_copied;
-        if pieces != 0 {
+        if let [pieces @ (1..), bytes] = self.index_copied {
             writeln!(
                 out,
                 "  {bytes} bytes of the index copied and checked, in {pieces} pieces\n"

@@ -53,7 +53,9 @@ fn bit_of_end(len: usize, end: &[u8]) -> u64 {
     1 << ((len * 5 + usize::from(last)) % 64)
 }
 
-fn is_canonical(path: &[u8]) -> bool {
+/// Whether a path is absolute and written without empty, `.` and `..` components and without a slash at its end.
+#[must_use]
+pub fn is_canonical(path: &[u8]) -> bool {
     let Some(names) = path.strip_prefix(b"/") else {
         return false;
     };

@@ -28,7 +28,7 @@ pub enum Quick<'w> {
     Fails(Errno),
     /// To a symlink with this text. Only for [`Last::Text`].
     Text(&'w [u8]),
-    /// To something in the sysroot.
+    /// To something in the sysroot. Not for [`Last::Text`].
     Leads {
         /// Its canonical guest path and a NUL. It is not the root.
         guest: &'w [u8],

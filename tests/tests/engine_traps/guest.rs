@@ -72,6 +72,7 @@ fn programs() -> &'static Programs {
             "-Wl,-Ttext-segment=0x10000000",
         ];
         patched("patched-low", &low);
+        programs.compile("start/told.c", "told", &["-pie", "-fPIE"]);
         let bare = [
             "-static",
             "-nostdlib",

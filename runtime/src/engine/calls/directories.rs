@@ -194,6 +194,14 @@ fn readlink_at(call: &mut Call<'_>, dir: Fd, path: Address, into: Address, room:
         return Errno::EINVAL.into();
     }
     let room = room.unsigned_abs() as usize;
+    let known = call.quick(path, Want::new(Last::Text), &|call, at| {
+        let text = at.text.unwrap_or(b"");
+        let len = text.len().min(room);
+        call.memory.write(into, &text[..len]).map(|()| len).into()
+    });
+    if let Some(result) = known {
+        return result;
+    }
     let run = || {
         let mut taken = call.area()?;
         let Work {
