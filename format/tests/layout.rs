@@ -68,7 +68,7 @@ fn the_header_is_where_the_page_says() {
     let block = samples::block();
     let file = header::wrap(Kind::Sidecar, 0, &block);
     assert_eq!(&file[..8], b"\x89elfuse\n");
-    assert_eq!((u16_at(&file, 8), u16_at(&file, 10)), (1, 1));
+    assert_eq!((u16_at(&file, 8), u16_at(&file, 10)), (2, 1));
     assert_eq!(
         (u32_at(&file, 12), u64_at(&file, 16)),
         (64, block.len() as u64)
