@@ -45,6 +45,7 @@ struct Original<'s> {
     name: &'s [u8],
     identity: Identity,
     size: u64,
+    look: Option<FirstLook>,
 }
 
 /// What became of a content.
@@ -168,6 +169,7 @@ impl Copies {
                         name,
                         identity: state.identity,
                         size,
+                        look: state.look,
                     });
                 }
             });
@@ -364,16 +366,26 @@ fn text(
     may_copy: bool,
     large: &Mutex<()>,
 ) -> io::Result<Option<Text>> {
-    let file = sys::open_file(root.open_dir(&original.dir.path)?, original.name)?;
-    if sys::fstat(&file)?.identity != original.identity {
-        return Ok(None);
-    }
     let without_copy = |verdict| Text {
         verdict,
         counts: Counts::default(),
         copy: None,
     };
-    match first_look(&file, original.size)? {
+    // What was seen when the hash was made is of the very bytes that it is of.
+    match original.look {
+        Some(FirstLook::NoCode) => return Ok(None),
+        Some(FirstLook::Nothing) => return Ok(Some(without_copy(TextVerdict::Clean))),
+        Some(FirstLook::Something) | None => {}
+    }
+    let file = sys::open_file(root.open_dir(&original.dir.path)?, original.name)?;
+    if sys::fstat(&file)?.identity != original.identity {
+        return Ok(None);
+    }
+    let look = match original.look {
+        Some(look) => look,
+        None => first_look(&file)?,
+    };
+    match look {
         FirstLook::NoCode => return Ok(None),
         FirstLook::Nothing => return Ok(Some(without_copy(TextVerdict::Clean))),
         FirstLook::Something if original.size > MAX_FILE => {
@@ -602,7 +614,7 @@ fn expected(
     hash: &ContentHash,
 ) -> Option<(TextVerdict, Option<patch::Copy>)> {
     let file = sys::open_file(root.open_dir(&dir.path).ok()?, name).ok()?;
-    match first_look(&file, size).ok()? {
+    match first_look(&file).ok()? {
         FirstLook::NoCode => return None,
         FirstLook::Nothing => return Some((TextVerdict::Clean, None)),
         FirstLook::Something if size > MAX_FILE => return Some((TextVerdict::Unpatched, None)),

@@ -18,6 +18,7 @@ use object::endian::Endianness;
 use object::pod;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 
+use crate::patch::scan::{FirstLook, Look};
 use crate::tree::Elf;
 
 /// Bytes of a dynamic section that are looked at. Real ones have a few hundred.
@@ -87,23 +88,30 @@ impl ReadAt for &[u8] {
     }
 }
 
-/// The facts of an ELF file with its content hash. What does not start as ELF costs one read of 64 bytes.
+/// The facts of an ELF file with its content hash, and whether its code may make system calls, for which the file is read once.
+/// What does not start as ELF costs one read of 64 bytes.
 ///
 /// The caller opens the file, and sees to it that it is a regular one.
 ///
 /// # Errors
 /// What reading gives. That the bytes are not ELF, or broken, is no error but an answer.
-pub fn inspect(file: &File) -> io::Result<Elf> {
+pub fn inspect(file: &File) -> io::Result<(Elf, Option<FirstLook>)> {
     let elf = inspect_without_hash(file)?;
     Ok(match elf {
         Elf::Facts(facts) if facts.size > MAX_HASHED => {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         Elf::Facts(mut facts) => {
-            Arc::make_mut(&mut facts).content_hash = content_hash(file)?;
-            Elf::Facts(facts)
+            let (mut look, mut size) = (None, 0);
+            let hash = read_through(file, |offset, piece| {
+                let look = look.get_or_insert_with(|| Look::new(piece));
+                look.see(offset, piece);
+                size = offset + piece.len() as u64;
+            })?;
+            Arc::make_mut(&mut facts).content_hash = hash;
+            (Elf::Facts(facts), look.map(|look| look.found(size)))
         }
-        other => other,
+        other => (other, None),
     })
 }
 
@@ -146,12 +154,18 @@ pub fn inspect_bytes(bytes: &[u8]) -> io::Result<Elf> {
 /// # Errors
 /// What reading gives.
 pub fn content_hash(file: &File) -> io::Result<ContentHash> {
+    read_through(file, |_, _| ())
+}
+
+/// The content hash; `see` gets every piece and its offset on the way.
+fn read_through(file: &File, mut see: impl FnMut(u64, &[u8])) -> io::Result<ContentHash> {
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; 128 << 10];
     let mut offset = 0;
     loop {
         let read = ReadAt::read_at(file, &mut piece, offset)?;
         hasher.update(&piece[..read]);
+        see(offset, &piece[..read]);
         offset += read as u64;
         if read < piece.len() {
             return Ok(hasher.finalize().into());

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 
 use self::read::SharedFiles;
 use crate::index::Index;
+use crate::patch::scan::FirstLook;
 use crate::plain::{self, PlainFiles};
 use crate::store;
 use crate::sys::{self, Identity, Root};
@@ -50,6 +51,8 @@ pub struct ElfState {
     pub identity: Identity,
     /// Whether an earlier key vouches for facts and state.
     pub sealed: bool,
+    /// What was seen when its hash was made; `None`: it is taken over.
+    pub look: Option<FirstLook>,
 }
 
 /// One directory.
@@ -376,6 +379,7 @@ impl Scanner<'_> {
                     elves.push(ElfState {
                         identity: found.identity,
                         sealed: true,
+                        look: None,
                     })
                 }
                 _ => return false,

@@ -177,7 +177,7 @@ fn the_hash_is_that_of_the_whole_file() {
     let mut bytes = library(true, false);
     bytes.resize(300_000, 7);
     file.write_all(&bytes).unwrap();
-    let Elf::Facts(facts) = inspect(&file).unwrap() else {
+    let Elf::Facts(facts) = inspect(&file).unwrap().0 else {
         panic!("no facts");
     };
     assert_eq!(facts.content_hash, *blake3::hash(&bytes).as_bytes());
@@ -187,9 +187,9 @@ fn the_hash_is_that_of_the_whole_file() {
 #[test]
 fn what_does_not_start_as_elf_is_no_elf() {
     let mut file = tempfile::tempfile().unwrap();
-    assert_eq!(inspect(&file).unwrap(), Elf::NotElf);
+    assert_eq!(inspect(&file).unwrap().0, Elf::NotElf);
     file.write_all(b"#!/bin/sh\n").unwrap();
-    assert_eq!(inspect(&file).unwrap(), Elf::NotElf);
+    assert_eq!(inspect(&file).unwrap().0, Elf::NotElf);
 }
 
 #[test]

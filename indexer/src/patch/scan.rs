@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use super::elf::{self, HEADER, Image, Load};
+use super::elf::{self, Image, Load};
 
 /// The two bytes of an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,18 +30,20 @@ fn pattern(first: u8, second: u8) -> Option<Pattern> {
 /// Bytes that are compared at once, without a branch, so that the compiler makes vectors of them.
 const PIECE: usize = 256;
 
+/// Whether any pair begins in the first [`PIECE`] bytes; CPUID's if that is wanted.
+fn may_be(piece: &[u8], with_cpuid: bool) -> bool {
+    let second = piece.get(1..).unwrap_or_default();
+    piece.iter().zip(second).fold(false, |found, (&a, &b)| {
+        let call = (a == 0x0f) & ((b == 0x05) | (b == 0x34)) | (a == 0xcd) & (b == 0x80);
+        found | call | (with_cpuid & (a == 0x0f) & (b == 0xa2))
+    })
+}
+
 /// Whether a system call may be made here.
 fn may_call(bytes: &[u8]) -> bool {
-    let starts = |first: &[u8], second: &[u8]| {
-        first.iter().zip(second).fold(false, |found, (&a, &b)| {
-            found | ((a == 0x0f) & ((b == 0x05) | (b == 0x34))) | ((a == 0xcd) & (b == 0x80))
-        })
-    };
-    let second = bytes.get(1..).unwrap_or_default();
-    bytes
-        .chunks(PIECE)
-        .zip(second.chunks(PIECE))
-        .any(|(first, second)| starts(first, second))
+    let starts = (0..bytes.len()).step_by(PIECE);
+    let mut pieces = starts.map(|at| &bytes[at..bytes.len().min(at + PIECE + 1)]);
+    pieces.any(|piece| may_be(piece, false))
 }
 
 /// What a first look tells of a file.
@@ -54,50 +57,110 @@ pub enum FirstLook {
     Something,
 }
 
-/// Reads the executable segments of a file of `size` bytes, a piece at a time.
+/// A first look at a file that is read from its start, a piece at a time. Whoever reads it for another reason looks on the way,
+/// so that what is found is of the very bytes that the other reason is about.
+#[derive(Debug)]
+pub struct Look {
+    /// Where code is in the file.
+    code: Vec<Range<u64>>,
+    found: FirstLook,
+    /// Offset and value of the last byte that was seen: a pair may lie across two pieces.
+    last: Option<(u64, u8)>,
+}
+
+impl Look {
+    /// At a file that starts with these bytes, which are to be seen again with all others.
+    #[must_use]
+    pub fn new(start: &[u8]) -> Self {
+        let mut look = Self {
+            code: Vec::new(),
+            found: FirstLook::NoCode,
+            last: None,
+        };
+        let Some((at, len)) = elf::program_headers(start) else {
+            return look;
+        };
+        let end = at.checked_add(len as u64).unwrap_or(u64::MAX);
+        let Some(table) = start.get(place(at, 0)..place(end, 0)) else {
+            // Far from where everybody puts it. Analysis will find it, or find that it is not there.
+            look.found = FirstLook::Something;
+            return look;
+        };
+        for load in elf::loads(table).filter(Load::is_code) {
+            look.found = match look.found {
+                FirstLook::Something => FirstLook::Something,
+                // Not worth a closer look here.
+                _ if load.is_writable() => FirstLook::Something,
+                _ => FirstLook::Nothing,
+            };
+            (look.code).push(load.offset..load.offset.saturating_add(load.file_len));
+        }
+        look
+    }
+
+    /// Looks at the bytes at `offset`, which are behind all that were seen.
+    pub fn see(&mut self, offset: u64, bytes: &[u8]) {
+        if self.found != FirstLook::Nothing {
+            return;
+        }
+        let end = offset + bytes.len() as u64;
+        let calls = self.code.iter().any(|code| {
+            let (from, to) = (code.start.max(offset), code.end.min(end));
+            let Some(bytes) = bytes.get(place(from, offset)..place(to, offset)) else {
+                return false;
+            };
+            let across = match (self.last, bytes.first()) {
+                (Some((at, last)), Some(first))
+                    if at >= code.start && at + 1 == from && from < to =>
+                {
+                    may_call(&[last, *first])
+                }
+                _ => false,
+            };
+            across || may_call(bytes)
+        });
+        if calls {
+            self.found = FirstLook::Something;
+        }
+        self.last = bytes.last().map(|last| (end - 1, *last));
+    }
+
+    /// What was found in a file of `size` bytes, once all of them were seen.
+    #[must_use]
+    pub fn found(&self, size: u64) -> FirstLook {
+        match self.found {
+            FirstLook::Nothing if self.code.iter().any(|code| code.end > size) => {
+                FirstLook::Something
+            }
+            found => found,
+        }
+    }
+}
+
+/// An index into the bytes at `offset`; one outside of any for what is before them.
+fn place(at: u64, offset: u64) -> usize {
+    at.checked_sub(offset)
+        .and_then(|at| usize::try_from(at).ok())
+        .unwrap_or(usize::MAX)
+}
+
+/// Reads a file until something is found.
 ///
 /// # Errors
 /// What reading gives.
-pub fn first_look(file: &File, size: u64) -> io::Result<FirstLook> {
-    let mut head = [0; HEADER];
-    if size < HEADER as u64 {
-        return Ok(FirstLook::NoCode);
-    }
-    file.read_exact_at(&mut head, 0)?;
-    let Some((at, len)) = elf::program_headers(&head) else {
-        return Ok(FirstLook::NoCode);
-    };
-    if at.checked_add(len as u64).is_none_or(|end| end > size) {
-        return Ok(FirstLook::NoCode);
-    }
-    let mut table = vec![0; len];
-    file.read_exact_at(&mut table, at)?;
-    let loads: Vec<Load> = elf::loads(&table).filter(Load::is_code).collect();
-    if loads.is_empty() {
-        return Ok(FirstLook::NoCode);
-    }
+pub fn first_look(file: &File) -> io::Result<FirstLook> {
     let mut piece = vec![0; 128 << 10];
-    for load in loads {
-        let end = load.offset.saturating_add(load.file_len);
-        // Segments that overlap, or can be written to, are not worth a closer look here.
-        if load.is_writable() || end > size {
-            return Ok(FirstLook::Something);
-        }
-        let mut at = load.offset;
-        while at < end {
-            let len = usize::try_from(end - at)
-                .unwrap_or(usize::MAX)
-                .min(piece.len());
-            let bytes = &mut piece[..len];
-            file.read_exact_at(bytes, at)?;
-            if may_call(bytes) {
-                return Ok(FirstLook::Something);
-            }
-            // The last byte once more: a pair may lie across.
-            at += if at + len as u64 == end { len } else { len - 1 } as u64;
+    let mut at = 0;
+    let mut look = None;
+    loop {
+        let len = file.read_at(&mut piece, at)?;
+        let look = look.get_or_insert_with(|| Look::new(&piece[..len]));
+        look.see(at, &piece[..len]);
+        at += len as u64;
+        if len == 0 || look.found != FirstLook::Nothing {
+            return Ok(look.found(at));
         }
     }
-    Ok(FirstLook::Nothing)
 }
 
 /// Addresses of all pairs, ascending.
@@ -105,14 +168,64 @@ pub(super) fn candidates(image: &Image<'_>, with_cpuid: bool) -> Vec<(u64, Patte
     let mut all = Vec::new();
     for load in image.loads().filter(Load::is_code) {
         let bytes = image.bytes_of(&load);
-        let pairs = (0_u64..).zip(bytes.iter().zip(bytes.iter().skip(1)));
-        all.extend(pairs.filter_map(|(at, (first, second))| {
-            let pattern = pattern(*first, *second)?;
-            let wanted = pattern != Pattern::Cpuid || with_cpuid;
-            wanted.then(|| (load.vaddr.wrapping_add(at), pattern))
-        }));
+        // Most pieces hold no pair, and what tells that is fast.
+        for at in (0..bytes.len()).step_by(PIECE) {
+            let piece = &bytes[at..bytes.len().min(at + PIECE + 1)];
+            if !may_be(piece, with_cpuid) {
+                continue;
+            }
+            for (pair, at) in piece.windows(2).zip(at as u64..) {
+                let found = pattern(pair[0], pair[1]);
+                if let Some(found) = found
+                    && (with_cpuid || found != Pattern::Cpuid)
+                {
+                    all.push((load.vaddr.wrapping_add(at), found));
+                }
+            }
+        }
     }
     all.sort_by_key(|(vaddr, _)| *vaddr);
     all.dedup_by_key(|(vaddr, _)| *vaddr);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FirstLook, Look, PIECE, may_call};
+
+    /// A look at code that lies at 10..2000 of a file that is read in pieces of `len` bytes.
+    fn look(bytes: &[u8], len: usize) -> FirstLook {
+        let mut look = Look {
+            code: std::iter::once(10..2000).collect(),
+            found: FirstLook::Nothing,
+            last: None,
+        };
+        for (at, piece) in (0..).step_by(len).zip(bytes.chunks(len)) {
+            look.see(at, piece);
+        }
+        look.found(bytes.len() as u64)
+    }
+
+    #[test]
+    fn a_pair_is_found_wherever_it_lies_in_code_and_however_the_file_is_read() {
+        for at in [10, 11, PIECE - 1, PIECE, 2 * PIECE - 1, 1997, 1998] {
+            let mut bytes = vec![0; 3000];
+            bytes[at..at + 2].copy_from_slice(&[0x0f, 0x05]);
+            assert!(may_call(&bytes), "{at}");
+            for len in [1, 2, 7, PIECE, PIECE + 1, 1024, 4096] {
+                assert_eq!(look(&bytes, len), FirstLook::Something, "{at} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pair_that_is_not_wholly_code_is_none() {
+        for at in [0, 8, 9, 1999, 2000, 2500] {
+            let mut bytes = vec![0; 3000];
+            bytes[at..at + 2].copy_from_slice(&[0xcd, 0x80]);
+            for len in [1, 2, 10, 1999, 2000, 4096] {
+                assert_eq!(look(&bytes, len), FirstLook::Nothing, "{at} {len}");
+            }
+        }
+    }
 }

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::{ElfState, ScannedDir, Scanner, Wanted, guest};
 use crate::index::Index;
 use crate::inspect;
+use crate::patch::scan::FirstLook;
 use crate::plain::PlainFiles;
 use crate::sys::{self, Identity, Listed};
 use crate::tree::Elf;
@@ -50,7 +51,7 @@ enum FileState {
 pub(super) enum Inspected {
     Plain,
     Broken(&'static str),
-    Facts(Arc<ElfFacts>),
+    Facts(Arc<ElfFacts>, Option<FirstLook>),
 }
 
 impl Scanner<'_> {
@@ -200,10 +201,11 @@ impl Scanner<'_> {
             return taken;
         }
         match self.inspect(fd, name) {
-            Ok((Inspected::Facts(facts), identity)) => {
+            Ok((Inspected::Facts(facts, look), identity)) => {
                 let state = ElfState {
                     identity,
                     sealed: false,
+                    look,
                 };
                 (Content::Elf(facts), FileState::Elf(state))
             }
@@ -240,6 +242,7 @@ impl Scanner<'_> {
         let state = ElfState {
             identity,
             sealed: true,
+            look: None,
         };
         let facts = entry.elf()?.to_facts()?;
         Some((Content::Elf(Arc::new(facts)), FileState::Elf(state)))
@@ -285,9 +288,9 @@ fn inspect_stable(file: &std::fs::File) -> io::Result<(Inspected, Identity)> {
     let mut before = sys::fstat(file)?.identity;
     for _ in 0..ATTEMPTS {
         let inspected = match inspect::inspect(file)? {
-            Elf::Facts(facts) => Inspected::Facts(facts),
-            Elf::NotElf => Inspected::Plain,
-            Elf::Broken(what) => Inspected::Broken(what),
+            (Elf::Facts(facts), look) => Inspected::Facts(facts, look),
+            (Elf::NotElf, _) => Inspected::Plain,
+            (Elf::Broken(what), _) => Inspected::Broken(what),
         };
         let after = sys::fstat(file)?.identity;
         if after == before {
