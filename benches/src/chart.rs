@@ -85,7 +85,8 @@ impl Chart {
     /// The SVG document.
     #[must_use]
     pub fn svg(&self) -> String {
-        let lines = 2
+        let lines = 1
+            + self.unit.split("; ").count()
             + usize::from(self.axis.is_some())
             + self
                 .groups
@@ -250,6 +251,40 @@ mod tests {
         assert!(svg.contains(r#"width="400.0""#) && svg.contains(r#"width="100.0""#));
         assert_eq!(svg.matches("<rect x").count(), 2);
         assert!(svg.contains("a &lt; b"));
+    }
+
+    #[test]
+    fn each_line_of_the_chart_lies_within_it() {
+        let svg = Chart {
+            title: String::new(),
+            unit: "one; two; three".to_owned(),
+            groups: vec![Group {
+                title: String::new(),
+                bars: Vec::new(),
+            }],
+            axis: Some(Axis {
+                end: 4.0,
+                step: 1.0,
+            }),
+        }
+        .svg();
+        let lines = svg
+            .lines()
+            .filter_map(|line| line.split_once(" y=\"")?.1.split_once('"'));
+        let lowest = lines
+            .filter_map(|(y, _)| y.parse::<f64>().ok())
+            .fold(0.0, f64::max);
+        let height = svg.split_once("height=\"").expect("a height").1;
+        let height: f64 = height
+            .split_once('"')
+            .expect("its end")
+            .0
+            .parse()
+            .expect("a number");
+        assert!(
+            svg.contains(">three</text>") && lowest < height,
+            "{lowest} of {height}"
+        );
     }
 
     #[test]

@@ -102,13 +102,13 @@ fn a_file_of_another_version_is_refused_by_its_number_alone() {
         assert_eq!(
             refused,
             FormatError::Version {
-                expected: 1,
+                expected: 2,
                 found: 7
             }
         );
         assert_eq!(
             refused.to_string(),
-            "format version 7, this build reads 1; build the index again"
+            "format version 7, this build reads 2; build the index again"
         );
     });
 }

@@ -3,8 +3,10 @@
 
 mod samples;
 
+use elfuse_format::attributes::{AttributeRow, Attributes, Terms};
 use elfuse_format::checksum::checksum;
 use elfuse_format::header::{self, Kind};
+use elfuse_format::keys::{Keys, KeysContent, Time};
 use elfuse_format::text::{SET_VERSION, TextIdentity};
 
 fn u16_at(bytes: &[u8], at: usize) -> usize {
@@ -51,7 +53,7 @@ fn part(file: &[u8], kind: usize, index: usize) -> &[u8] {
         .unwrap();
     let start = u64_at(row, 8) as usize;
     let part = &file[start..start + u64_at(row, 16) as usize];
-    if kind != 17 {
+    if kind != 17 && kind != 6 {
         assert_eq!(u64_at(row, 24), checksum(part));
     }
     part
@@ -367,4 +369,92 @@ fn the_bytes_of_text_identities_and_copies_have_not_changed() {
 #[test]
 fn the_bytes_of_a_small_loader_cache_have_not_changed() {
     insta::assert_snapshot!(hex_dump(&samples::loader_cache()));
+}
+
+#[test]
+fn attributes_are_read_by_the_rules_of_the_page_alone() {
+    let row = |ino| AttributeRow {
+        ino,
+        size: 2,
+        blocks: 3,
+        rdev: 4,
+        atime: Time { secs: 5, nanos: 6 },
+        btime: Time { secs: 7, nanos: 8 },
+        mtime: Time { secs: 9, nanos: 10 },
+        ctime: Time {
+            secs: 11,
+            nanos: 12,
+        },
+        mode: 13,
+        links: 14,
+        user: 15,
+        group: 16,
+        block_size: 17,
+        attributes: 18,
+        flags: 19,
+    };
+    // 1 + 40 + 0 + 2 rows: a whole piece and one of 11.
+    let entries = vec![
+        (0..40).map(row).collect(),
+        Vec::new(),
+        vec![row(80), row(81)],
+    ];
+    let terms = Terms {
+        stamp: 1,
+        attributes_mask: 2,
+        answered: 3,
+        answered_basic: 4,
+        flags: 5,
+    };
+    let content = KeysContent {
+        attributes: Some(Attributes {
+            terms,
+            root: row(90),
+            entries,
+        }),
+        ..samples::keys_content()
+    };
+    let mut file = content.encode().unwrap();
+    let keys = Keys::parse(&file).unwrap();
+    keys.check().unwrap();
+    assert_eq!(keys.attribute_terms().unwrap().unwrap().to_native(), terms);
+
+    let [starts] = tables(part(&file, 10, 0), [4]);
+    assert_eq!([0, 4, 8].map(|at| u32_at(starts, at)), [1, 41, 41]);
+    let [found] = tables(part(&file, 11, 0), [28]);
+    assert_eq!([0, 8].map(|at| u64_at(found, at)), [1, 2]);
+    assert_eq!([16, 20, 24].map(|at| u32_at(found, at)), [3, 4, 5]);
+
+    let pieces = part(&file, 6, 0);
+    let mut inodes = Vec::new();
+    for piece in pieces.chunks(3472) {
+        let (archive, sum) = piece.split_at(piece.len() - 8);
+        assert_eq!(u64_at(sum, 0), checksum(archive));
+        let [rows] = tables(archive, [108]);
+        for row in rows.chunks(108) {
+            inodes.push(u64_at(row, 0) as u64);
+            assert_eq!([8, 16, 24].map(|at| u64_at(row, at)), [2, 3, 4]);
+            for (at, secs) in [(32, 5), (44, 7), (56, 9), (68, 11)] {
+                assert_eq!(
+                    (u64_at(row, at), u32_at(row, at + 8)),
+                    (secs, secs as usize + 1)
+                );
+            }
+            let words = [80, 84, 88, 92, 96, 100, 104].map(|at| u32_at(row, at));
+            assert_eq!(words, [13, 14, 15, 16, 17, 18, 19]);
+        }
+    }
+    let expected: Vec<u64> = [90].into_iter().chain(0..40).chain([80, 81]).collect();
+    assert_eq!(inodes, expected);
+    for (number, ino) in (0..).zip(expected) {
+        assert_eq!(keys.attributes(number).unwrap().unwrap().ino, ino);
+    }
+    assert!(keys.attributes(43).is_err());
+
+    // A piece that rots is refused, and the others are not.
+    let at = pieces.as_ptr().addr() - file.as_ptr().addr() + 3472 + 7;
+    file[at] ^= 1;
+    let keys = Keys::parse(&file).unwrap();
+    assert!(keys.check().is_err());
+    assert!(keys.attributes(31).is_ok() && keys.attributes(32).is_err());
 }

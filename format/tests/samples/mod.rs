@@ -133,6 +133,7 @@ pub(crate) fn keys_content() -> KeysContent {
             text_identity(9, TextVerdict::Clean, NO_COPY),
         ],
         text_copies: vec![text_copy()],
+        attributes: None,
     }
 }
 

@@ -94,7 +94,7 @@ pub(crate) fn build_where(
     let mut blocks = Vec::new();
     let mut children = Vec::new();
     let mut keys = Vec::new();
-    let mut rows = Vec::new();
+    let mut attribute_rows = Vec::new();
     let mut at = 0;
     while at < dirs.len() {
         let path = dirs[at].path.clone();
@@ -106,7 +106,7 @@ pub(crate) fn build_where(
         names.sort();
         let first = dirs.len();
         let mut entries = Vec::new();
-        rows.push(
+        attribute_rows.push(
             names
                 .iter()
                 .map(|name| attributes(&path.join(name)))
@@ -185,7 +185,7 @@ pub(crate) fn build_where(
                 ..Terms::default()
             },
             root: attributes(root),
-            entries: rows,
+            entries: attribute_rows,
         }),
         ..KeysContent::default()
     };
