@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")"
 elfuse_index=${ELFUSE_INDEX:-../target/debug/elfuse-index}
 [ -x "$elfuse_index" ] || (cd .. && cargo build -p elfuse-indexer)
-for target in sidecar keys loader_cache ld_so_cache inspect walk conf resolve inherited vfs; do
+for target in sidecar keys loader_cache ld_so_cache inspect walk conf resolve inherited vfs patch copy_data; do
     mkdir -p "corpus/$target"
 done
 

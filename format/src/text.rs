@@ -19,7 +19,7 @@ use crate::keys::{ArchivedTime, State, Time, identity_hash};
 
 /// Of the three lists below, of how sites are judged, and of what stubs expect of the runtime. A copy made for another number is not
 /// used.
-pub const SET_VERSION: u32 = 2;
+pub const SET_VERSION: u32 = 3;
 
 /// What a call's number means to a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

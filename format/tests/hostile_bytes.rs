@@ -31,6 +31,7 @@ fn what_fuzzing_found_breaks_no_reader_again() {
     replay("keys", hostile::keys);
     replay("loader_cache", hostile::loader_cache);
     replay("ld_so_cache", hostile::ld_so_cache);
+    replay("copy_data", hostile::copy_data);
 }
 
 /// The check that reads all of a file of ours.
@@ -239,6 +240,20 @@ fn payloads() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    #[test]
+    fn data_of_a_copy_are_accepted_only_if_they_lead_into_its_code(
+        numbers in proptest::collection::vec(any::<u64>(), 7),
+        words in proptest::collection::vec(0x1000_0000_u64..0x4000_0000, 0..40),
+        leading in any::<bool>(),
+    ) {
+        let mut data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        if leading {
+            data.extend([0; 64]);
+        }
+        data.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        hostile::copy_data(&data);
+    }
+
     #[test]
     fn arbitrary_bytes_break_no_reader(data in payloads()) {
         hostile::sidecar(&data);

@@ -7,6 +7,7 @@ use elfuse_format::attributes::{AttributeRow, Attributes, Terms};
 use elfuse_format::checksum::checksum;
 use elfuse_format::header::{self, Kind};
 use elfuse_format::keys::{Keys, KeysContent, Time};
+use elfuse_format::text::{SET_VERSION, TextIdentity};
 
 fn u16_at(bytes: &[u8], at: usize) -> usize {
     u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap()).into()
@@ -214,6 +215,75 @@ fn keys_are_read_by_the_rules_of_the_page_alone() {
 }
 
 #[test]
+fn text_identities_and_copies_are_read_by_the_rules_of_the_page_alone() {
+    let file = samples::keys();
+    let [rows] = tables(part(&file, 8, 0), [47]);
+    let rows: Vec<_> = rows.chunks_exact(47).collect();
+    // Sorted by inode, unlike the sample.
+    assert_eq!([u64_at(rows[0], 0), u64_at(rows[1], 0)], [9, 12]);
+    let [clean, complete] = [rows[0], rows[1]];
+    assert_eq!(
+        (
+            u64_at(complete, 8),
+            u64_at(complete, 16),
+            u32_at(complete, 24)
+        ),
+        (34, 56, 78)
+    );
+    assert_eq!((u64_at(complete, 28), u32_at(complete, 36)), (90, 12));
+    assert_eq!((u32_at(clean, 40), u32_at(complete, 40)), (0xffff_ffff, 0));
+    assert_eq!((u16_at(complete, 44), complete[46], clean[46]), (1, 2, 1));
+
+    let [copies] = tables(part(&file, 9, 0), [136]);
+    let hash: Vec<u8> = (0..32).collect();
+    assert_eq!(copies[..32], hash);
+    // L by the page's formula.
+    let block = 0x1000_0000 + 0x1_0000 * (u64_at(&hash, 0) % 12_288);
+    assert_eq!(u32_at(copies, 32) as u64, block);
+    let numbers: Vec<_> = (0..3).map(|i| u32_at(copies, 36 + 4 * i)).collect();
+    assert_eq!(numbers, [0x1000, 0x2000, 3]);
+    let numbers: Vec<_> = (0..7).map(|i| u64_at(copies, 48 + 8 * i)).collect();
+    assert_eq!(
+        numbers,
+        [
+            0x9000,
+            0x1000,
+            0x2000,
+            0x7654,
+            0x1122_3344_5566_7788,
+            13,
+            0xc000
+        ]
+    );
+    assert_eq!((u64_at(copies, 104), u32_at(copies, 112)), (1, 2));
+    assert_eq!((u64_at(copies, 116), u32_at(copies, 124)), (3, 4));
+    assert_eq!(u32_at(copies, 128), SET_VERSION as usize);
+    assert_eq!((u16_at(copies, 132), u16_at(copies, 134)), (0, 2));
+}
+
+/// FORMAT.md, "Text identities": which chunk a row is in.
+#[test]
+fn each_text_identity_is_in_the_chunk_that_the_page_says() {
+    let mut content = samples::keys_content();
+    let template = content.text_identities[0];
+    let rows = (0..1000_u64).map(|ino| TextIdentity { ino, ..template });
+    content.text_identities = rows.rev().collect();
+    let file = content.encode().unwrap();
+    let mut seen = 0;
+    for index in 0..4 {
+        let [rows] = tables(part(&file, 8, index), [47]);
+        let mut last = None;
+        for row in rows.chunks_exact(47) {
+            let identity = [&row[..8], &row[44..46]].concat();
+            assert_eq!((checksum(&identity) >> 32) % 4, index as u64);
+            assert!(last.replace(u64_at(row, 0)) < Some(u64_at(row, 0)));
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 1000);
+}
+
+#[test]
 fn a_loader_cache_is_read_by_the_rules_of_the_page_alone() {
     let file = samples::loader_cache();
     assert_eq!(u16_at(&file, 10), 3);
@@ -286,6 +356,14 @@ fn the_bytes_of_small_keys_have_not_changed() {
         "{}{end:#x}, {sum:016x}\n",
         hex_dump(&file[..0x260])
     ));
+}
+
+/// What copies are believed by.
+#[test]
+fn the_bytes_of_text_identities_and_copies_have_not_changed() {
+    let file = samples::keys();
+    let parts = [8, 9].map(|kind| hex_dump(part(&file, kind, 0)));
+    insta::assert_snapshot!(parts.join("\n"));
 }
 
 #[test]

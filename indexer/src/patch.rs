@@ -200,6 +200,11 @@ impl Analysis<'_> {
                 found.extend(here.iter().filter_map(|one| self.unclear(*one)));
                 continue;
             };
+            // So it is nearly everywhere, and no more needs to be known.
+            let vaddrs = here.iter().map(|(vaddr, _)| *vaddr);
+            if code::are_inside_others(&self.image, stretch, vaddrs) {
+                continue;
+            }
             let instructions = code::read(&self.image, stretch, &layout);
             let mut seen = Vec::new();
             if code::has_sites(&instructions) {
@@ -214,7 +219,7 @@ impl Analysis<'_> {
                         let around = seen.swap_remove(at);
                         found.push((site_of(&around), Some(around)));
                     }
-                    _ if code::is_inside_another(&self.image, stretch, candidate.0) => {}
+                    _ if code::are_inside_others(&self.image, stretch, [candidate.0]) => {}
                     _ if code::is_out_of_reach(
                         &self.image,
                         (stretch, &layout),

@@ -22,6 +22,7 @@ fn replay(target: &str, read: fn(&[u8])) {
 #[test]
 fn what_fuzzing_found_breaks_no_reader_again() {
     replay("inspect", hostile::inspect);
+    replay("patch", hostile::patch);
     replay("walk", hostile::walk);
     replay("conf", hostile::conf);
     replay("resolve", hostile::resolve);
@@ -133,6 +134,25 @@ proptest! {
     ) {
         hostile::inspect(&data);
         hostile::inspect(&[b"\x7fELF", [class].as_slice(), &data].concat());
+    }
+
+    #[test]
+    fn any_code_makes_a_copy_that_a_run_accepts_or_none(
+        pieces in proptest::collection::vec(prop_oneof![
+            Just(b"\x0f\x05".to_vec()),
+            Just(b"\x0f\xa2".to_vec()),
+            // mov $257, %eax; mov $0, %eax; mov %rcx, %r10; xor %edi, %edi; lea 0(%rip), %rsi; jne .+9; ret
+            Just(b"\xb8\x01\x01\0\0".to_vec()),
+            Just(b"\xb8\0\0\0\0".to_vec()),
+            Just(b"\x49\x89\xca".to_vec()),
+            Just(b"\x31\xff".to_vec()),
+            Just(b"\x48\x8d\x35\0\0\0\0".to_vec()),
+            Just(b"\x75\x07".to_vec()),
+            Just(b"\xc3".to_vec()),
+            proptest::collection::vec(any::<u8>(), 1..4),
+        ], 0..60)
+    ) {
+        hostile::patch(&pieces.concat());
     }
 
     #[test]

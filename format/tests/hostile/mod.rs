@@ -16,6 +16,7 @@ use elfuse_format::keys::Keys;
 use elfuse_format::ld_so_cache::{Flags, LdSoCache, Wanted};
 use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
 use elfuse_format::sidecar::{self, Block, Content, NewEntry};
+use elfuse_format::text;
 
 /// Rows touched one by one; a file may have more, and the fuzzer need not wait for all.
 const ENOUGH: usize = 2000;
@@ -126,6 +127,69 @@ fn touch_keys(data: &[u8]) {
         let _ = (keys.dir_chunk(index), keys.file_chunk(index));
     }
     let _ = (keys.inputs(), keys.bound_to(), keys.flags());
+    touch_texts(&keys);
+}
+
+/// What copies are believed by: whatever rows say, a block lies in the room for blocks and inside its file.
+fn touch_texts(keys: &Keys<'_>) {
+    for index in [0, 1, u32::MAX] {
+        for row in keys.text_identities(index).unwrap_or_default() {
+            let (device, ino) = (row.device.to_native(), row.ino.to_native());
+            let rows = keys.text_identities(index).unwrap_or_default();
+            if let Some(found) = text::find_identity(rows, device, ino) {
+                assert_eq!((found.ino, found.device), (row.ino, row.device));
+            }
+            assert!(row.copy() != Some(text::NO_COPY));
+        }
+        for row in keys.text_copies(index).unwrap_or_default() {
+            let Some(layout) = row.layout() else {
+                continue;
+            };
+            assert!(layout.data() >= text::BLOCKS_START);
+            assert!(layout.code() + layout.code_len() <= text::BLOCKS_END);
+            assert_eq!(layout.file_len(), row.size.to_native());
+            assert!(layout.back(layout.slots() - 1) < layout.code());
+            if let Some(segment) = row.segment() {
+                assert!(segment.offset + segment.file_len <= layout.annex());
+            }
+        }
+    }
+}
+
+/// The data of a copy: five numbers that say where its block lies, two for the segment, then the data.
+pub(crate) fn copy_data(bytes: &[u8]) {
+    let Some((numbers, data)) = bytes.split_at_checked(7 * 8) else {
+        return;
+    };
+    let number = |at: usize| u64::from_le_bytes(numbers[8 * at..8 * at + 8].try_into().unwrap());
+    let segment = text::Segment {
+        offset: 0,
+        vaddr: number(5),
+        file_len: number(6),
+    };
+    // As they are, and as somebody would write them who knows what they must be like.
+    let slots = number(3) as u32;
+    let near = [
+        text::BLOCKS_START + text::BLOCK_STEP * (number(0) % 12_288),
+        text::words_len(slots % 1024).next_multiple_of(text::PAGE),
+        text::PAGE * (number(2) % 16),
+        u64::from(slots % 1024),
+        text::PAGE * (number(4) % 1024),
+    ];
+    for [block, data_len, code_len, slots, annex] in [near, [0, 1, 2, 3, 4].map(number)] {
+        let Some(layout) = text::Layout::new(block, data_len, code_len, slots as u32, annex) else {
+            continue;
+        };
+        let mut data = data.to_vec();
+        data.resize((data_len as usize).min(1 << 20), 0);
+        let words = data.as_chunks::<8>().0.to_vec();
+        if layout.accepts(&data, &segment) {
+            let slots = layout.slots() as usize;
+            let code = layout.code()..layout.code() + layout.code_len();
+            assert!((words[8..8 + slots].iter()).all(|to| code.contains(&u64::from_le_bytes(*to))));
+            assert!(words[..8].iter().all(|word| *word == [0; 8]));
+        }
+    }
 }
 
 /// A loader cache: as it is, and repaired.

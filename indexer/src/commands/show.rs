@@ -6,6 +6,8 @@ mod loader_cache;
 mod sidecar;
 mod sites;
 
+pub(super) use self::sites::verdict_name;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

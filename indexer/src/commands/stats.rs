@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::commands::build::seal_name;
 use crate::commands::current::{Current, current};
+use crate::commands::show::verdict_name;
 use crate::elf_names;
 use crate::exit::Exit;
 use crate::options::StatsOptions;
@@ -64,6 +65,11 @@ struct IndexStats {
     loader_cache_bytes: u64,
     keys_bytes: u64,
     bytes_per_entry: f64,
+    /// Of the patched copies that the keys have rows for; not among the bytes above.
+    copies: u64,
+    copy_bytes: u64,
+    /// What may be mapped of ELF files for x86-64, by verdict; each inode once.
+    texts_by_verdict: BTreeMap<&'static str, u64>,
     directories: u64,
     directories_by_seal: BTreeMap<&'static str, u64>,
     /// Directories of the tree whose key holds now.
@@ -181,6 +187,12 @@ fn index_stats(now: &Current) -> Option<IndexStats> {
         let name = state.map_or("no key", seal_name);
         *directories_by_seal.entry(name).or_default() += 1;
     }
+    let mut texts_by_verdict = BTreeMap::new();
+    for text in index.texts() {
+        *texts_by_verdict
+            .entry(verdict_name(text.verdict()))
+            .or_default() += 1;
+    }
     let total = sidecar_bytes + loader_cache_bytes + keys_bytes;
     Some(IndexStats {
         path: now.store.dir().display().to_string(),
@@ -189,6 +201,9 @@ fn index_stats(now: &Current) -> Option<IndexStats> {
         loader_cache_bytes,
         keys_bytes,
         bytes_per_entry: total as f64 / now.scan.entry_count().max(1) as f64,
+        copies: index.copies().count() as u64,
+        copy_bytes: index.copies().map(|copy| copy.size.to_native()).sum(),
+        texts_by_verdict,
         directories: index.dirs().len() as u64,
         directories_by_seal,
         directories_that_hold: now.scan.dirs.iter().filter(|dir| dir.sealed).count() as u64,
@@ -274,6 +289,14 @@ fn print(stats: &Stats, out: &mut Output) -> io::Result<()> {
         "{:>12.1}  bytes an entry",
         index.bytes_per_entry
     )?;
+    if index.copies > 0 {
+        let copies = count(index.copies, "patched copy", "patched copies");
+        let bytes = human_bytes(index.copy_bytes);
+        writeln!(out.text(), "{bytes:>12}  {copies}")?;
+    }
+    for (verdict, number) in &index.texts_by_verdict {
+        row(out, *number, &format_args!("code {verdict}"))?;
+    }
     for (state, number) in &index.directories_by_seal {
         row(out, *number, &format_args!("directories {state}"))?;
     }

@@ -312,22 +312,27 @@ pub(super) fn has_sites(code: &[Instruction]) -> bool {
     code.iter().any(is_of_interest)
 }
 
-/// Whether the bytes at `vaddr` are the inside of an instruction of code that nothing contradicts up to there.
-pub(super) fn is_inside_another(image: &Image<'_>, stretch: &Stretch, vaddr: u64) -> bool {
+/// Whether the bytes at each of these ascending addresses are the inside of an instruction, and not of one of interest, of code that
+/// nothing contradicts up to there. With a prefix in front a system call is one all the same.
+pub(super) fn are_inside_others(
+    image: &Image<'_>,
+    stretch: &Stretch,
+    vaddrs: impl IntoIterator<Item = u64>,
+) -> bool {
     let Some(mut decoder) = decoder(image, stretch.start..stretch.end) else {
         return false;
     };
     let mut instruction = Instruction::default();
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if instruction.is_invalid() || instruction.ip() == vaddr {
-            return false;
+    vaddrs.into_iter().all(|vaddr| {
+        while decoder.can_decode() && instruction.next_ip() <= vaddr {
+            decoder.decode_out(&mut instruction);
+            if instruction.is_invalid() {
+                return false;
+            }
         }
-        if instruction.next_ip() > vaddr {
-            return true;
-        }
-    }
-    false
+        (instruction.ip() + 1..instruction.next_ip()).contains(&vaddr)
+            && !is_of_interest(&instruction)
+    })
 }
 
 /// Whether a program dies of an instruction, so that none behind it is come to.

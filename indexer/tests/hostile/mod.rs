@@ -7,6 +7,7 @@ pub(crate) mod tree;
 use std::collections::BTreeSet;
 
 use elfuse_indexer::inspect;
+use elfuse_indexer::patch;
 use elfuse_indexer::resolve::conf::{LD_SO_CONF, LdSoConf};
 use elfuse_indexer::resolve::{self, Outcome, Question};
 use elfuse_indexer::tree::{Elf, Kind, Tree};
@@ -38,6 +39,56 @@ pub(crate) fn inspect(data: &[u8]) {
         .map(Vec::len)
         .sum();
     assert!(total <= inspect::MAX_STRINGS + facts.filters.len());
+}
+
+/// The code of an ELF file: as it is, and in an executable that is made around it. A copy, if there is one, is what a run accepts,
+/// and its original but for windows.
+pub(crate) fn patch(data: &[u8]) {
+    patch_file(data);
+    patch_file(&around_code(data));
+}
+
+fn patch_file(bytes: &[u8]) {
+    let Some(analysis) = patch::analyse(bytes) else {
+        return;
+    };
+    assert!(analysis.sites.is_sorted_by_key(|site| site.vaddr));
+    let Some(copy) = analysis.copy(&[3; 32]) else {
+        return;
+    };
+    assert!(analysis.refusal.is_none());
+    let annex = copy.block.annex() as usize;
+    let words = &copy.bytes[annex..annex + copy.block.data_len() as usize];
+    assert!(copy.block.accepts(words, &copy.segment));
+    assert_eq!(copy.bytes.len() as u64, copy.block.file_len());
+    let mut expected = bytes.to_vec();
+    for site in &analysis.sites {
+        if let patch::Outcome::Patched { window, .. } = &site.outcome {
+            let start = window.start - copy.segment.vaddr + copy.segment.offset;
+            let range = start as usize..(start + window.end - window.start) as usize;
+            assert!(range.len() >= 7);
+            expected[range.clone()].copy_from_slice(&copy.bytes[range]);
+        }
+    }
+    assert_eq!(expected, copy.bytes[..bytes.len()]);
+}
+
+/// An executable without sections that is one segment of this code.
+fn around_code(code: &[u8]) -> Vec<u8> {
+    let len = (64 + 56 + code.len()) as u64;
+    let mut file = vec![0; 64 + 56];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[2, 0, 62, 0, 1]);
+    put(24, &0x40_0078_u64.to_le_bytes());
+    put(32, &64_u64.to_le_bytes());
+    put(52, &[64, 0, 56, 0, 1, 0]);
+    put(64, &[1, 0, 0, 0, 5, 0, 0, 0]);
+    put(64 + 16, &0x40_0000_u64.to_le_bytes());
+    put(64 + 32, &len.to_le_bytes());
+    put(64 + 40, &len.to_le_bytes());
+    file.extend_from_slice(code);
+    file
 }
 
 /// A path in a tree: the first line is the path, the rest the tree.

@@ -135,6 +135,13 @@ function plain
 	ret
 finish plain
 
+function prefixed
+	mov $79, %eax
+	.byte 0x48
+	syscall
+	ret
+finish prefixed
+
 function gate
 	mov $20, %eax
 	int $0x80

@@ -10,10 +10,12 @@ use elfuse_format::keys::{
 };
 use elfuse_format::loader_cache::LoaderCache;
 use elfuse_format::names;
+use elfuse_format::text::copy_flags;
 use serde::Serialize;
 
 use super::loader_cache::Paths;
-use super::{HeaderShown, PartShown, heading, hex, parts, print_parts};
+use super::sites::verdict_name;
+use super::{HeaderShown, PartShown, heading, hex, hex_of, parts, print_parts};
 use crate::commands::build::seal_name;
 use crate::report::{Bytes, Output, Style, count};
 
@@ -31,6 +33,43 @@ struct Shown {
     directories: Vec<DirShown>,
     files: Vec<FileShown>,
     inputs: Vec<FileShown>,
+    texts: Vec<TextShown>,
+    copies: Vec<CopyShown>,
+}
+
+/// What may be mapped for a file.
+#[derive(Debug, Serialize)]
+struct TextShown {
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<u32>,
+    device: u16,
+    ino: u64,
+    size: u64,
+    mtime: String,
+    ctime: String,
+}
+
+#[derive(Debug, Serialize)]
+struct CopyShown {
+    content_hash: String,
+    set_version: u32,
+    block: String,
+    data_bytes: u32,
+    code_bytes: u32,
+    slots: u32,
+    annex: u64,
+    p_offset: u64,
+    p_vaddr: u64,
+    p_filesz: u64,
+    checksum: String,
+    some_leases_not_ended: bool,
+    has_cpuid: bool,
+    device: u16,
+    ino: u64,
+    size: u64,
+    mtime: String,
+    ctime: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,6 +163,8 @@ pub(super) fn show(
         directories: directories(&keys, paths.as_ref())?,
         files: files(&keys, paths.as_ref())?,
         inputs: inputs(&keys, cache.as_ref())?,
+        texts: texts(&keys)?,
+        copies: copies(&keys)?,
     };
     if out.is_json() {
         return out.json("show", &shown);
@@ -167,6 +208,92 @@ fn inputs(keys: &Keys<'_>, cache: Option<&LoaderCache<'_>>) -> anyhow::Result<Ve
     let rows = keys.inputs()?.iter();
     let shown = rows.map(|key| file_shown(key, names.next().map(|(path, _)| Bytes(path.to_vec()))));
     Ok(shown.collect())
+}
+
+fn texts(keys: &Keys<'_>) -> anyhow::Result<Vec<TextShown>> {
+    let mut shown = Vec::new();
+    for chunk in (0..).take_while(|&at| keys.file().has(PartKind::TextIdentities, at)) {
+        let rows = keys.text_identities(chunk)?.iter();
+        shown.extend(rows.map(|row| TextShown {
+            verdict: verdict_name(row.verdict()),
+            copy: row.copy(),
+            device: row.device.to_native(),
+            ino: row.ino.to_native(),
+            size: row.size.to_native(),
+            mtime: time(&row.mtime),
+            ctime: time(&row.ctime),
+        }));
+    }
+    Ok(shown)
+}
+
+fn copies(keys: &Keys<'_>) -> anyhow::Result<Vec<CopyShown>> {
+    let mut shown = Vec::new();
+    for chunk in (0..).take_while(|&at| keys.file().has(PartKind::TextCopies, at)) {
+        let rows = keys.text_copies(chunk)?.iter();
+        shown.extend(rows.map(|row| {
+            let flags = row.flags.to_native();
+            CopyShown {
+                content_hash: hex_of(&row.content_hash),
+                set_version: row.set_version.to_native(),
+                block: format!("{:#x}", row.block.to_native()),
+                data_bytes: row.data_len.to_native(),
+                code_bytes: row.code_len.to_native(),
+                slots: row.slots.to_native(),
+                annex: row.annex.to_native(),
+                p_offset: row.p_offset.to_native(),
+                p_vaddr: row.p_vaddr.to_native(),
+                p_filesz: row.p_filesz.to_native(),
+                checksum: hex(row.checksum.to_native()),
+                some_leases_not_ended: flags & copy_flags::ENDINGS_LEFT != 0,
+                has_cpuid: flags & copy_flags::CPUID != 0,
+                device: row.device.to_native(),
+                ino: row.ino.to_native(),
+                size: row.size.to_native(),
+                mtime: time(&row.mtime),
+                ctime: time(&row.ctime),
+            }
+        }));
+    }
+    Ok(shown)
+}
+
+fn print_texts(shown: &Shown, out: &mut Output) -> io::Result<()> {
+    heading(out, &format!("Code: {}", shown.texts.len()))?;
+    for text in &shown.texts {
+        let copy = text.copy.map(|copy| format!("  copy {copy}"));
+        writeln!(
+            out.text(),
+            "  {:<12} dev {} ino {:<10} size {:<9} mtime {} ctime {}{}",
+            text.verdict,
+            text.device,
+            text.ino,
+            text.size,
+            text.mtime,
+            text.ctime,
+            copy.unwrap_or_default()
+        )?;
+    }
+    heading(out, &format!("Copies: {}", shown.copies.len()))?;
+    for (number, copy) in shown.copies.iter().enumerate() {
+        writeln!(
+            out.text(),
+            "  {number:>3}  {} set {} at {}: {} slots, data {}, code {}, annex {:#x}, dev {} ino {:<10} size {:<9} mtime {} ctime {}",
+            copy.content_hash,
+            copy.set_version,
+            copy.block,
+            copy.slots,
+            copy.data_bytes,
+            copy.code_bytes,
+            copy.annex,
+            copy.device,
+            copy.ino,
+            copy.size,
+            copy.mtime,
+            copy.ctime
+        )?;
+    }
+    Ok(())
 }
 
 fn print(shown: &Shown, out: &mut Output) -> io::Result<()> {
@@ -242,5 +369,5 @@ fn print(shown: &Shown, out: &mut Output) -> io::Result<()> {
             )?;
         }
     }
-    Ok(())
+    print_texts(shown, out)
 }
