@@ -432,7 +432,7 @@ fn attributes_are_read_by_the_rules_of_the_page_alone() {
         assert_eq!(u64_at(sum, 0), checksum(archive));
         let [rows] = tables(archive, [108]);
         for row in rows.chunks(108) {
-            inodes.push(u64_at(row, 0) as u64);
+            inodes.push(u64_at(row, 0));
             assert_eq!([8, 16, 24].map(|at| u64_at(row, at)), [2, 3, 4]);
             for (at, secs) in [(32, 5), (44, 7), (56, 9), (68, 11)] {
                 assert_eq!(
