@@ -30,8 +30,9 @@ const LOOKUPS: [(&str, bool); 9] = [
     ("readlink", false),
 ];
 
-/// Lookups that are made when calls are counted; none are made for what they are compared with.
-const COUNTED: &str = "1000";
+/// Lookups that are made when calls are counted. One is made for what they are compared with: the first finds out that the
+/// directory has not changed.
+const COUNTED: u32 = 1001;
 
 /// Measures, and writes what was found.
 ///
@@ -71,8 +72,9 @@ fn count(ground: &Ground, made: &Root) -> anyhow::Result<Vec<[f64; 2]>> {
         &ground.elfuse_index,
     )?;
     let calls = |name: &str, way: Way| -> anyhow::Result<f64> {
-        let with = |times: &str| -> anyhow::Result<f64> {
-            let line = ["/bin/lookups", name, "3", times];
+        let with = |times: u32| -> anyhow::Result<f64> {
+            let times = times.to_string();
+            let line = ["/bin/lookups", name, "3", &times];
             let program = Program { name, line: &line };
             let started = traced.start(&program, way)?;
             let status = started.output.status;
@@ -80,7 +82,7 @@ fn count(ground: &Ground, made: &Root) -> anyhow::Result<Vec<[f64; 2]>> {
             Ok(started.tally.calls as f64)
         };
         // How many a start itself takes depends on where things come to lie; to the hundredth of a lookup it does not matter.
-        let each = (with(COUNTED)? - with("0")?) / COUNTED.parse::<f64>()?;
+        let each = (with(COUNTED)? - with(1)?) / f64::from(COUNTED - 1);
         Ok((each * 100.0).round() / 100.0)
     };
     LOOKUPS
@@ -162,7 +164,7 @@ fn section(told: &[Told], calls: &[[f64; 2]]) -> Section {
         about: vec![format!(
             "By a dynamic program of the sysroot, in a directory 1, 3 and 6 below `/l`: ns for each call, the median over {} rounds of what each \
              run found to be the median over its batches. `x` is to the native run of the same round. Each answer is checked. Calls are \
-             counted under strace, of {COUNTED} lookups less those of none; a call that is trapped and answered is none.",
+             counted under strace, of {COUNTED} lookups less those of one; a call that is trapped and answered is none.",
             native.rounds.len()
         )],
         peer: native.name.clone(),

@@ -300,7 +300,7 @@ fn a_frozen_tree_tells_what_stat_returns_until_something_in_it_is_touched() {
             .with_attributes(&attributes);
         let host = RealHost::new(&tree.sysroot());
         // Directories are compared with their keys first.
-        by_vfs(&vfs, &host, "/", "/d/e/file", follow(true));
+        assert!(by_vfs(&vfs, &host, "/", "/d/e/file", follow(true)).is_ok());
         let file = fs::metadata(tree.sysroot().join("d/e/file")).unwrap();
         let there = Some(Ok((file.ino(), file.len()))).filter(|_| tells);
         for _ in 0..2 {
@@ -312,7 +312,7 @@ fn a_frozen_tree_tells_what_stat_returns_until_something_in_it_is_touched() {
         coherence.mutate_begin();
         assert_eq!(said(&vfs, &host, "/d/e/file"), None);
         coherence.mutate_end();
-        by_vfs(&vfs, &host, "/", "/d/e/file", follow(true));
+        assert!(by_vfs(&vfs, &host, "/", "/d/e/file", follow(true)).is_ok());
         assert_eq!(said(&vfs, &host, "/d/e/file"), there);
         coherence.touch();
         assert_eq!(said(&vfs, &host, "/d/e/file"), None);
@@ -342,7 +342,8 @@ fn what_is_copied_of_an_index_is_what_is_touched_and_that_once() {
     // Two headers with their part tables, and the devices.
     assert_eq!(verdicts.all_copied()[0], 3);
     let look = |path: &str| {
-        by_vfs(&vfs, &host, "/", path, follow(true));
+        let found = by_vfs(&vfs, &host, "/", path, follow(true));
+        assert_eq!(found.is_ok(), path.ends_with("/file"));
         verdicts.all_copied()
     };
     // Rows and keys of the first chunk, the names of the root and of one directory.

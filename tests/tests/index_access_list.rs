@@ -133,6 +133,7 @@ fn content_of(keys: &Keys<'_>) -> KeysContent {
             .collect(),
         text_identities: Vec::new(),
         text_copies: Vec::new(),
+        attributes: None,
     }
 }
 

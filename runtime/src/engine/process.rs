@@ -114,9 +114,9 @@ pub fn process() -> &'static Process {
     unsafe { at.as_ref() }.expect("the process's state is set before its handlers")
 }
 
-/// Opens the directory that a cached descriptor stands for. Its number lies above the guest's limit where the hard limit leaves room or may
-/// be raised:
-/// there no dup2(2) reaches it, and none of the guest's numbers is taken. Else it is as high as can be, as guests count on low ones.
+/// Opens the directory that a cached descriptor stands for. Its number lies above the guest's limit where that is no more than [`CHEAP`] and the
+/// hard limit leaves room or may be raised: there no dup2(2) reaches it, and none of the guest's numbers is taken. Else it is as high as
+/// is cheap, as guests count on low ones: each fork(2) copies the table of descriptors up to the highest one.
 /// It stays open over exec, so that a guest without a number to spare can still be served.
 ///
 /// # Errors
@@ -130,7 +130,7 @@ pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
     } else {
         [hard.saturating_add(ABOVE); 2]
     };
-    if soft < raised[0] {
+    if soft <= CHEAP && soft < raised[0] {
         // A handler of the guest's that left by a jump would leave the limit raised.
         let mask = signal_mask(SIG_SETMASK, SignalSet(!0));
         let raised = set_limits(RLIMIT_NOFILE, raised);
@@ -146,10 +146,12 @@ pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
         }
     }
     let low = open()?;
-    let soft = soft.min(1 << 20) as i32;
+    let soft = soft.min(CHEAP) as i32;
     moved(low, (soft - 24).max(3)).or_else(|_| moved(low, (soft / 2).max(3)).or(Ok(low)))
 }
 
+/// Up to which number a descriptor costs a fork little: some pages of pointers in the kernel.
+const CHEAP: u64 = 1024;
 /// How many numbers above the guest's limit are tried.
 const ABOVE: u64 = 16;
 
