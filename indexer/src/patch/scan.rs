@@ -80,7 +80,7 @@ impl Look {
         let Some((at, len)) = elf::program_headers(start) else {
             return look;
         };
-        let end = at.checked_add(len as u64).unwrap_or(u64::MAX);
+        let end = at.saturating_add(len as u64);
         let Some(table) = start.get(place(at, 0)..place(end, 0)) else {
             // Far from where everybody puts it. Analysis will find it, or find that it is not there.
             look.found = FirstLook::Something;
