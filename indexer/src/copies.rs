@@ -157,9 +157,6 @@ impl Copies {
         if on_tmpfs {
             return Ok(Self::default());
         }
-        let dir = open_dir(store)?;
-        let may_copy = tells_changes(&dir);
-        let known = earlier.map(|index| Known::new(index, &dir));
         let mut originals: BTreeMap<ContentHash, Original<'_>> = BTreeMap::new();
         for dir in &scan.dirs {
             each_file(dir, |at, name, hash, size| {
@@ -174,6 +171,16 @@ impl Copies {
                 }
             });
         }
+        let dir = match open_existing(&store) {
+            // Nothing will be put there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && originals.is_empty() => {
+                return Ok(Self::default());
+            }
+            Err(_) => open_dir(store)?,
+            Ok(dir) => dir,
+        };
+        let may_copy = tells_changes(&dir);
+        let known = earlier.map(|index| Known::new(index, &dir));
         let large = Mutex::new(());
         let texts: Vec<_> = originals
             .par_iter()

@@ -48,6 +48,8 @@ impl fmt::Display for Failure {
 pub struct Tally {
     /// All calls that reached the kernel.
     pub calls: u64,
+    /// The same, by name.
+    pub by_name: BTreeMap<String, u64>,
     /// Path calls inside the sysroot that failed with ENOENT, ENOTDIR or ELOOP, or readlink with EINVAL; each with how often.
     pub failing: BTreeMap<Failure, u64>,
     /// Those outside it: in what is mounted over it, and elfuse's own.
@@ -61,6 +63,7 @@ impl Tally {
     pub fn add(&mut self, calls: &[Call], root: &str, view: View) {
         for call in calls {
             self.calls += 1;
+            *self.by_name.entry(call.name.clone()).or_default() += 1;
             if call.paths.is_empty() {
                 continue;
             }
