@@ -454,13 +454,7 @@ fn find_and_start(
     let skip = options.program_at + 1;
     let program = options.program;
     let own_mask = signal_mask(SIG_BLOCK, SignalSet::default());
-    // Without the index: to check what this needs of it costs more than to ask the host.
-    let unindexed = setting.arena.place(Process {
-        vfs: Vfs::new(process.vfs.mounts()),
-        ..process.with_run(process.run)
-    });
-    let unindexed = unindexed.unwrap_or_else(|errno| no_memory(errno));
-    let call = Call::own(unindexed, own_mask);
+    let call = Call::own(process, own_mask);
     let (path, file) = if program.contains(&b'/') {
         let path = setting
             .arena
@@ -512,10 +506,7 @@ fn find_and_start(
         execfn,
         ..process.run
     };
-    let state = setting.arena.place(Process {
-        vfs: process.vfs,
-        ..unindexed.with_run(run)
-    });
+    let state = setting.arena.place(process.with_run(run));
     let process = process::set(state.unwrap_or_else(|errno| no_memory(errno)));
     launch(&mut setting.arena, process, vector, skip, file, own_mask)
 }
