@@ -89,11 +89,21 @@ fn programs() -> &'static Programs {
     })
 }
 
+/// The directory for temporary files, or one beside the build's where that is a tmpfs: patched copies are not used there.
+fn on_disk() -> PathBuf {
+    const TMPFS: i64 = 0x0102_1994;
+    let temporary = std::env::temp_dir();
+    match rustix::fs::statfs(&temporary) {
+        Ok(found) if found.f_type == TMPFS => env!("CARGO_TARGET_TMPDIR").into(),
+        _ => temporary,
+    }
+}
+
 impl Guest {
     /// With `/bin/traps`.
     pub(crate) fn new() -> Self {
         let guest = Self {
-            scratch: Scratch::new(),
+            scratch: Scratch::within(&on_disk()),
             programs: programs(),
         };
         for directory in ["proc", "dev", "tmp", "w/d"] {
