@@ -4,11 +4,12 @@
 //! believed only through a row of the keys that was captured from the very file: whatever else lies in the directory (a copy half
 //! written, one of another version, somebody else's file) is replaced or removed, and costs nothing until then.
 
+mod room;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
 
 use elfuse_format::elf_facts::ContentHash;
 use elfuse_format::keys::{DeviceRow, KeysContent, Seal, Time};
@@ -23,6 +24,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use self::room::Room;
 use crate::index::Index;
 use crate::patch::scan::{FirstLook, first_look};
 use crate::patch::{self, Counts, MAX_FILE};
@@ -33,9 +35,6 @@ use crate::warning::{Warning, Warnings};
 
 /// `f_type` of tmpfs, where a write through a shared mapping moves no time: a key does not tell that code is what it was.
 const TMPFS: u64 = 0x0102_1994;
-
-/// Files larger than this are analysed one at a time, so that as many threads do not take as many times the memory.
-const LARGE: u64 = 4 << 20;
 
 /// A file that may have a copy.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +142,6 @@ fn tells_changes(fd: impl AsFd) -> bool {
 
 impl Copies {
     /// Analyses what is not known from `earlier`, and writes the copies that are not there. Runs on the pool that it is called in.
-    ///
     /// # Errors
     /// If the directory of the copies cannot be made.
     pub fn make(
@@ -181,14 +179,19 @@ impl Copies {
         };
         let may_copy = tells_changes(&dir);
         let known = earlier.map(|index| Known::new(index, &dir));
-        let large = Mutex::new(());
+        let maker = Maker {
+            root,
+            dir: &dir,
+            may_copy,
+            room: Room::new(),
+        };
         let texts: Vec<_> = originals
             .par_iter()
             .map(|(hash, original)| {
                 let known = known.as_ref().and_then(|known| known.text(hash));
                 let text = known
                     .map(Some)
-                    .map_or_else(|| text(root, &dir, hash, original, may_copy, &large), Ok);
+                    .map_or_else(|| maker.text(hash, original), Ok);
                 let text = text.unwrap_or_else(|error| {
                     let path = guest(&original.dir.join(original.name));
                     warnings.add(Warning::NotPatched, &path, error);
@@ -364,67 +367,69 @@ fn device_slot(keys: &mut KeysContent, dev: u64, dir: impl AsFd) -> Option<u16> 
     u16::try_from(at).ok()
 }
 
-/// Analyses a file, and puts its copy into `dir`. `None`: it has no executable code, or is not what it was when it was scanned.
-fn text(
-    root: &Root,
-    dir: &OwnedFd,
-    hash: &ContentHash,
-    original: &Original<'_>,
+/// What files are analysed with.
+struct Maker<'m> {
+    root: &'m Root,
+    /// Where copies go.
+    dir: &'m OwnedFd,
     may_copy: bool,
-    large: &Mutex<()>,
-) -> io::Result<Option<Text>> {
-    let without_copy = |verdict| Text {
-        verdict,
-        counts: Counts::default(),
-        copy: None,
-    };
-    // What was seen when the hash was made is of the very bytes that it is of.
-    match original.look {
-        Some(FirstLook::NoCode) => return Ok(None),
-        Some(FirstLook::Nothing) => return Ok(Some(without_copy(TextVerdict::Clean))),
-        Some(FirstLook::Something) | None => {}
-    }
-    let file = sys::open_file(root.open_dir(&original.dir.path)?, original.name)?;
-    if sys::fstat(&file)?.identity != original.identity {
-        return Ok(None);
-    }
-    let look = match original.look {
-        Some(look) => look,
-        None => first_look(&file)?,
-    };
-    match look {
-        FirstLook::NoCode => return Ok(None),
-        FirstLook::Nothing => return Ok(Some(without_copy(TextVerdict::Clean))),
-        FirstLook::Something if original.size > MAX_FILE => {
-            return Ok(Some(without_copy(TextVerdict::Unpatched)));
+    room: Room,
+}
+
+impl Maker<'_> {
+    /// Analyses a file, and puts its copy into place. `None`: it has no executable code, or is not what it was when it was scanned.
+    fn text(&self, hash: &ContentHash, original: &Original<'_>) -> io::Result<Option<Text>> {
+        let without_copy = |verdict| Text {
+            verdict,
+            counts: Counts::default(),
+            copy: None,
+        };
+        // What was seen when the hash was made is of the very bytes that it is of.
+        match original.look {
+            Some(FirstLook::NoCode) => return Ok(None),
+            Some(FirstLook::Nothing) => return Ok(Some(without_copy(TextVerdict::Clean))),
+            Some(FirstLook::Something) | None => {}
         }
-        FirstLook::Something => {}
+        let file = sys::open_file(self.root.open_dir(&original.dir.path)?, original.name)?;
+        if sys::fstat(&file)?.identity != original.identity {
+            return Ok(None);
+        }
+        let look = match original.look {
+            Some(look) => look,
+            None => first_look(&file)?,
+        };
+        match look {
+            FirstLook::NoCode => return Ok(None),
+            FirstLook::Nothing => return Ok(Some(without_copy(TextVerdict::Clean))),
+            FirstLook::Something if original.size > MAX_FILE => {
+                return Ok(Some(without_copy(TextVerdict::Unpatched)));
+            }
+            FirstLook::Something => {}
+        }
+        let mut bytes = self.room.take(original.size);
+        (&file).take(original.size).read_to_end(&mut bytes)?;
+        // Times do not tell of every write through a mapping, and what is found here is believed of all files of this content.
+        if *blake3::hash(&bytes).as_bytes() != *hash {
+            return Ok(None);
+        }
+        let Some(analysis) = patch::analyse(&bytes) else {
+            return Ok(None);
+        };
+        let (verdict, counts) = (analysis.verdict(), analysis.counts());
+        let copy = analysis.copy(hash).filter(|_| self.may_copy);
+        let copy = copy.map(|copy| put(self.dir, hash, &copy)).transpose()?;
+        let verdict = match verdict {
+            TextVerdict::Complete | TextVerdict::Partial if copy.is_none() => {
+                TextVerdict::Unpatched
+            }
+            verdict => verdict,
+        };
+        Ok(Some(Text {
+            verdict,
+            counts,
+            copy,
+        }))
     }
-    let _turn = (original.size > LARGE).then(|| {
-        large
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    });
-    let mut bytes = Vec::with_capacity(usize::try_from(original.size).unwrap_or(0));
-    (&file).take(original.size).read_to_end(&mut bytes)?;
-    if *blake3::hash(&bytes).as_bytes() != *hash {
-        return Ok(None);
-    }
-    let Some(analysis) = patch::analyse(&bytes) else {
-        return Ok(None);
-    };
-    let (verdict, counts) = (analysis.verdict(), analysis.counts());
-    let copy = analysis.copy(hash).filter(|_| may_copy);
-    let copy = copy.map(|copy| put(dir, hash, &copy)).transpose()?;
-    let verdict = match verdict {
-        TextVerdict::Complete | TextVerdict::Partial if copy.is_none() => TextVerdict::Unpatched,
-        verdict => verdict,
-    };
-    Ok(Some(Text {
-        verdict,
-        counts,
-        copy,
-    }))
 }
 
 /// The bytes of the copy of this name; `None`: there is none, or not of that length.
