@@ -261,6 +261,8 @@ impl Guest {
             });
             goals.push(self.plain_goal(mode));
         }
+        // Without an index nothing is patched, so the filter is there from the start.
+        goals.push(self.plain_goal("off"));
         let modes = MODES
             .iter()
             .flat_map(|mode| [mode.to_string(), "p25..p75".to_owned()]);
@@ -475,7 +477,7 @@ mod tests {
         );
         let section = guest.section();
         let goals: Vec<_> = section.goals.iter().map(|goal| goal.found).collect();
-        assert_eq!(goals, [2.0, 5.0, 2.0, 5.0]);
+        assert_eq!(goals, [2.0, 5.0, 2.0, 5.0, 5.0]);
         let reasons = &section.tables[1].rows;
         let why = |call: &str| {
             let is_of = |row: &&Vec<String>| row[0] == "lease" && row[1].starts_with(call);
