@@ -4,10 +4,11 @@
 //! believed only through a row of the keys that was captured from the very file: whatever else lies in the directory (a copy half
 //! written, one of another version, somebody else's file) is replaced or removed, and costs nothing until then.
 
+mod check;
+mod maker;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,19 +16,18 @@ use elfuse_format::elf_facts::ContentHash;
 use elfuse_format::keys::{DeviceRow, KeysContent, Seal, Time};
 use elfuse_format::names;
 use elfuse_format::sidecar::Elf;
-use elfuse_format::text::{
-    ArchivedTextCopy, NO_COPY, SET_VERSION, TEXT_DIR, TextCopy, TextIdentity, TextVerdict,
-    copy_name,
-};
+use elfuse_format::text::{NO_COPY, TEXT_DIR, TextCopy, TextIdentity, TextVerdict, copy_name};
 use object::elf;
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use self::check::{Found, differences, stand};
+use self::maker::{Known, Maker};
 use self::room::Room;
 use crate::index::Index;
-use crate::patch::scan::{FirstLook, first_look};
-use crate::patch::{self, Counts, MAX_FILE};
+use crate::patch::Counts;
+use crate::patch::scan::FirstLook;
 use crate::publish::is_racy;
 use crate::scan::{Scan, ScannedDir, guest};
 use crate::sys::{self, Identity, Root};
@@ -367,71 +367,6 @@ fn device_slot(keys: &mut KeysContent, dev: u64, dir: impl AsFd) -> Option<u16> 
     u16::try_from(at).ok()
 }
 
-/// What files are analysed with.
-struct Maker<'m> {
-    root: &'m Root,
-    /// Where copies go.
-    dir: &'m OwnedFd,
-    may_copy: bool,
-    room: Room,
-}
-
-impl Maker<'_> {
-    /// Analyses a file, and puts its copy into place. `None`: it has no executable code, or is not what it was when it was scanned.
-    fn text(&self, hash: &ContentHash, original: &Original<'_>) -> io::Result<Option<Text>> {
-        let without_copy = |verdict| Text {
-            verdict,
-            counts: Counts::default(),
-            copy: None,
-        };
-        // What was seen when the hash was made is of the very bytes that it is of.
-        match original.look {
-            Some(FirstLook::NoCode) => return Ok(None),
-            Some(FirstLook::Nothing) => return Ok(Some(without_copy(TextVerdict::Clean))),
-            Some(FirstLook::Something) | None => {}
-        }
-        let file = sys::open_file(self.root.open_dir(&original.dir.path)?, original.name)?;
-        if sys::fstat(&file)?.identity != original.identity {
-            return Ok(None);
-        }
-        let look = match original.look {
-            Some(look) => look,
-            None => first_look(&file)?,
-        };
-        match look {
-            FirstLook::NoCode => return Ok(None),
-            FirstLook::Nothing => return Ok(Some(without_copy(TextVerdict::Clean))),
-            FirstLook::Something if original.size > MAX_FILE => {
-                return Ok(Some(without_copy(TextVerdict::Unpatched)));
-            }
-            FirstLook::Something => {}
-        }
-        let mut bytes = self.room.take(original.size);
-        (&file).take(original.size).read_to_end(&mut bytes)?;
-        // Times do not tell of every write through a mapping, and what is found here is believed of all files of this content.
-        if *blake3::hash(&bytes).as_bytes() != *hash {
-            return Ok(None);
-        }
-        let Some(analysis) = patch::analyse(&bytes) else {
-            return Ok(None);
-        };
-        let (verdict, counts) = (analysis.verdict(), analysis.counts());
-        let copy = analysis.copy(hash).filter(|_| self.may_copy);
-        let copy = copy.map(|copy| put(self.dir, hash, &copy)).transpose()?;
-        let verdict = match verdict {
-            TextVerdict::Complete | TextVerdict::Partial if copy.is_none() => {
-                TextVerdict::Unpatched
-            }
-            verdict => verdict,
-        };
-        Ok(Some(Text {
-            verdict,
-            counts,
-            copy,
-        }))
-    }
-}
-
 /// The bytes of the copy of this name; `None`: there is none, or not of that length.
 pub fn read_copy(
     dir: impl AsFd,
@@ -450,207 +385,4 @@ pub fn read_copy(
     (&file).take(len).read_to_end(&mut bytes)?;
     let same = sys::fstat(&file)?.identity == identity;
     Ok(same.then_some((bytes, identity)))
-}
-
-fn is_read_only(file: &File) -> io::Result<bool> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(file.metadata()?.permissions().mode() & 0o7777 == 0o444)
-}
-
-/// Puts a copy into place, unless the very same is there.
-fn put(dir: &OwnedFd, hash: &ContentHash, copy: &patch::Copy) -> io::Result<NewCopy> {
-    let name = copy_name(hash);
-    let len = copy.bytes.len() as u64;
-    let found = read_copy(dir, hash, len).ok().flatten();
-    let found = found.filter(|(bytes, _)| *bytes == copy.bytes).is_some();
-    let found = found && is_read_only(&sys::open_file(dir, &name)?)?;
-    if !found {
-        let mut temporary = name.to_vec();
-        temporary.extend_from_slice(names::TEMPORARY_SUFFIX);
-        sys::replace_read_only(dir, &temporary, &name, &copy.bytes)?;
-    }
-    let identity = sys::fstat(sys::open_file(dir, &name)?)?.identity;
-    let small = |number: u64| u32::try_from(number).map_err(io::Error::other);
-    let (block, segment) = (&copy.block, &copy.segment);
-    Ok(NewCopy {
-        row: TextCopy {
-            content_hash: *hash,
-            block: small(block.data())?,
-            data_len: small(block.data_len())?,
-            code_len: small(block.code_len())?,
-            slots: block.slots(),
-            annex: block.annex(),
-            p_offset: segment.offset,
-            p_vaddr: segment.vaddr,
-            p_filesz: segment.file_len,
-            checksum: copy.checksum,
-            ino: 0,
-            size: 0,
-            mtime: Time::default(),
-            ctime: Time::default(),
-            set_version: SET_VERSION,
-            device: 0,
-            flags: copy.flags,
-        },
-        identity,
-        written: !found,
-    })
-}
-
-/// What an earlier index knows: by content, as its keys vouch for.
-struct Known<'i> {
-    verdicts: HashMap<ContentHash, (TextVerdict, Option<&'i ArchivedTextCopy>)>,
-    index: &'i Index,
-    dir: &'i OwnedFd,
-}
-
-impl<'i> Known<'i> {
-    fn new(index: &'i Index, dir: &'i OwnedFd) -> Self {
-        let mut verdicts = HashMap::new();
-        index.each_text(|hash, verdict, copy| {
-            verdicts.insert(hash, (verdict, copy));
-        });
-        Self {
-            verdicts,
-            index,
-            dir,
-        }
-    }
-
-    /// What is known of a content, if its copy is the one that the keys were made of.
-    fn text(&self, hash: &ContentHash) -> Option<Text> {
-        let (verdict, row) = *self.verdicts.get(hash)?;
-        let copy = match row {
-            None => None,
-            Some(row) => {
-                let identity = sys::stat_at(self.dir, &copy_name(hash)).ok()?.identity;
-                self.index.copy_holds(row, &identity).then_some(())?;
-                Some(NewCopy {
-                    row: row.to_native(),
-                    identity,
-                    written: false,
-                })
-            }
-        };
-        // Without a copy, one may be possible by now.
-        (row.is_some() || verdict == TextVerdict::Clean).then_some(Text {
-            verdict,
-            counts: Counts::default(),
-            copy,
-        })
-    }
-}
-
-/// How a copy differs from what it should be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// It is not the file that the keys were made of, so nobody believes it.
-    Stale,
-    /// It is, and is believed, and should not be.
-    Wrong,
-}
-
-/// What is wrong with copies and verdicts whose keys hold: how, the path of the copy or of the original, and more.
-#[must_use]
-pub fn differences(
-    root: &Root,
-    dir: &std::path::Path,
-    scan: &Scan,
-    index: &Index,
-) -> Vec<(Found, Vec<u8>, String)> {
-    use std::os::unix::ffi::OsStrExt;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let copies = rustix::fs::open(dir, flags, Mode::empty());
-    let mut known = HashMap::new();
-    index.each_text(|hash, verdict, copy| {
-        known.insert(hash, (verdict, copy));
-    });
-    let mut originals = BTreeMap::new();
-    for scanned in &scan.dirs {
-        each_file(scanned, |_, name, hash, size| {
-            if known.contains_key(&hash) {
-                originals.entry(hash).or_insert((scanned, name, size));
-            }
-        });
-    }
-    let each = originals
-        .par_iter()
-        .filter_map(|(hash, (scanned, name, size))| {
-            let (verdict, row) = known.get(hash).copied()?;
-            let path = guest(&scanned.join(name));
-            let expected = expected(root, scanned, name, *size, hash)?;
-            let is_same = expected.0 == verdict
-                || (verdict == TextVerdict::Unpatched && expected.0 != TextVerdict::Clean);
-            if !is_same {
-                return Some((Found::Wrong, path, "another verdict".to_owned()));
-            }
-            let (row, copy) = row.zip(expected.1)?;
-            let mut path = dir.as_os_str().as_bytes().to_vec();
-            path.push(b'/');
-            path.extend_from_slice(&copy_name(hash));
-            let copies = copies.as_ref().ok()?;
-            let read = read_copy(copies, hash, row.size.to_native());
-            let Ok(Some((bytes, _))) = read
-                .as_ref()
-                .map(Option::as_ref)
-                .map(|found| found.filter(|(_, identity)| index.copy_holds(row, identity)))
-            else {
-                return Some((Found::Stale, path, String::new()));
-            };
-            let same_row = row.checksum.to_native() == copy.checksum
-                && row.layout() == Some(copy.block)
-                && row.segment() == Some(copy.segment)
-                && row.flags.to_native() == copy.flags;
-            (*bytes != copy.bytes || !same_row).then(|| (Found::Wrong, path, String::new()))
-        });
-    let mut found: Vec<_> = each.collect();
-    if copies.is_err() {
-        let stale = index.copies().map(|_| {
-            (
-                Found::Stale,
-                dir.as_os_str().as_bytes().to_vec(),
-                String::new(),
-            )
-        });
-        found.extend(stale);
-    }
-    found
-}
-
-/// What a file's content makes now; `None`: it cannot be told.
-fn expected(
-    root: &Root,
-    dir: &ScannedDir,
-    name: &[u8],
-    size: u64,
-    hash: &ContentHash,
-) -> Option<(TextVerdict, Option<patch::Copy>)> {
-    let file = sys::open_file(root.open_dir(&dir.path).ok()?, name).ok()?;
-    match first_look(&file).ok()? {
-        FirstLook::NoCode => return None,
-        FirstLook::Nothing => return Some((TextVerdict::Clean, None)),
-        FirstLook::Something if size > MAX_FILE => return Some((TextVerdict::Unpatched, None)),
-        FirstLook::Something => {}
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(size).ok()?);
-    (&file).take(size).read_to_end(&mut bytes).ok()?;
-    let same = *blake3::hash(&bytes).as_bytes() == *hash;
-    let analysis = patch::analyse(&bytes).filter(|_| same)?;
-    Some((analysis.verdict(), analysis.copy(hash)))
-}
-
-/// Whether all copies that an index names are there as they were.
-#[must_use]
-pub fn stand(index: &Index, store: impl AsFd) -> bool {
-    let mut copies = index.copies().peekable();
-    if copies.peek().is_none() {
-        return true;
-    }
-    let Ok(dir) = open_existing(store) else {
-        return false;
-    };
-    copies.all(|row| {
-        let found = sys::stat_at(&dir, &copy_name(&row.content_hash));
-        found.is_ok_and(|found| index.copy_holds(row, &found.identity))
-    })
 }

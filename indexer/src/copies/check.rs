@@ -1,0 +1,131 @@
+//! Whether copies and verdicts are what their originals make.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::os::fd::AsFd;
+
+use elfuse_format::elf_facts::ContentHash;
+use elfuse_format::text::{TextVerdict, copy_name};
+use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags};
+
+use super::{each_file, open_existing, read_copy};
+use crate::index::Index;
+use crate::patch::scan::{FirstLook, first_look};
+use crate::patch::{self, MAX_FILE};
+use crate::scan::{Scan, ScannedDir, guest};
+use crate::sys::{self, Root};
+
+/// How a copy differs from what it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// It is not the file that the keys were made of, so nobody believes it.
+    Stale,
+    /// It is, and is believed, and should not be.
+    Wrong,
+}
+
+/// What is wrong with copies and verdicts whose keys hold: how, the path of the copy or of the original, and more.
+#[must_use]
+pub fn differences(
+    root: &Root,
+    dir: &std::path::Path,
+    scan: &Scan,
+    index: &Index,
+) -> Vec<(Found, Vec<u8>, String)> {
+    use std::os::unix::ffi::OsStrExt;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let copies = rustix::fs::open(dir, flags, Mode::empty());
+    let mut known = HashMap::new();
+    index.each_text(|hash, verdict, copy| {
+        known.insert(hash, (verdict, copy));
+    });
+    let mut originals = BTreeMap::new();
+    for scanned in &scan.dirs {
+        each_file(scanned, |_, name, hash, size| {
+            if known.contains_key(&hash) {
+                originals.entry(hash).or_insert((scanned, name, size));
+            }
+        });
+    }
+    let each = originals
+        .par_iter()
+        .filter_map(|(hash, (scanned, name, size))| {
+            let (verdict, row) = known.get(hash).copied()?;
+            let path = guest(&scanned.join(name));
+            let expected = expected(root, scanned, name, *size, hash)?;
+            let is_same = expected.0 == verdict
+                || (verdict == TextVerdict::Unpatched && expected.0 != TextVerdict::Clean);
+            if !is_same {
+                return Some((Found::Wrong, path, "another verdict".to_owned()));
+            }
+            let (row, copy) = row.zip(expected.1)?;
+            let mut path = dir.as_os_str().as_bytes().to_vec();
+            path.push(b'/');
+            path.extend_from_slice(&copy_name(hash));
+            let copies = copies.as_ref().ok()?;
+            let read = read_copy(copies, hash, row.size.to_native());
+            let Ok(Some((bytes, _))) = read
+                .as_ref()
+                .map(Option::as_ref)
+                .map(|found| found.filter(|(_, identity)| index.copy_holds(row, identity)))
+            else {
+                return Some((Found::Stale, path, String::new()));
+            };
+            let same_row = row.checksum.to_native() == copy.checksum
+                && row.layout() == Some(copy.block)
+                && row.segment() == Some(copy.segment)
+                && row.flags.to_native() == copy.flags;
+            (*bytes != copy.bytes || !same_row).then(|| (Found::Wrong, path, String::new()))
+        });
+    let mut found: Vec<_> = each.collect();
+    if copies.is_err() {
+        let stale = index.copies().map(|_| {
+            (
+                Found::Stale,
+                dir.as_os_str().as_bytes().to_vec(),
+                String::new(),
+            )
+        });
+        found.extend(stale);
+    }
+    found
+}
+
+/// What a file's content makes now; `None`: it cannot be told.
+fn expected(
+    root: &Root,
+    dir: &ScannedDir,
+    name: &[u8],
+    size: u64,
+    hash: &ContentHash,
+) -> Option<(TextVerdict, Option<patch::Copy>)> {
+    let file = sys::open_file(root.open_dir(&dir.path).ok()?, name).ok()?;
+    match first_look(&file).ok()? {
+        FirstLook::NoCode => return None,
+        FirstLook::Nothing => return Some((TextVerdict::Clean, None)),
+        FirstLook::Something if size > MAX_FILE => return Some((TextVerdict::Unpatched, None)),
+        FirstLook::Something => {}
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).ok()?);
+    (&file).take(size).read_to_end(&mut bytes).ok()?;
+    let same = *blake3::hash(&bytes).as_bytes() == *hash;
+    let analysis = patch::analyse(&bytes).filter(|_| same)?;
+    Some((analysis.verdict(), analysis.copy(hash)))
+}
+
+/// Whether all copies that an index names are there as they were.
+#[must_use]
+pub fn stand(index: &Index, store: impl AsFd) -> bool {
+    let mut copies = index.copies().peekable();
+    if copies.peek().is_none() {
+        return true;
+    }
+    let Ok(dir) = open_existing(store) else {
+        return false;
+    };
+    copies.all(|row| {
+        let found = sys::stat_at(&dir, &copy_name(&row.content_hash));
+        found.is_ok_and(|found| index.copy_holds(row, &found.identity))
+    })
+}
