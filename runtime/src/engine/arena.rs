@@ -1,17 +1,44 @@
 //! Memory for what lives as long as the process: strings, tables. Made before the guest runs, never given back.
 //!
+//! The first of it is the image's own: it lies in the 2 MiB of the runtime's code and data, which a page table maps anyway, and so close
+//! together that a start touches few pages. A page table of its own costs a start as much as a page, and every fork again.
+//!
 //! # Safety
-//! Each piece is cut from a fresh anonymous mapping and handed out once, so that it is nobody else's.
+//! Each piece is cut from memory that was never used before, a fresh anonymous mapping or [`OWN`], and handed out once, so that it is nobody
+//! else's.
 #![allow(unsafe_code)]
 
+use core::cell::UnsafeCell;
 use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::errno::Errno;
+use crate::sys::abi::PAGE;
 use crate::sys::memory::anonymous;
-use crate::vfs::path::Area;
 
 /// Bytes that are mapped at once.
 const CHUNK: usize = 256 * 1024;
+/// Bytes of the image's own: several times what a start takes.
+const OWN_LEN: usize = 16 * PAGE;
+
+#[repr(C, align(4096))]
+struct Own(UnsafeCell<[u8; OWN_LEN]>);
+
+// SAFETY: reached through the one reference that `Own::take` gives away.
+unsafe impl Sync for Own {}
+
+static OWN: Own = Own(UnsafeCell::new([0; OWN_LEN]));
+static OWN_IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+impl Own {
+    fn take(&'static self) -> Option<&'static mut [u8]> {
+        if OWN_IS_TAKEN.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: given away once.
+        Some(unsafe { &mut *self.0.get() })
+    }
+}
 
 /// Hands out memory from one end to the other.
 #[derive(Debug)]
@@ -25,9 +52,11 @@ impl Arena {
     /// # Errors
     /// ENOMEM.
     pub fn new() -> Result<Self, Errno> {
-        Ok(Self {
-            left: anonymous(CHUNK)?,
-        })
+        let left = match OWN.take() {
+            Some(own) => own,
+            None => anonymous(CHUNK)?,
+        };
+        Ok(Self { left })
     }
 
     /// Zeroed bytes at a multiple of 16.
@@ -52,16 +81,6 @@ impl Arena {
         let bytes = self.bytes(text.len() + 1)?;
         bytes[..text.len()].copy_from_slice(text);
         CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)
-    }
-
-    /// Room for resolving a path.
-    ///
-    /// # Errors
-    /// ENOMEM.
-    pub fn area(&mut self) -> Result<&'static mut Area, Errno> {
-        let bytes = self.bytes(size_of::<Area>())?;
-        // SAFETY: room of the size and alignment, nobody else's; every pattern of bytes is an area.
-        Ok(unsafe { &mut *bytes.as_mut_ptr().cast() })
     }
 
     /// Keeps a value for ever.

@@ -3,7 +3,7 @@
 //! What is the runtime's own lies in one range of addresses, so that one comparison tells it from the guest's:
 //!
 //! ```text
-//! 6f00_0000_0000  the image of `elfuse`, and behind it the heap where the kernel could not be told of another
+//! 6f00_0000_0000  the image of `elfuse`, behind it a page for `fork`, and the heap where the kernel could not be told of another
 //! 6f00_8000_0000  what is kept: areas, tables, index
 //! 6f00_c000_0000  what is mapped for the length of one call
 //! 6f01_0000_0000
@@ -243,6 +243,28 @@ pub fn anonymous(len: usize) -> Result<&'static mut [u8], Errno> {
             len,
         ))
     }
+}
+
+/// The same close behind the runtime's image, where a page table is there already; where something lies there, elsewhere.
+///
+/// # Errors
+/// ENOMEM.
+pub fn beside_image(len: usize) -> Result<&'static mut [u8], Errno> {
+    unsafe extern "C" {
+        /// The linker's: the end of what is zero from the start.
+        safe static _end: u8;
+    }
+    // What one page table maps. At its end, as the heap may start behind the image.
+    const TABLE: usize = 2 << 20;
+    let at = (&raw const _end).addr().next_multiple_of(TABLE) - len.next_multiple_of(PAGE);
+    // SAFETY: only a free range is taken.
+    let found = unsafe { map(Place::Free(at), len, PROT_READ | PROT_WRITE, None) };
+    let Ok(at) = found else {
+        return anonymous(len);
+    };
+    let start = core::ptr::with_exposed_provenance_mut(at);
+    // SAFETY: mapped a moment ago for this slice alone.
+    Ok(unsafe { core::slice::from_raw_parts_mut(start, len) })
 }
 
 /// A file's first `len` bytes, shared with whoever else maps them, readable and writable. Not a slice: others write to it, and it
