@@ -13,7 +13,7 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::errno::Errno;
-use crate::sys::abi::PAGE;
+use crate::sys::abi::{PAGE, PATH_MAX};
 use crate::sys::memory::anonymous;
 
 /// Bytes that are mapped at once.
@@ -21,22 +21,29 @@ const CHUNK: usize = 256 * 1024;
 /// Bytes of the image's own: several times what a start takes.
 const OWN_LEN: usize = 16 * PAGE;
 
-#[repr(C, align(4096))]
-struct Own(UnsafeCell<[u8; OWN_LEN]>);
+#[repr(C, align(16))]
+struct Own {
+    is_taken: AtomicBool,
+    bytes: UnsafeCell<[u8; OWN_LEN]>,
+}
 
 // SAFETY: reached through the one reference that `Own::take` gives away.
 unsafe impl Sync for Own {}
 
-static OWN: Own = Own(UnsafeCell::new([0; OWN_LEN]));
-static OWN_IS_TAKEN: AtomicBool = AtomicBool::new(false);
+static OWN: Own = Own {
+    is_taken: AtomicBool::new(false),
+    bytes: UnsafeCell::new([0; OWN_LEN]),
+};
 
 impl Own {
     fn take(&'static self) -> Option<&'static mut [u8]> {
-        if OWN_IS_TAKEN.swap(true, Ordering::Relaxed) {
+        if self.is_taken.swap(true, Ordering::Relaxed) {
             return None;
         }
         // SAFETY: given away once.
-        Some(unsafe { &mut *self.0.get() })
+        let bytes: &mut [u8] = unsafe { &mut *self.bytes.get() };
+        let aligned = bytes.as_ptr().align_offset(16);
+        bytes.get_mut(aligned..)
     }
 }
 
@@ -59,7 +66,7 @@ impl Arena {
         Ok(Self { left })
     }
 
-    /// Zeroed bytes at a multiple of 16.
+    /// Bytes at a multiple of 16. They are zero, unless [`Arena::path`] wrote there and failed.
     ///
     /// # Errors
     /// ENOMEM.
@@ -81,6 +88,25 @@ impl Arena {
         let bytes = self.bytes(text.len() + 1)?;
         bytes[..text.len()].copy_from_slice(text);
         CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)
+    }
+
+    /// A path that `write` puts at the start of the room it is given, and says how long it is, and a NUL.
+    ///
+    /// # Errors
+    /// ENOMEM; EINVAL: there is a NUL in it; those of `write`.
+    pub fn path(
+        &mut self,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<&'static CStr, Errno> {
+        const ROOM: usize = PATH_MAX + 1;
+        if self.left.len() < ROOM {
+            self.left = anonymous(CHUNK)?;
+        }
+        let room = self.left.get_mut(..ROOM).ok_or(Errno::ENOMEM)?;
+        let len = write(&mut room[..PATH_MAX])?.min(PATH_MAX);
+        room[len] = 0;
+        let path = self.bytes(len + 1)?;
+        CStr::from_bytes_with_nul(path).map_err(|_| Errno::EINVAL)
     }
 
     /// Keeps a value for ever.

@@ -20,7 +20,7 @@ use super::stacks::SignalStack;
 use crate::errno::Errno;
 use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
 use crate::sys::host::{getpid, getppid, gettid, share_memory, signal_stack, tgkill};
-use crate::sys::memory::{Place, advise, beside_image, map, unmap};
+use crate::sys::memory::{Place, advise, anonymous, map, unmap};
 use crate::sys::nr;
 use crate::sys::raw::call;
 use crate::vfs::path::{AT_ROOM, Area, PathBuf};
@@ -31,17 +31,18 @@ pub const AREAS: usize = 32;
 /// Bytes of a path or text of the guest's.
 pub type Text = [u8; PATH_MAX];
 
-/// What one path call works in. None of it is cleared before it is used.
+/// What one path call works in. None of it is cleared before it is used. The first of it lies beside the runtime's data in memory.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Work {
+    /// Where the first path starts: the guest path of the working directory or of a dirfd.
+    pub start: PathBuf<AT_ROOM>,
     /// The first path as the guest gave it.
     pub first: Text,
     /// The second one of calls that take two.
     pub second: Text,
     /// A path that the host told: of a working directory, of a descriptor.
     pub told: Text,
-    /// Where the first path starts: the guest path of the working directory or of a dirfd.
-    pub start: PathBuf<AT_ROOM>,
     /// The same of the second path.
     pub second_start: PathBuf<AT_ROOM>,
     /// Whatever else a call needs: results, lists, names.
@@ -92,7 +93,7 @@ pub struct Pool {
 }
 
 /// The first area of the process's pool.
-#[repr(C, align(4096))]
+#[repr(C)]
 struct First(UnsafeCell<MaybeUninit<Work>>);
 
 // SAFETY: shared by the rule at the top.
@@ -172,7 +173,7 @@ impl Pool {
     /// # Errors
     /// ENOMEM; others where the kernel lacks MADV_WIPEONFORK (before 4.14).
     pub fn new(process: u32) -> Result<Self, Errno> {
-        let page = beside_image(PAGE)?;
+        let page = anonymous(PAGE)?;
         advise(page.as_ptr().expose_provenance(), PAGE, MADV_WIPEONFORK)?;
         // SAFETY: a zeroed page is a `ForkPage`: atomics of 0; page-aligned, never unmapped.
         let page = unsafe { &*page.as_ptr().cast::<ForkPage>() };

@@ -69,12 +69,7 @@ impl<'v> Setting<'v> {
     #[must_use]
     pub fn new(vector: &'v Vector, options: &'v RunOptions<'static>) -> Self {
         let pid = getpid();
-        let made = || {
-            let mut arena = Arena::new()?;
-            let pool = arena.place(Pool::new(pid)?)?;
-            Ok((arena, pool))
-        };
-        let (arena, pool) = made().unwrap_or_else(|errno| no_memory(errno));
+        let (arena, pool) = start::own_memory(pid);
         Self {
             arena,
             pid,
@@ -116,10 +111,8 @@ impl<'v> Setting<'v> {
     fn path_of(&mut self, fd: Fd) -> Result<&'static [u8], Errno> {
         let mut link = [0; 32];
         let link = super::call::fd_link(fd, &mut link).ok_or(Errno::EBADF)?;
-        let mut taken = self.work()?;
-        let text = &mut taken.work().told;
-        let len = readlinkat(Fd::CWD, link, text)?;
-        Ok(self.string(&text[..len])?.to_bytes())
+        let path = self.arena.path(|room| readlinkat(Fd::CWD, link, room))?;
+        Ok(path.to_bytes())
     }
 
     /// Canonical guest path of `path`, and whether something is there.
@@ -326,9 +319,8 @@ impl<'v> Setting<'v> {
 
     /// The working directory, as the host tells it.
     fn cwd(&mut self) -> Option<&'static [u8]> {
-        let mut taken = self.work().ok()?;
-        let told = getcwd(&mut taken.work().told).ok()?;
-        Some(self.string(told).ok()?.to_bytes())
+        let path = self.arena.path(|room| getcwd(room).map(<[u8]>::len)).ok()?;
+        Some(path.to_bytes())
     }
 
     /// Puts the process where the guest is to start: at `--workdir`, or where it is, or, where the sysroot has that path, there.
@@ -436,6 +428,8 @@ pub fn settle(setting: &mut Setting<'_>) -> &'static Process {
     process
 }
 
+/// Its table of mounts is large, and would stay in the frame of a caller that it is inlined in.
+#[inline(never)]
 fn default_mounts(setting: &mut Setting<'_>, sysroot: &'static [u8]) -> &'static Mounts<'static> {
     let mut mounts = Mounts::new(sysroot)
         .unwrap_or_else(|_| fail(format_args!("{}: not a canonical path", Shown(sysroot))));
@@ -447,7 +441,8 @@ fn default_mounts(setting: &mut Setting<'_>, sysroot: &'static [u8]) -> &'static
     (setting.arena.place(mounts)).unwrap_or_else(|errno| no_memory(errno))
 }
 
-/// The default mounts, home and working directory, and what the options bind.
+/// The default mounts, home and working directory, and what the options bind. As of [`default_mounts`].
+#[inline(never)]
 fn all_mounts(
     setting: &mut Setting<'_>,
     probe: &'static Process,

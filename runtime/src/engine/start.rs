@@ -22,7 +22,8 @@ use crate::errno::Errno;
 use crate::options::{Coherence, Inherited};
 use crate::sys::abi::{SignalSet, at};
 use crate::sys::clock;
-use crate::sys::host::{Fd, exit, getpid};
+use crate::sys::host::{Fd, can_be_told_of_heap, exit, getpid};
+use crate::sys::memory::keep_beside_image;
 use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
@@ -69,7 +70,7 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
     if run.trace.has(TraceBits::STEPS) {
         tell::begin();
     }
-    let mut arena = Arena::new().unwrap_or_else(|errno| no_memory(errno));
+    let (mut arena, pool) = own_memory(getpid());
     tell::open(&run);
     let mut mounts = Mounts::new(run.sysroot)
         .unwrap_or_else(|_| fail(format_args!("the sysroot's path is not canonical")));
@@ -84,8 +85,6 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
         }
     }
     let mounts = (arena.place(mounts)).unwrap_or_else(|errno| no_memory(errno));
-    let pool = Pool::new(getpid()).and_then(|pool| arena.place(pool));
-    let pool = pool.unwrap_or_else(|errno| no_memory(errno));
     let process = set_up(&mut arena, run, mounts, pool);
     let process = settle(&mut arena, process, run, mounts);
     tell::done(Step::Settled, run.trace);
@@ -99,6 +98,19 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
         mask_now: None,
     };
     launch(&mut arena, process, vector, &program)
+}
+
+/// What a process works in. `pid`: its number.
+pub fn own_memory(pid: u32) -> (Arena, &'static Pool) {
+    if can_be_told_of_heap() {
+        keep_beside_image();
+    }
+    let made = || {
+        let mut arena = Arena::new()?;
+        let pool = arena.place(Pool::new(pid)?)?;
+        Ok((arena, pool))
+    };
+    made().unwrap_or_else(|errno| no_memory(errno))
 }
 
 /// Makes the process's state, without an index so far.
