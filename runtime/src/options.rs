@@ -1,7 +1,8 @@
 //! The command line of `elfuse run`, and what a run hands on when a guest executes another program.
 //!
-//! Parsing does no work: it looks at no file, and nothing is copied. The help of these options is written where there is
-//! an allocator to lay it out, in `elfuse-tools`; a test there compares the two lists of names.
+//! Parsing does no work: it looks at no file, and nothing is copied. Options that may be repeated are counted and read again when they are
+//! wanted, as there is no allocator to keep them in, and room for as many as there may be would be pages that each start touches. The help of
+//! these options is written where there is an allocator to lay it out, in `elfuse-tools`; a test there compares the two lists of names.
 
 mod error;
 pub mod inherited;
@@ -32,10 +33,6 @@ pub const TRACE_VARIABLE: &str = "ELFUSE_STARTUP_TRACE";
 
 /// What a command line asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one of it, and no allocator to box it"
-)]
 pub enum Command<'a> {
     /// `run`, without `--help`.
     Run(RunOptions<'a>),
@@ -158,8 +155,8 @@ pub struct RunOptions<'a> {
     pub shadow: bool,
     /// Whether patched copies are mapped where the index has them: not with `ELFUSE_PATCHED=off`.
     pub patched: bool,
-    /// `--bind`, in order.
-    pub binds: List<Bind<'a>, MAX_BINDS>,
+    /// How many `--bind` there are: see [`binds`].
+    pub bind_count: usize,
     /// Whether there are `/proc`, `/sys`, `/dev`, `/tmp`, home and working directory: not with `--no-default-binds`.
     pub default_binds: bool,
     /// `--host-fallback`: what the sysroot does not have is looked for on the host.
@@ -168,8 +165,8 @@ pub struct RunOptions<'a> {
     pub cpuid_table: bool,
     /// `--workdir`: the guest's working directory, absolute.
     pub workdir: Option<&'a [u8]>,
-    /// `--env`, in order; each holds a `=` that is not its first byte.
-    pub env_edits: List<&'a [u8], MAX_ENV_EDITS>,
+    /// How many `--env` there are: see [`RunOptions::guest_environment`].
+    pub edit_count: usize,
     /// `--clear-env`: the guest gets nothing of the caller's environment.
     pub clear_env: bool,
     /// `--stats`.
@@ -192,15 +189,12 @@ impl<'a> RunOptions<'a> {
             coherence: Coherence::default(),
             shadow: false,
             patched: true,
-            binds: List::new(Bind {
-                host: b"",
-                guest: None,
-            }),
+            bind_count: 0,
             default_binds: true,
             host_fallback: false,
             cpuid_table: true,
             workdir: None,
-            env_edits: List::new(b""),
+            edit_count: 0,
             clear_env: false,
             stats: Stats::default(),
             trace: TraceBits::NONE,
@@ -211,26 +205,48 @@ impl<'a> RunOptions<'a> {
     }
 
     /// The guest's environment: the caller's `env` without what is edited (nothing of it with `--clear-env`), then the
-    /// edits; of several for one name the last.
+    /// edits of the arguments that were parsed; of several for one name the last.
     pub fn guest_environment<'s>(
         &'s self,
+        args: impl Iterator<Item = &'a [u8]> + Clone + 's,
         env: impl Iterator<Item = &'a [u8]> + Clone + 's,
     ) -> impl Iterator<Item = &'a [u8]> + Clone + 's
     where
         'a: 's,
     {
-        let edits: &'s [&'a [u8]] = &self.env_edits;
-        let edited = move |variable: &[u8], by: &[&[u8]]| {
-            by.iter()
-                .any(|edit| variable_name(edit) == variable_name(variable))
-        };
-        let kept = env.filter(move |variable| !self.clear_env && !edited(variable, edits));
-        let last = edits.iter().enumerate().filter_map(move |(at, edit)| {
-            let later = edits.get(at + 1..).unwrap_or_default();
-            (!edited(edit, later)).then_some(*edit)
+        let edits = values(args, Opt::Env).take(self.edit_count);
+        let later_edits = edits.clone();
+        let kept = env.filter(move |variable| {
+            let by = |edit| variable_name(edit) == variable_name(variable);
+            !self.clear_env && !later_edits.clone().any(by)
+        });
+        let all = edits.clone();
+        let last = edits.enumerate().filter_map(move |(at, edit)| {
+            let again = |later| variable_name(later) == variable_name(edit);
+            let is_last = !all.clone().skip(at + 1).any(again);
+            is_last.then_some(edit)
         });
         kept.chain(last)
     }
+}
+
+/// The `--bind` of arguments that were parsed, in order.
+pub fn binds<'a>(
+    args: impl Iterator<Item = &'a [u8]> + Clone,
+) -> impl Iterator<Item = Bind<'a>> + Clone {
+    values(args, Opt::Bind).filter_map(Bind::parse)
+}
+
+/// The values of one option of arguments that were parsed, in order.
+fn values<'a>(
+    args: impl Iterator<Item = &'a [u8]> + Clone,
+    wanted: Opt,
+) -> impl Iterator<Item = &'a [u8]> + Clone {
+    let given = Given::new(args.skip(1)).map_while(Result::ok);
+    given.filter_map(move |word| match word {
+        Word::Option(given) if given.spec.opt == wanted => Some(given.value),
+        _ => None,
+    })
 }
 
 /// The name of a `NAME=VALUE`; glibc takes a `=` in front as part of the name, and so does this.
@@ -318,54 +334,24 @@ pub fn parse<'a>(
         return Ok(Command::Other);
     }
     let mut options = RunOptions::new();
-    // Where the argument that is read next stands.
-    let mut at = 1;
     let mut given_sysroot = None;
+    let mut given = Given::new(&mut args);
     let program = loop {
-        let Some(arg) = args.next() else {
-            break None;
+        let OptionGiven {
+            spec,
+            inline,
+            value,
+        } = match given.next().transpose()? {
+            None => break None,
+            Some(Word::Program(program)) => break Some(program),
+            Some(Word::Option(option)) => option,
         };
-        at += 1;
-        if arg == b"--" {
-            break args.next().inspect(|_| at += 1);
-        }
-        if !arg.starts_with(b"-") || arg == b"-" {
-            break Some(arg);
-        }
-        let (spec, inline) = find(arg)?;
-        let value = match (spec.takes, inline) {
-            (Takes::Nothing, Some(_)) => {
-                return Err(UsageError::UnexpectedValue { option: spec.name });
-            }
-            (Takes::Nothing | Takes::ValueBehindEquals, inline) => inline.unwrap_or_default(),
-            (Takes::Value(value), inline) => {
-                let given = match inline {
-                    Some(inline) => inline,
-                    None => {
-                        at += 1;
-                        let next = args.next();
-                        // An option that was forgotten its value would otherwise swallow the next one.
-                        next.filter(|next| !next.starts_with(b"--")).ok_or(
-                            UsageError::MissingValue {
-                                option: spec.name,
-                                value,
-                                next,
-                            },
-                        )?
-                    }
-                };
-                if given.is_empty() {
-                    return Err(UsageError::EmptyValue {
-                        option: spec.name,
-                        value,
-                    });
-                }
-                given
-            }
-        };
-        let too_many = |Full, most| UsageError::TooMany {
-            option: spec.name,
-            most,
+        let count = |count: &mut usize, most| {
+            *count += 1;
+            let option = spec.name;
+            (*count <= most)
+                .then_some(())
+                .ok_or(UsageError::TooMany { option, most })
         };
         match spec.opt {
             Opt::Help => return Ok(Command::Other),
@@ -379,14 +365,11 @@ pub fn parse<'a>(
                 ))?;
             }
             Opt::Bind => {
-                let bind = Bind::parse(value).ok_or(UsageError::EmptyValue {
+                Bind::parse(value).ok_or(UsageError::EmptyValue {
                     option: spec.name,
                     value: "HOST[:GUEST], with a path of the host in front of the colon",
                 })?;
-                options
-                    .binds
-                    .push(bind)
-                    .map_err(|full| too_many(full, MAX_BINDS))?;
+                count(&mut options.bind_count, MAX_BINDS)?;
             }
             Opt::NoDefaultBinds => options.default_binds = false,
             Opt::HostFallback => options.host_fallback = true,
@@ -404,10 +387,7 @@ pub fn parse<'a>(
                 if variable_name(value) == value || value.starts_with(b"=") {
                     return Err(UsageError::NotAnAssignment { given: value });
                 }
-                options
-                    .env_edits
-                    .push(value)
-                    .map_err(|full| too_many(full, MAX_ENV_EDITS))?;
+                count(&mut options.edit_count, MAX_ENV_EDITS)?;
             }
             Opt::ClearEnv => options.clear_env = true,
             Opt::Stats => {
@@ -423,7 +403,7 @@ pub fn parse<'a>(
         return Err(UsageError::NoProgram);
     };
     options.program = program;
-    options.program_at = at - 1;
+    options.program_at = given.at;
 
     let set = |name| variable(env.clone(), name).filter(|value: &&[u8]| !value.is_empty());
     options.sysroot = match given_sysroot.or_else(|| set(SYSROOT_VARIABLE)) {
@@ -451,6 +431,103 @@ pub fn parse<'a>(
         (options.trace, options.unknown_trace_word) = TraceBits::parse(words);
     }
     Ok(Command::Run(options))
+}
+
+/// An option as it was given.
+#[derive(Debug, Clone, Copy)]
+struct OptionGiven<'a> {
+    spec: &'static OptionSpec,
+    /// What stands behind `=`.
+    inline: Option<&'a [u8]>,
+    /// That, or the next argument; empty where there is none.
+    value: &'a [u8],
+}
+
+/// What stands on a command line.
+#[derive(Debug, Clone, Copy)]
+enum Word<'a> {
+    Option(OptionGiven<'a>),
+    /// The program, which ends it.
+    Program(&'a [u8]),
+}
+
+/// The arguments behind `run`, read one option after the other.
+#[derive(Debug, Clone)]
+struct Given<I> {
+    args: I,
+    /// Which of all arguments was read last: `run` is the first.
+    at: usize,
+    is_done: bool,
+}
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Given<I> {
+    fn new(args: I) -> Self {
+        Self {
+            args,
+            at: 0,
+            is_done: false,
+        }
+    }
+
+    fn argument(&mut self) -> Option<&'a [u8]> {
+        self.args.next().inspect(|_| self.at += 1)
+    }
+
+    fn word(&mut self, arg: &'a [u8]) -> Result<Word<'a>, UsageError<'a>> {
+        let (spec, inline) = find(arg)?;
+        let value = match (spec.takes, inline) {
+            (Takes::Nothing, Some(_)) => {
+                return Err(UsageError::UnexpectedValue { option: spec.name });
+            }
+            (Takes::Nothing | Takes::ValueBehindEquals, inline) => inline.unwrap_or_default(),
+            (Takes::Value(value), inline) => {
+                let given = match inline {
+                    Some(inline) => inline,
+                    None => {
+                        let next = self.argument();
+                        // An option that was forgotten its value would otherwise swallow the next one.
+                        next.filter(|next| !next.starts_with(b"--")).ok_or(
+                            UsageError::MissingValue {
+                                option: spec.name,
+                                value,
+                                next,
+                            },
+                        )?
+                    }
+                };
+                if given.is_empty() {
+                    return Err(UsageError::EmptyValue {
+                        option: spec.name,
+                        value,
+                    });
+                }
+                given
+            }
+        };
+        Ok(Word::Option(OptionGiven {
+            spec,
+            inline,
+            value,
+        }))
+    }
+}
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for Given<I> {
+    type Item = Result<Word<'a>, UsageError<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let arg = self.argument()?;
+        let program = match arg {
+            b"--" => self.argument()?,
+            [b'-', _, ..] => return Some(self.word(arg)),
+            _ => arg,
+        };
+        self.is_done = true;
+        Some(Ok(Word::Program(program)))
+    }
 }
 
 /// The option that `arg` is, and the value it carries behind `=`.

@@ -3,7 +3,7 @@
 use std::iter;
 
 use elfuse_runtime::options::{
-    Bind, Coherence, Command, MAX_BINDS, MAX_ENV_EDITS, RunOptions, Stats, UsageError, parse,
+    Bind, Coherence, Command, MAX_BINDS, MAX_ENV_EDITS, RunOptions, Stats, UsageError, binds, parse,
 };
 use elfuse_runtime::trace::TraceBits;
 
@@ -11,10 +11,14 @@ fn bytes<'a>(words: &'a [&'a str]) -> impl Iterator<Item = &'a [u8]> + Clone {
     words.iter().map(|word| word.as_bytes())
 }
 
+/// What stands behind the program's own name.
+fn behind_name<'a>(args: &'a [&'a str]) -> impl Iterator<Item = &'a [u8]> + Clone {
+    iter::once(b"run".as_slice()).chain(bytes(args))
+}
+
 #[track_caller]
 fn run_in<'a>(args: &'a [&'a str], env: &'a [&'a str]) -> RunOptions<'a> {
-    let args = iter::once(b"run".as_slice()).chain(bytes(args));
-    match parse(args, bytes(env)) {
+    match parse(behind_name(args), bytes(env)) {
         Ok(Command::Run(options)) => options,
         other => panic!("{other:?}"),
     }
@@ -32,8 +36,7 @@ fn refused<'a>(args: &'a [&'a str]) -> UsageError<'a> {
 
 #[track_caller]
 fn refused_in<'a>(args: &'a [&'a str], env: &'a [&'a str]) -> UsageError<'a> {
-    let args = iter::once(b"run".as_slice()).chain(bytes(args));
-    parse(args, bytes(env)).expect_err("the command line makes no sense")
+    parse(behind_name(args), bytes(env)).expect_err("the command line makes no sense")
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn a_sysroot_and_a_program_are_enough() {
     assert_eq!(options.coherence, Coherence::Lease);
     assert!(!options.shadow && !options.host_fallback && !options.clear_env);
     assert!(options.default_binds && options.cpuid_table);
-    assert!(options.binds.is_empty() && options.env_edits.is_empty());
+    assert_eq!((options.bind_count, options.edit_count), (0, 0));
     assert_eq!(options.workdir, None);
     assert_eq!(options.stats, Stats::Off);
     assert_eq!(options.trace, TraceBits::NONE);
@@ -100,13 +103,45 @@ fn every_option_is_understood_in_both_spellings() {
     assert_eq!(apart.index_dir, Some(b"store".as_slice()));
     assert_eq!(apart.coherence, Coherence::Strict);
     assert_eq!(apart.workdir, Some(b"/w".as_slice()));
-    assert_eq!(apart.env_edits.to_vec(), [b"K=V"]);
+    assert_eq!((apart.bind_count, apart.edit_count), (1, 1));
     assert_eq!(apart.stats, Stats::Text);
     assert!(!apart.default_binds && !apart.cpuid_table && apart.host_fallback && apart.clear_env);
     assert_eq!(
         run(&["--stats=json", "--sysroot=/", "p"]).stats,
         Stats::Json
     );
+}
+
+#[test]
+fn what_may_be_repeated_is_read_in_order_and_not_from_the_programs_own_arguments() {
+    let args = [
+        "--bind=/a",
+        "--sysroot",
+        "--bind",
+        "--bind",
+        "/b:/c",
+        "p",
+        "--bind=/d",
+    ];
+    assert!(matches!(
+        refused(&args),
+        UsageError::MissingValue {
+            option: "--sysroot",
+            ..
+        }
+    ));
+    let args = [
+        "--bind=/a",
+        "--sysroot=/r",
+        "--bind",
+        "/b:/c",
+        "--",
+        "--bind=/d",
+        "--bind=/e",
+    ];
+    assert_eq!(run(&args).bind_count, 2);
+    let found: Vec<_> = binds(behind_name(&args)).map(|bind| bind.host).collect();
+    assert_eq!(found, [b"/a", b"/b"]);
 }
 
 #[test]
@@ -172,7 +207,9 @@ fn a_bind_is_split_where_an_absolute_guest_path_begins() {
             host: host.as_bytes(),
             guest: guest.map(str::as_bytes),
         };
-        assert_eq!(run(&args).binds.to_vec(), [expected], "{value}");
+        assert_eq!(run(&args).bind_count, 1);
+        let found: Vec<_> = binds(behind_name(&args)).collect();
+        assert_eq!(found, [expected], "{value}");
     }
     assert!(matches!(
         refused(&["--sysroot=/r", "--bind", ":/b", "p"]),
@@ -345,7 +382,7 @@ fn as_many_binds_and_edits_as_there_is_room_for_are_kept_and_one_more_is_refused
         let mut fits = args.clone();
         fits.push("p");
         let options = run(&fits);
-        assert_eq!(options.binds.len().max(options.env_edits.len()), most);
+        assert_eq!(options.bind_count.max(options.edit_count), most);
         args.extend([option, value, "p"]);
         let error = refused(&args);
         assert_eq!(error, UsageError::TooMany { option, most });
@@ -358,13 +395,17 @@ fn edits_replace_variables_of_the_caller_and_the_last_edit_of_a_name_counts() {
     let env = ["A=1", "B=2", "AB=3", "=odd=4", "noequals"];
     let args = ["--sysroot=/r", "--env=A=x", "--env=C=y", "--env=A=z=", "p"];
     let options = run(&args);
-    let guest: Vec<_> = options.guest_environment(bytes(&env)).collect();
+    let guest: Vec<_> = options
+        .guest_environment(behind_name(&args), bytes(&env))
+        .collect();
     let expected: Vec<_> = bytes(&["B=2", "AB=3", "=odd=4", "noequals", "C=y", "A=z="]).collect();
     assert_eq!(guest, expected);
 
     let args = ["--sysroot=/r", "--clear-env", "--env=C=y", "p"];
     let cleared = run(&args);
-    let guest: Vec<_> = cleared.guest_environment(bytes(&env)).collect();
+    let guest: Vec<_> = cleared
+        .guest_environment(behind_name(&args), bytes(&env))
+        .collect();
     assert_eq!(guest, [b"C=y"]);
 }
 

@@ -2,7 +2,9 @@
 
 mod hostile;
 
-use elfuse_runtime::options::inherited::{DecodeError, EncodeError, Inherited, MAX_MOUNTS, Mount};
+use elfuse_runtime::options::inherited::{
+    DecodeError, EncodeError, Inherited, MAX_MOUNTS, Mount, MountList,
+};
 use elfuse_runtime::options::{Coherence, Stats};
 use elfuse_runtime::trace::TraceBits;
 use proptest::prelude::*;
@@ -14,18 +16,19 @@ fn same(path: &[u8]) -> Mount<'_> {
     }
 }
 
+/// A list that lasts as long as the test.
+fn listed<'m>(mounts: impl Iterator<Item = Mount<'m>>) -> Result<MountList<'static>, EncodeError> {
+    MountList::write(mounts, vec![0; 1 << 16].leak())
+}
+
 /// A run as most are.
 fn typical() -> Inherited<'static> {
-    let mut mounts = Inherited::no_mounts();
-    for path in [&b"/proc"[..], b"/sys", b"/dev", b"/tmp", b"/home/me"] {
-        mounts.push(same(path)).unwrap();
-    }
-    mounts
-        .push(Mount {
-            guest: b"/data",
-            host: b"/srv/data",
-        })
-        .unwrap();
+    let data = Mount {
+        guest: b"/data",
+        host: b"/srv/data",
+    };
+    let defaults = [&b"/proc"[..], b"/sys", b"/dev", b"/tmp", b"/home/me"].map(same);
+    let mounts = listed(defaults.into_iter().chain([data])).unwrap();
     Inherited {
         sysroot: b"/home/me/.cache/elfuse/sysroots/debian",
         sysroot_dev: 0xfe01,
@@ -44,6 +47,7 @@ fn typical() -> Inherited<'static> {
         trace: TraceBits::NONE,
         filter_armed: true,
         program_fd: 1020,
+        interpreter_fd: Some(5),
         exe: b"/usr/bin/perl",
         execfn: b"/usr/bin/tool",
         top_level_pid: 4711,
@@ -199,10 +203,13 @@ fn what_could_not_be_read_back_is_not_written() {
 
 #[test]
 fn more_mounts_than_there_is_room_for_are_refused() {
-    let mut full = typical();
-    while full.mounts.len() < MAX_MOUNTS {
-        full.mounts.push(same(b"/m")).unwrap();
-    }
+    let many = |count| listed(std::iter::repeat_n(same(b"/m"), count));
+    let full = Inherited {
+        mounts: many(MAX_MOUNTS).unwrap(),
+        ..typical()
+    };
+    assert_eq!(full.mounts.len(), MAX_MOUNTS);
+    assert_eq!(many(MAX_MOUNTS + 1), Err(EncodeError::Field("mounts")));
     let text = String::from_utf8(encoded(&full)).unwrap();
     assert_eq!(Inherited::decode(text.as_bytes()), Ok(full));
     let one_more = text.replace(
@@ -260,10 +267,13 @@ proptest! {
         choices in (0_u64..4, 0_u64..3, 0_u64..4),
         flags in any::<[bool; 4]>(),
     ) {
-        let mut mounts = Inherited::no_mounts();
-        for (guest, host) in &strings.mounts {
-            mounts.push(Mount { guest, host: host.as_ref().unwrap_or(guest) }).unwrap();
-        }
+        let rows = strings.mounts.iter().map(|(guest, host)| Mount {
+            guest,
+            host: host.as_ref().unwrap_or(guest),
+        });
+        let mut room = vec![0; 1 << 16];
+        let mounts = MountList::write(rows.clone(), &mut room).unwrap();
+        prop_assert!(mounts.iter().eq(rows));
         let coherence = Coherence::from_number(choices.0).unwrap();
         let inherited = Inherited {
             sysroot: &strings.paths[0],
@@ -283,6 +293,7 @@ proptest! {
             trace: TraceBits::from_number(choices.2).unwrap(),
             filter_armed: flags[2],
             program_fd: descriptors.0,
+            interpreter_fd: descriptors.1,
             exe: &strings.paths[1],
             execfn: &strings.execfn,
             top_level_pid: descriptors.2,
@@ -307,6 +318,6 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_no_trouble(tail in prop::collection::vec(any::<u8>(), 0..200)) {
         hostile::inherited(&tail);
-        hostile::inherited(&[b"elfuse-inherited/2 s".as_slice(), &tail].concat());
+        hostile::inherited(&[b"elfuse-inherited/3 s".as_slice(), &tail].concat());
     }
 }

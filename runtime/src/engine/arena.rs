@@ -1,17 +1,51 @@
 //! Memory for what lives as long as the process: strings, tables. Made before the guest runs, never given back.
 //!
+//! The first of it is the image's own: it lies in the 2 MiB of the runtime's code and data, which a page table maps anyway, and so close
+//! together that a start touches few pages. A page table of its own costs a start as much as a page, and every fork again.
+//!
 //! # Safety
-//! Each piece is cut from a fresh anonymous mapping and handed out once, so that it is nobody else's.
+//! Each piece is cut from memory that was never used before, a fresh anonymous mapping or [`OWN`], and handed out once, so that it is nobody
+//! else's.
 #![allow(unsafe_code)]
 
+use core::cell::UnsafeCell;
 use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::errno::Errno;
+use crate::sys::abi::{PAGE, PATH_MAX};
 use crate::sys::memory::anonymous;
-use crate::vfs::path::Area;
 
 /// Bytes that are mapped at once.
 const CHUNK: usize = 256 * 1024;
+/// Bytes of the image's own: several times what a start takes.
+const OWN_LEN: usize = 16 * PAGE;
+
+#[repr(C, align(16))]
+struct Own {
+    is_taken: AtomicBool,
+    bytes: UnsafeCell<[u8; OWN_LEN]>,
+}
+
+// SAFETY: reached through the one reference that `Own::take` gives away.
+unsafe impl Sync for Own {}
+
+static OWN: Own = Own {
+    is_taken: AtomicBool::new(false),
+    bytes: UnsafeCell::new([0; OWN_LEN]),
+};
+
+impl Own {
+    fn take(&'static self) -> Option<&'static mut [u8]> {
+        if self.is_taken.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: given away once.
+        let bytes: &mut [u8] = unsafe { &mut *self.bytes.get() };
+        let aligned = bytes.as_ptr().align_offset(16);
+        bytes.get_mut(aligned..)
+    }
+}
 
 /// Hands out memory from one end to the other.
 #[derive(Debug)]
@@ -25,12 +59,14 @@ impl Arena {
     /// # Errors
     /// ENOMEM.
     pub fn new() -> Result<Self, Errno> {
-        Ok(Self {
-            left: anonymous(CHUNK)?,
-        })
+        let left = match OWN.take() {
+            Some(own) => own,
+            None => anonymous(CHUNK)?,
+        };
+        Ok(Self { left })
     }
 
-    /// Zeroed bytes at a multiple of 16.
+    /// Bytes at a multiple of 16. They are zero, unless [`Arena::path`] wrote there and failed.
     ///
     /// # Errors
     /// ENOMEM.
@@ -54,14 +90,23 @@ impl Arena {
         CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::EINVAL)
     }
 
-    /// Room for resolving a path.
+    /// A path that `write` puts at the start of the room it is given, and says how long it is, and a NUL.
     ///
     /// # Errors
-    /// ENOMEM.
-    pub fn area(&mut self) -> Result<&'static mut Area, Errno> {
-        let bytes = self.bytes(size_of::<Area>())?;
-        // SAFETY: room of the size and alignment, nobody else's; every pattern of bytes is an area.
-        Ok(unsafe { &mut *bytes.as_mut_ptr().cast() })
+    /// ENOMEM; EINVAL: there is a NUL in it; those of `write`.
+    pub fn path(
+        &mut self,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<&'static CStr, Errno> {
+        const ROOM: usize = PATH_MAX + 1;
+        if self.left.len() < ROOM {
+            self.left = anonymous(CHUNK)?;
+        }
+        let room = self.left.get_mut(..ROOM).ok_or(Errno::ENOMEM)?;
+        let len = write(&mut room[..PATH_MAX])?.min(PATH_MAX);
+        room[len] = 0;
+        let path = self.bytes(len + 1)?;
+        CStr::from_bytes_with_nul(path).map_err(|_| Errno::EINVAL)
     }
 
     /// Keeps a value for ever.

@@ -121,7 +121,7 @@ impl Call<'_> {
             way: Way::Own(mask),
             memory: Memory::Direct,
             process,
-            taker: Taker::default(),
+            taker: Taker::at_start(),
         }
     }
 
@@ -276,7 +276,7 @@ impl Call<'_> {
                 }
                 Found::Reserved { .. } => return Err(Errno::EPERM),
                 Found::Magic { place, text, rest } => {
-                    if rest.is_empty() && !magic::is_ours(self.process, &place, text) {
+                    if rest.is_empty() && !magic::is_ours(&place, text) {
                         return self.place(&place, true);
                     }
                     magic::target(self, &place, text, start)?;

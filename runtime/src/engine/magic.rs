@@ -1,10 +1,18 @@
 //! Magic links of procfs whose text names the runtime or the host, and what they are to the guest.
+//!
+//! # Safety
+//! What `/proc/self/exe` says is kept in a mapping that is written before its address is told, and never again.
+#![allow(unsafe_code)]
+
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::call::Call;
 use super::proc;
-use super::process::Process;
 use crate::errno::Errno;
-use crate::sys::host::getpid;
+use crate::sys::abi::{PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
+use crate::sys::host::{Fd, getpid, readlinkat};
+use crate::sys::memory::{Place as Where, map, unmap};
 use crate::vfs::Place;
 use crate::vfs::path::{AT_ROOM, PathBuf, below};
 
@@ -15,17 +23,54 @@ fn name_of(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
+/// A path and its length.
+struct Kept {
+    len: usize,
+    path: [u8; PATH_MAX],
+}
+
+/// What `/proc/self/exe` was on the host when it was first asked for; null: nobody has asked.
+static RUNTIME: AtomicPtr<Kept> = AtomicPtr::new(null_mut());
+
+/// The runtime's own file on the host.
+fn runtime_path() -> Result<&'static [u8], Errno> {
+    const LEN: usize = size_of::<Kept>().next_multiple_of(PAGE);
+    let mut known = RUNTIME.load(Ordering::Acquire);
+    if known.is_null() {
+        // SAFETY: only a free range is taken.
+        let at = unsafe { map(Where::Own, LEN, PROT_READ | PROT_WRITE, None) }?;
+        let made = core::ptr::with_exposed_provenance_mut::<Kept>(at);
+        // SAFETY: zeros are one of these, and nobody else knows of it.
+        let kept = unsafe { &mut *made };
+        let read = readlinkat(Fd::CWD, c"/proc/self/exe", &mut kept.path);
+        kept.len = *read.as_ref().unwrap_or(&0);
+        let placed =
+            RUNTIME.compare_exchange(null_mut(), made, Ordering::AcqRel, Ordering::Acquire);
+        known = placed.map_or_else(
+            |other| {
+                // SAFETY: mapped a moment ago and known to nobody.
+                unsafe { unmap(at, LEN) };
+                other
+            },
+            |_| made,
+        );
+    }
+    // SAFETY: written before it was told of, never taken away.
+    let kept = unsafe { &*known };
+    kept.path.get(..kept.len).ok_or(Errno::EIO)
+}
+
 /// Whether a link with this text leads to the runtime's file, which may have been replaced since it was started.
-fn is_runtime(process: &Process, text: &[u8]) -> bool {
-    text.strip_suffix(DELETED).unwrap_or(text) == process.runtime_path
+fn is_runtime(text: &[u8]) -> bool {
+    runtime_path().is_ok_and(|path| text.strip_suffix(DELETED).unwrap_or(text) == path)
 }
 
 /// Whether the link leads to another place for the guest than it does on the host: to the program, which on the host is the runtime, or
 /// to the root.
 #[must_use]
-pub fn is_ours(process: &Process, place: &Place<'_>, text: &[u8]) -> bool {
+pub fn is_ours(place: &Place<'_>, text: &[u8]) -> bool {
     match name_of(place.guest) {
-        b"exe" => is_runtime(process, text),
+        b"exe" => is_runtime(text),
         b"root" => text == b"/",
         _ => false,
     }
@@ -64,7 +109,7 @@ pub fn target(
     text: &[u8],
     into: &mut PathBuf<AT_ROOM>,
 ) -> Result<(), Errno> {
-    if is_ours(call.process, place, text) {
+    if is_ours(place, text) {
         return match name_of(place.guest) {
             b"exe" if program(call, place.location.without_nul(), into)? => Err(Errno::ENOENT),
             b"exe" => Ok(()),
@@ -86,7 +131,7 @@ pub fn shown<'t>(
     into: &'t mut PathBuf<AT_ROOM>,
 ) -> &'t [u8] {
     let name = name_of(link);
-    let told = if name == b"exe" && is_runtime(call.process, text) {
+    let told = if name == b"exe" && is_runtime(text) {
         program(call, link, into)
     } else if name == b"root" || !text.starts_with(b"/") {
         return text;

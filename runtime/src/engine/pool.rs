@@ -3,6 +3,7 @@
 //! A handler may be interrupted by a handler, may be left by siglongjmp(3) and then never gives its area back, and may run in a
 //! child of vfork(2) that shares this memory. Therefore the owner of an area is written down: an area whose owner is gone is taken
 //! over. When all [`AREAS`] are taken an area is mapped for one call and unmapped after it; what is lost then is time.
+//! Most processes need one at a time: the first lies in the image, beside its data, the others are mapped when a second one is asked for.
 //!
 //! # Safety
 //! An area belongs to whoever changed its owner word from 0 to their thread's number, until they change it back; no other reference
@@ -10,8 +11,10 @@
 //! fork interrupted may go on there, so that these areas too are taken over only when there is no other.
 #![allow(unsafe_code)]
 
-use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::cell::{Cell, UnsafeCell};
+use core::mem::MaybeUninit;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use super::stacks::SignalStack;
 use crate::errno::Errno;
@@ -28,17 +31,18 @@ pub const AREAS: usize = 32;
 /// Bytes of a path or text of the guest's.
 pub type Text = [u8; PATH_MAX];
 
-/// What one path call works in. None of it is cleared before it is used.
+/// What one path call works in. None of it is cleared before it is used. The first of it lies beside the runtime's data in memory.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Work {
+    /// Where the first path starts: the guest path of the working directory or of a dirfd.
+    pub start: PathBuf<AT_ROOM>,
     /// The first path as the guest gave it.
     pub first: Text,
     /// The second one of calls that take two.
     pub second: Text,
     /// A path that the host told: of a working directory, of a descriptor.
     pub told: Text,
-    /// Where the first path starts: the guest path of the working directory or of a dirfd.
-    pub start: PathBuf<AT_ROOM>,
     /// The same of the second path.
     pub second_start: PathBuf<AT_ROOM>,
     /// Whatever else a call needs: results, lists, names.
@@ -84,13 +88,18 @@ struct Owner {
 pub struct Pool {
     page: &'static ForkPage,
     owners: [Owner; AREAS],
-    areas: *mut Work,
+    /// The areas behind the first one; null: not mapped yet.
+    others: AtomicPtr<Work>,
 }
 
-// SAFETY: the pointer is to memory that is never unmapped, and shared by the rule at the top.
-unsafe impl Sync for Pool {}
-// SAFETY: as above.
-unsafe impl Send for Pool {}
+/// The first area of the process's pool.
+#[repr(C)]
+struct First(UnsafeCell<MaybeUninit<Work>>);
+
+// SAFETY: shared by the rule at the top.
+unsafe impl Sync for First {}
+
+static FIRST: First = First(UnsafeCell::new(MaybeUninit::zeroed()));
 
 /// Who takes areas: one run of the handler. What it has taken itself is in use, wherever it was when it took that.
 #[derive(Debug, Default)]
@@ -99,6 +108,8 @@ pub struct Taker {
     taken: Cell<u32>,
     /// The signal stack of its thread; `None`: the kernel is to be asked.
     signal_stack: Option<SignalStack>,
+    /// It is the start of a process, whose one thread has the process's number.
+    is_start: bool,
 }
 
 const _: () = assert!(AREAS <= u32::BITS as usize);
@@ -110,6 +121,16 @@ impl Taker {
         Self {
             taken: Cell::new(0),
             signal_stack: Some(signal_stack),
+            is_start: false,
+        }
+    }
+
+    /// The start of a process, before the guest's first instruction.
+    #[must_use]
+    pub fn at_start() -> Self {
+        Self {
+            is_start: true,
+            ..Self::default()
         }
     }
 
@@ -147,17 +168,16 @@ pub struct Taken<'p> {
 static EXTRA: AtomicU32 = AtomicU32::new(0);
 
 impl Pool {
-    /// Makes the areas; their pages cost nothing until they are touched.
+    /// The process's pool, of which there is one: its first area is [`FIRST`]. `process`: its number.
     ///
     /// # Errors
     /// ENOMEM; others where the kernel lacks MADV_WIPEONFORK (before 4.14).
-    pub fn new() -> Result<Self, Errno> {
+    pub fn new(process: u32) -> Result<Self, Errno> {
         let page = anonymous(PAGE)?;
         advise(page.as_ptr().expose_provenance(), PAGE, MADV_WIPEONFORK)?;
-        let areas = anonymous(AREAS * size_of::<Work>())?;
         // SAFETY: a zeroed page is a `ForkPage`: atomics of 0; page-aligned, never unmapped.
         let page = unsafe { &*page.as_ptr().cast::<ForkPage>() };
-        page.process.store(getpid(), Ordering::Relaxed);
+        page.process.store(process, Ordering::Relaxed);
         Ok(Self {
             page,
             owners: [const {
@@ -166,8 +186,34 @@ impl Pool {
                     frame: AtomicUsize::new(0),
                 }
             }; AREAS],
-            areas: areas.as_mut_ptr().cast(),
+            others: AtomicPtr::new(null_mut()),
         })
+    }
+
+    /// Memory of an area.
+    fn area(&self, number: usize) -> Result<*mut Work, Errno> {
+        let Some(behind_first) = number.checked_sub(1) else {
+            return Ok(FIRST.0.get().cast());
+        };
+        let known = self.others.load(Ordering::Acquire);
+        if !known.is_null() {
+            return Ok(known.wrapping_add(behind_first));
+        }
+        let len = (AREAS - 1) * size_of::<Work>();
+        // SAFETY: only a free range is taken.
+        let at = unsafe { map(Place::Own, len, PROT_READ | PROT_WRITE, None) }?;
+        let made = core::ptr::with_exposed_provenance_mut::<Work>(at);
+        let placed =
+            (self.others).compare_exchange(null_mut(), made, Ordering::AcqRel, Ordering::Acquire);
+        let others = placed.map_or_else(
+            |other| {
+                // SAFETY: mapped a moment ago and known to nobody.
+                unsafe { unmap(at, len) };
+                other
+            },
+            |_| made,
+        );
+        Ok(others.wrapping_add(behind_first))
     }
 
     /// What `ask` says, asked once a process: it stands on the page that fork clears, as the child may be in another namespace.
@@ -240,7 +286,11 @@ impl Pool {
     /// # Errors
     /// ENOMEM: all are taken and no more can be mapped.
     pub fn take(&self, taker: &Taker) -> Result<Taken<'_>, Errno> {
-        let thread = gettid();
+        let thread = if taker.is_start {
+            self.page.process.load(Ordering::Relaxed)
+        } else {
+            gettid()
+        };
         let here = 0_u8;
         let frame = (&raw const here).addr();
         if let Some(taken) = self.take_free(thread, frame, taker) {
@@ -277,10 +327,12 @@ impl Pool {
                 .compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed)
                 .is_ok()
             {
+                let Ok(work) = self.area(number) else {
+                    owner.store(0, Ordering::Release);
+                    return None;
+                };
                 of.store(frame, Ordering::Relaxed);
                 taker.taken.set(taker.taken.get() | 1 << number);
-                // SAFETY: one of the `AREAS` areas.
-                let work = unsafe { self.areas.add(number) };
                 return Some(Taken {
                     work,
                     owner,
@@ -317,7 +369,7 @@ impl Pool {
 impl Taken<'_> {
     /// The area.
     pub fn work(&mut self) -> &mut Work {
-        // SAFETY: owned, see the top; anonymous memory, of which every byte pattern is a `Work`.
+        // SAFETY: owned, see the top; zeroed when it was made, and every byte pattern is a `Work`.
         unsafe { &mut *self.work }
     }
 

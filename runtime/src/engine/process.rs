@@ -25,8 +25,6 @@ use crate::vfs::{Coherence, Vfs};
 pub struct Process {
     /// What is handed on over exec.
     pub run: Inherited<'static>,
-    /// What `/proc/self/exe` is on the host: the runtime's own file.
-    pub runtime_path: &'static [u8],
     /// Whether the filter is installed. Ask [`Process::is_armed`].
     pub armed: AtomicBool,
     /// The sysroot's host path with a NUL.
@@ -123,7 +121,26 @@ pub fn process() -> &'static Process {
 /// Those of open(2).
 pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
     let open = || openat(Fd::CWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-    let [soft, hard] = limits(RLIMIT_NOFILE).unwrap_or([1024, 1024]);
+    let limits = limits(RLIMIT_NOFILE).unwrap_or([1024, 1024]);
+    let high = above_limit(limits, |least| {
+        let low = open()?;
+        moved(low, least).inspect_err(|_| close(low))
+    });
+    match high {
+        Some(high) => Ok(high),
+        None => Ok(moved_below(limits, open()?)),
+    }
+}
+
+/// Gives the sysroot's descriptor, when it is opened for the first time, a number as [`open_high`] does.
+#[must_use]
+pub fn keep_high(low: Fd) -> Fd {
+    let limits = limits(RLIMIT_NOFILE).unwrap_or([1024, 1024]);
+    above_limit(limits, |least| moved(low, least)).unwrap_or_else(|| moved_below(limits, low))
+}
+
+/// Makes a descriptor above the soft limit, where that is possible. `make`: with which number or a greater one.
+fn above_limit([soft, hard]: [u64; 2], make: impl FnOnce(i32) -> Result<Fd, Errno>) -> Option<Fd> {
     // Who may raise the hard limit has room above it, too.
     let raised = if soft < hard {
         [hard.min(soft + ABOVE), hard]
@@ -134,20 +151,20 @@ pub fn open_high(path: &CStr) -> Result<Fd, Errno> {
         // A handler of the guest's that left by a jump would leave the limit raised.
         let mask = signal_mask(SIG_SETMASK, SignalSet(!0));
         let raised = set_limits(RLIMIT_NOFILE, raised);
-        let high = raised.and_then(|()| {
-            let low = open()?;
-            moved(low, soft as i32).inspect_err(|_| close(low))
-        });
+        let high = raised.and_then(|()| make(soft as i32));
         // What it was is always allowed.
         let _ = set_limits(RLIMIT_NOFILE, [soft, hard]);
         signal_mask(SIG_SETMASK, mask);
-        if high.is_ok() {
-            return high;
-        }
+        return high.ok();
     }
-    let low = open()?;
+    None
+}
+
+/// Moves a descriptor to a number that is as high as the limit allows and as is cheap; leaves it where it is, if there is none.
+fn moved_below([soft, _]: [u64; 2], low: Fd) -> Fd {
     let soft = soft.min(CHEAP) as i32;
-    moved(low, (soft - 24).max(3)).or_else(|_| moved(low, (soft / 2).max(3)).or(Ok(low)))
+    let moved = moved(low, (soft - 24).max(3)).or_else(|_| moved(low, (soft / 2).max(3)));
+    moved.unwrap_or(low)
 }
 
 /// Up to which number a descriptor costs a fork little: some pages of pointers in the kernel.
@@ -168,7 +185,6 @@ impl Process {
     pub fn with_run(&self, run: Inherited<'static>) -> Self {
         Self {
             run,
-            runtime_path: self.runtime_path,
             armed: AtomicBool::new(self.is_armed()),
             sysroot_path: self.sysroot_path,
             sysroot_fd: AtomicI32::new(self.cached_fd().0),

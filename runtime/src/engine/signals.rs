@@ -139,23 +139,31 @@ fn set_action(signal: u32, action: &SigAction) -> Result<(), Errno> {
         .map(drop)
 }
 
+/// The same, and what was there before.
+fn exchange_action(signal: u32, action: &SigAction) -> Result<SigAction, Errno> {
+    let mut before = SigAction::default();
+    let at = core::ptr::from_ref(action).expose_provenance();
+    let into = core::ptr::from_mut(&mut before).expose_provenance();
+    let args = [signal as usize, at, into, SIGSET_LEN, 0, 0];
+    // SAFETY: as of `set_action`; the buffer is a kernel `struct sigaction`.
+    unsafe { call(nr::RT_SIGACTION, args) }.result()?;
+    Ok(before)
+}
+
 /// Takes the three signals. What an earlier program of this process left ignored stays so for the guest.
 ///
 /// # Errors
 /// Those of rt_sigaction(2).
 pub fn install() -> Result<(), Errno> {
+    let ours = |signal| installed(signal, &SigAction::default());
     for (signal, guest) in OWN.into_iter().zip(&GUEST) {
-        let old = signal_action(signal)?;
-        let handler = if old.handler == SIG_IGN {
-            SIG_IGN
-        } else {
-            SIG_DFL
-        };
-        guest.store(&SigAction {
-            handler,
-            ..SigAction::default()
-        });
-        set_action(signal, &installed(signal, &guest.load()))?;
+        let before = exchange_action(signal, &ours(signal))?;
+        if before.handler == SIG_IGN {
+            guest.store(&SigAction {
+                handler: SIG_IGN,
+                ..SigAction::default()
+            });
+        }
     }
     Ok(())
 }

@@ -13,10 +13,12 @@
 //! below everything that the kernel and handlers put there.
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::errno::Errno;
-use crate::sys::memory::anonymous;
+use crate::sys::abi::{PROT_READ, PROT_WRITE};
+use crate::sys::memory::{Place, map, unmap};
 
 /// How many there are; more threads than that with small stacks have their own.
 const COUNT: usize = 64;
@@ -77,7 +79,8 @@ impl SignalStack {
 /// See the module.
 #[derive(Debug)]
 pub struct Stacks {
-    memory: *mut u8,
+    /// Null: not mapped yet, as hardly a guest needs any.
+    memory: AtomicPtr<u8>,
     owners: [AtomicU64; COUNT],
 }
 
@@ -96,21 +99,40 @@ impl Thread {
     }
 }
 
-// SAFETY: the pointer is to memory that is never unmapped, and shared by the rule at the top.
-unsafe impl Sync for Stacks {}
-// SAFETY: as above.
-unsafe impl Send for Stacks {}
+impl Default for Stacks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Stacks {
-    /// Makes them; their pages cost nothing until they are touched.
-    ///
-    /// # Errors
-    /// ENOMEM.
-    pub fn new() -> Result<Self, Errno> {
-        Ok(Self {
-            memory: anonymous(COUNT * LEN)?.as_mut_ptr(),
+    /// None is anybody's. Their memory is mapped for the first one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            memory: AtomicPtr::new(null_mut()),
             owners: [const { AtomicU64::new(0) }; COUNT],
-        })
+        }
+    }
+
+    fn memory(&self) -> Result<*mut u8, Errno> {
+        let known = self.memory.load(Ordering::Acquire);
+        if !known.is_null() {
+            return Ok(known);
+        }
+        // SAFETY: only a free range is taken.
+        let at = unsafe { map(Place::Own, COUNT * LEN, PROT_READ | PROT_WRITE, None) }?;
+        let made = core::ptr::with_exposed_provenance_mut(at);
+        let placed =
+            (self.memory).compare_exchange(null_mut(), made, Ordering::AcqRel, Ordering::Acquire);
+        Ok(placed.map_or_else(
+            |other| {
+                // SAFETY: mapped a moment ago and known to nobody.
+                unsafe { unmap(at, COUNT * LEN) };
+                other
+            },
+            |_| made,
+        ))
     }
 
     /// A stack for the kernel in the place of `guests`, for the thread `own`; that itself, where it is large enough or no other is left.
@@ -124,10 +146,13 @@ impl Stacks {
         if guests.len >= ENOUGH {
             return guests;
         }
+        let Ok(memory) = self.memory() else {
+            return guests;
+        };
         let Some(number) = self.take(own, is_gone) else {
             return guests;
         };
-        let at = self.start(number);
+        let at = memory.wrapping_add(number * LEN);
         // SAFETY: of `COUNT` stacks one that is this thread's; aligned, any bytes are a description.
         unsafe { at.cast::<SignalStack>().write(guests) };
         SignalStack {
@@ -162,25 +187,24 @@ impl Stacks {
     /// The stack that `kernels`, which this thread has, stands for: itself, where it is none of these.
     #[must_use]
     pub fn guests(&self, kernels: SignalStack) -> SignalStack {
-        let Some(number) = self.number(kernels) else {
+        let Some(at) = self.description(kernels) else {
             return kernels;
         };
         // SAFETY: a stack of this thread's, whose description was written when it was taken.
-        let guests = unsafe { self.start(number).cast::<SignalStack>().read() };
+        let guests = unsafe { at.read() };
         SignalStack {
             flags: kernels.flags,
             ..guests
         }
     }
 
-    fn start(&self, number: usize) -> *mut u8 {
-        self.memory.wrapping_add(number * LEN)
-    }
-
-    fn number(&self, stack: SignalStack) -> Option<usize> {
-        let offset = stack.start.checked_sub(self.memory.addr())?;
+    /// Where the description of a stack lies, if it is one of these.
+    fn description(&self, stack: SignalStack) -> Option<*const SignalStack> {
+        let memory = self.memory.load(Ordering::Acquire);
+        let offset = stack.start.checked_sub(memory.addr())?;
         let (number, into) = (offset / LEN, offset % LEN);
-        (number < COUNT && into == DESCRIPTION_LEN).then_some(number)
+        let is_one = !memory.is_null() && number < COUNT && into == DESCRIPTION_LEN;
+        is_one.then(|| memory.wrapping_add(number * LEN).cast_const().cast())
     }
 }
 
@@ -211,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_thread_has_one_stand_in_that_tells_what_it_stands_for() {
-        let stacks = Stacks::new().unwrap();
+        let stacks = Stacks::new();
         let kernels = stacks.stand_in(small(0x1000), thread(7), all_live);
         assert!(kernels.len > LEN - 4096 && kernels.start != 0x1000);
         assert_eq!(stacks.guests(kernels), small(0x1000));
@@ -225,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_stack_that_is_large_enough_is_left_alone() {
-        let stacks = Stacks::new().unwrap();
+        let stacks = Stacks::new();
         let large = SignalStack {
             start: 0x1000,
             flags: 0,
@@ -237,7 +261,7 @@ mod tests {
 
     #[test]
     fn when_none_is_left_that_of_a_thread_that_is_gone_is_taken_and_else_the_guests_own() {
-        let stacks = Stacks::new().unwrap();
+        let stacks = Stacks::new();
         for number in 1..=COUNT {
             let kernels = stacks.stand_in(small(0x1000), thread(number), all_live);
             assert_ne!(kernels, small(0x1000));
@@ -252,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_another_process_had_is_left_alone() {
-        let stacks = Stacks::new().unwrap();
+        let stacks = Stacks::new();
         for number in 1..=COUNT {
             stacks.stand_in(small(0x1000), thread(number), all_live);
         }

@@ -45,9 +45,6 @@ const ABSENCE_ROOM: usize = 512 << 10;
 /// From how many bytes on the memory for a copy is made at once.
 const POPULATED: usize = 4 * PAGE;
 
-/// The rest of what a process keeps: work areas, signal stacks, its state.
-const KEPT: usize = 12 << 20;
-
 /// A file of the store, mapped.
 #[derive(Debug, Clone, Copy)]
 struct Mapped {
@@ -265,12 +262,12 @@ fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static
     arena.place(unsafe { IndexArena::new(base, len) })
 }
 
-/// Maps at once what a process is going to keep.
+/// Maps at once what a process with an index is going to keep.
 ///
 /// # Errors
 /// ENOMEM.
 pub fn reserve() -> Result<(), Errno> {
-    memory::reserve(INDEX_ROOM + ABSENCE_ROOM + KEPT)
+    memory::reserve(INDEX_ROOM + ABSENCE_ROOM)
 }
 
 /// A word of 0 that this process has in common with its children until they execute something.

@@ -137,12 +137,12 @@ pub fn open(run: &Inherited<'_>) {
 
 /// Prints the steps, when the guest is about to start; and begins to count its calls.
 pub fn entered(run: &Inherited<'_>) {
-    let is_first = getpid().cast_signed() == run.top_level_pid;
     if run.trace.has(TraceBits::STEPS) {
         let mut out = Stream::new(error_of(run));
         let _ = STEPS.text(&mut out);
     }
-    if run.trace.has(TraceBits::SYSCALLS) && is_first {
+    let is_first = || getpid().cast_signed() == run.top_level_pid;
+    if run.trace.has(TraceBits::SYSCALLS) && is_first() {
         TRACED.store(getpid(), Ordering::Relaxed);
         HISTOGRAM.start();
     }

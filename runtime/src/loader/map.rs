@@ -1,8 +1,8 @@
 //! Carries out a [`Plan`]: maps an image, clears what BSS and padding need, chooses the base as the kernel does.
 //!
 //! # Safety
-//! Mappings go to ranges that were free a moment ago (`MAP_FIXED_NOREPLACE` reserves the whole span first, then the segments replace
-//! the reservation), so nothing of Rust's can lie there. Bytes are cleared only inside a segment just mapped writable and private.
+//! Mappings go to ranges that were free a moment ago (`MAP_FIXED_NOREPLACE` takes the whole span first, then the segments replace what it
+//! took), so nothing of Rust's can lie there. Bytes are cleared only inside a segment just mapped writable and private.
 #![allow(unsafe_code)]
 
 use super::plan::{Piece, Plan};
@@ -48,16 +48,36 @@ fn protection(piece: &Piece) -> usize {
         | bit(flags.executable(), PROT_EXEC)
 }
 
-fn reserve(place: Place, len: usize) -> Result<usize, Errno> {
-    // SAFETY: never `Place::Replace`: what is in use stays.
-    unsafe { map(place, len, PROT_NONE, None) }
+/// A plan's span of addresses.
+struct Span {
+    /// Address of its first page.
+    at: usize,
+    /// Whether the plan's first piece is mapped there; behind it nothing of use is.
+    has_first: bool,
 }
 
-/// Reserves room for the plan's span: the address of its first page.
-fn room(plan: &Plan<'_>, base: Base) -> Result<usize, Errno> {
+/// Takes the plan's span. As the kernel does it, by mapping the first piece over all of it, which the others then replace: one call less than
+/// a reservation. Not where that could be written to, as all of it would count as memory.
+fn span(plan: &Plan<'_>, file: Fd, code: Fd, base: Base) -> Result<Span, Errno> {
     let len = plan.len as usize;
+    let first = plan.pieces().next();
+    let first = first.filter(|first| {
+        let is_plain = first.zero_len == 0 && !first.flags.writable();
+        is_plain && first.file_len != 0 && first.start == plan.start
+    });
+    let has_first = first.is_some();
+    let take = |place, len, first: Option<Piece>| {
+        let from = first.map(|first| {
+            let file = if first.flags.executable() { code } else { file };
+            (file, first.file_offset)
+        });
+        let protection = first.map_or(PROT_NONE, |first| protection(&first));
+        // SAFETY: never `Place::Replace`: what is in use stays.
+        unsafe { map(place, len, protection, from) }
+    };
+    let found = |at| Span { at, has_first };
     if !plan.is_relative() {
-        return reserve(Place::Free(plan.start as usize), len);
+        return take(Place::Free(plan.start as usize), len, first).map(found);
     }
     let align = plan.align as usize;
     if let Base::Program { random } = base {
@@ -65,24 +85,27 @@ fn room(plan: &Plan<'_>, base: Base) -> Result<usize, Errno> {
         for bits in [RANDOM_BITS, RANDOM_BITS - 1, RANDOM_BITS - 2] {
             let pages = random & ((1 << bits) - 1);
             let at = (PROGRAM_BASE + pages * PAGE as u64) as usize & !(align - 1);
-            match reserve(Place::Free(at), len) {
+            match take(Place::Free(at), len, first) {
                 Err(Errno::EEXIST) => {}
-                other => return other,
+                other => return other.map(found),
             }
         }
     }
     if align <= PAGE {
-        return reserve(Place::Anywhere, len);
+        return take(Place::Anywhere, len, first).map(found);
     }
     let slack = len.checked_add(align).ok_or(Errno::ENOMEM)?;
-    let found = reserve(Place::Anywhere, slack)?;
-    let at = (found + align - 1) & !(align - 1);
+    let reserved = take(Place::Anywhere, slack, None)?;
+    let at = (reserved + align - 1) & !(align - 1);
     // SAFETY: parts of the reservation made above, known to nobody else.
     unsafe {
-        unmap(found, at - found);
-        unmap(at + len, found + slack - (at + len));
+        unmap(reserved, at - reserved);
+        unmap(at + len, reserved + slack - (at + len));
     }
-    Ok(at)
+    Ok(Span {
+        at,
+        has_first: false,
+    })
 }
 
 /// Maps the image in `file` as planned, its executable pages from `code`: the same file, or one that has the same bytes there but for calls.
@@ -90,16 +113,16 @@ fn room(plan: &Plan<'_>, base: Base) -> Result<usize, Errno> {
 /// # Errors
 /// Those of mmap(2). What was mapped until then stays: the caller is about to give up the process.
 pub fn image(plan: &Plan<'_>, file: Fd, code: Fd, base: Base) -> Result<Bias, Errno> {
-    let at = room(plan, base)?;
+    let Span { at, has_first } = span(plan, file, code, base)?;
     let bias = Bias((at as u64).wrapping_sub(plan.start));
     let mut mapped_end = at;
-    for piece in plan.pieces() {
+    for (number, piece) in plan.pieces().enumerate() {
         let start = bias.apply(piece.start);
         let file_len = piece.file_len as usize;
-        if file_len != 0 {
+        if file_len != 0 && !(has_first && number == 0) {
             let file = if piece.flags.executable() { code } else { file };
             let from = Some((file, piece.file_offset));
-            // SAFETY: inside the reservation of `room`.
+            // SAFETY: inside the span taken above.
             unsafe { map(Place::Replace(start), file_len, protection(&piece), from) }?;
         }
         let (clear, clear_end) = (bias.apply(piece.clear.0), bias.apply(piece.clear.1));
@@ -112,7 +135,7 @@ pub fn image(plan: &Plan<'_>, file: Fd, code: Fd, base: Base) -> Result<Bias, Er
             // The kernel's vm_brk: read and write whatever the segment says, executable if it does.
             let executable = protection(&piece) & PROT_EXEC;
             let zeros = PROT_READ | PROT_WRITE | executable;
-            // SAFETY: inside the reservation of `room`.
+            // SAFETY: inside the span taken above.
             unsafe {
                 map(
                     Place::Replace(start + file_len),
@@ -124,7 +147,7 @@ pub fn image(plan: &Plan<'_>, file: Fd, code: Fd, base: Base) -> Result<Bias, Er
         }
         if start > mapped_end {
             // The kernel leaves the holes between segments free.
-            // SAFETY: a part of the reservation that no segment covers.
+            // SAFETY: a part of the span that no segment covers.
             unsafe { unmap(mapped_end, start - mapped_end) };
         }
         mapped_end = mapped_end.max(start + piece.len() as usize);

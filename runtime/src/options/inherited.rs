@@ -2,7 +2,7 @@
 //! command line once said, and what has been settled since, in one argument.
 //!
 //! ```text
-//! elfuse-inherited/2 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 …
+//! elfuse-inherited/3 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 …
 //! magic and version   then a letter a field, in a fixed order; numbers in hexadecimal, lengths of strings in decimal
 //! ```
 //!
@@ -12,28 +12,21 @@
 //! Anybody can start the runtime with such an argument, as they can with options: it grants nothing that they have not got. It
 //! is still read as hostile bytes. Whether a descriptor or an inode is what it is said to be is for the host to tell.
 
+mod mounts;
 mod wire;
 
 use core::fmt;
 
-use super::{Coherence, List, Stats};
+use super::{Coherence, Stats};
 use crate::trace::TraceBits;
+pub use mounts::{Mount, MountList};
 use wire::{Reader, Writer};
 
 /// The most mounts that are handed on: every `--bind`, and the default ones.
 pub const MAX_MOUNTS: usize = super::MAX_BINDS + 8;
 
 /// What the argument begins with; a change of the format changes the number.
-const MAGIC: &[u8] = b"elfuse-inherited/2";
-
-/// A path of the guest that is another one on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mount<'a> {
-    /// Where the guest sees it, absolute.
-    pub guest: &'a [u8],
-    /// Where it is on the host, absolute.
-    pub host: &'a [u8],
-}
+const MAGIC: &[u8] = b"elfuse-inherited/3";
 
 /// Everything that a runtime started by a guest's execve has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +48,7 @@ pub struct Inherited<'a> {
     /// Whether patched copies are mapped where the index has them.
     pub patched: bool,
     /// All mounts, in the order in which they were made.
-    pub mounts: List<Mount<'a>, MAX_MOUNTS>,
+    pub mounts: MountList<'a>,
     /// Whether what the sysroot does not have is looked for on the host.
     pub host_fallback: bool,
     /// Whether CPUID is answered from a table.
@@ -72,6 +65,8 @@ pub struct Inherited<'a> {
     pub filter_armed: bool,
     /// The descriptor of the executable, opened already.
     pub program_fd: i32,
+    /// The descriptor of its interpreter, opened already, if it has one.
+    pub interpreter_fd: Option<i32>,
     /// What `/proc/self/exe` shows: the guest's path of the executable, symlinks resolved.
     pub exe: &'a [u8],
     /// `AT_EXECFN`: the path as the guest gave it to execve, of any form.
@@ -91,6 +86,8 @@ pub struct Executed<'a> {
     pub filter_armed: bool,
     /// [`Inherited::program_fd`].
     pub program_fd: i32,
+    /// [`Inherited::interpreter_fd`].
+    pub interpreter_fd: Option<i32>,
     /// [`Inherited::exe`].
     pub exe: &'a [u8],
     /// [`Inherited::execfn`].
@@ -164,15 +161,6 @@ impl<'a> Inherited<'a> {
         argument.starts_with(b"elfuse-inherited/")
     }
 
-    /// An empty list, for a value that is filled in field by field.
-    #[must_use]
-    pub fn no_mounts() -> List<Mount<'a>, MAX_MOUNTS> {
-        List::new(Mount {
-            guest: b"",
-            host: b"",
-        })
-    }
-
     /// Writes it to the beginning of `into`, without a NUL byte and without one behind, and says how long it is.
     ///
     /// # Errors
@@ -212,15 +200,7 @@ impl<'a> Inherited<'a> {
         out.letter(b'c').hex(self.coherence as u64);
         out.letter(b'w').flag(self.shadow);
         out.letter(b'u').flag(self.patched);
-        out.letter(b'm').hex(self.mounts.len() as u64);
-        for mount in self.mounts.iter() {
-            out.bytes(b" ").string(mount.guest);
-            if mount.host == mount.guest {
-                out.bytes(b"=");
-            } else {
-                out.string(mount.host);
-            }
-        }
+        self.mounts.encode(out.letter(b'm'));
         out.letter(b'h').flag(self.host_fallback);
         out.letter(b'q').flag(self.cpuid_table);
         out.letter(b't').hex(self.stats as u64);
@@ -238,6 +218,11 @@ impl<'a> Inherited<'a> {
         out.letter(b'f').flag(program.filter_armed);
         out.letter(b'p')
             .hex(program.program_fd.unsigned_abs().into());
+        out.letter(b'g');
+        match program.interpreter_fd {
+            Some(fd) => out.hex(fd.unsigned_abs().into()),
+            None => out.bytes(b"-"),
+        };
         out.letter(b'e').string(program.exe);
         out.letter(b'n').string(program.execfn);
         out.letter(b'l')
@@ -269,7 +254,7 @@ impl<'a> Inherited<'a> {
             })?,
             shadow: from.field(b'w', "shadow flag", Reader::flag)?,
             patched: from.field(b'u', "flag of patched copies", Reader::flag)?,
-            mounts: from.field(b'm', "mounts", mounts)?,
+            mounts: from.field(b'm', "mounts", MountList::decode)?,
             host_fallback: from.field(b'h', "host fallback flag", Reader::flag)?,
             cpuid_table: from.field(b'q', "CPUID table flag", Reader::flag)?,
             stats: from.field(b't', "stats", |from| Stats::from_number(from.hex()?))?,
@@ -284,6 +269,9 @@ impl<'a> Inherited<'a> {
             })?,
             filter_armed: from.field(b'f', "filter flag", Reader::flag)?,
             program_fd: from.field(b'p', "program descriptor", Reader::positive)?,
+            interpreter_fd: from.field(b'g', "interpreter's descriptor", |from| {
+                from.unless_dash(Reader::positive)
+            })?,
             exe: from.field(b'e', "path of the executable", Reader::string)?,
             execfn: from.field(b'n', "execfn", Reader::string)?,
             top_level_pid: from.field(b'l', "top-level process", Reader::positive)?,
@@ -304,6 +292,7 @@ impl<'a> Inherited<'a> {
             sysroot_fd: self.sysroot_fd,
             filter_armed: self.filter_armed,
             program_fd: self.program_fd,
+            interpreter_fd: self.interpreter_fd,
             exe: self.exe,
             execfn: self.execfn,
             signal_mask: self.signal_mask,
@@ -318,12 +307,6 @@ impl<'a> Inherited<'a> {
             (
                 !(self.shadow && self.coherence == Coherence::Off),
                 "shadow flag",
-            ),
-            (
-                self.mounts
-                    .iter()
-                    .all(|mount| absolute(mount.guest) && absolute(mount.host)),
-                "mounts",
             ),
             (self.stats_fd.is_none_or(|fd| fd >= 0), "stats descriptor"),
             (
@@ -345,6 +328,10 @@ impl Executed<'_> {
                 "sysroot's descriptor",
             ),
             (self.program_fd >= 0, "program descriptor"),
+            (
+                self.interpreter_fd.is_none_or(|fd| fd >= 0),
+                "interpreter's descriptor",
+            ),
             (absolute(self.exe), "path of the executable"),
             (!self.execfn.contains(&0), "execfn"),
         ])
@@ -361,20 +348,4 @@ fn first_broken(rules: &[(bool, &'static str)]) -> Result<(), &'static str> {
         Some((_, field)) => Err(field),
         None => Ok(()),
     }
-}
-
-fn mounts<'a>(from: &mut Reader<'a>) -> Option<List<Mount<'a>, MAX_MOUNTS>> {
-    let mut mounts = Inherited::no_mounts();
-    for _ in 0..from.hex()? {
-        from.exactly(b" ")?;
-        let guest = from.string()?;
-        let host = if from.exactly(b"=").is_some() {
-            guest
-        } else {
-            // The same path written out would be a second spelling.
-            from.string().filter(|host| *host != guest)?
-        };
-        mounts.push(Mount { guest, host }).ok()?;
-    }
-    Some(mounts)
 }

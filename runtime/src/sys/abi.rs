@@ -231,6 +231,8 @@ pub const MADV_POPULATE_WRITE: usize = 23;
 pub const PR_SET_NAME: usize = 15;
 pub const PR_SET_MM: usize = 35;
 pub const PR_SET_MM_MAP: usize = 14;
+/// `PR_SET_MM_MAP_SIZE`: how long the structure is that the kernel takes.
+pub const PR_SET_MM_MAP_SIZE: usize = 15;
 pub const PR_SET_NO_NEW_PRIVS: usize = 38;
 
 /// `struct prctl_mm_map`.

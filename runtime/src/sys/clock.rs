@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::host::{gettid, monotonic_ns, prctl};
 
@@ -37,15 +37,20 @@ unsafe extern "C" {
 const HWCAP2_FSGSBASE: usize = 1 << 1;
 
 static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
-static HAS_TIME_STAMPS: AtomicBool = AtomicBool::new(false);
+/// One of the following.
+static TIME_STAMPS: AtomicU8 = AtomicU8::new(NONE);
+/// The host is asked for the time.
+const NONE: u8 = 0;
+/// The processor has them. What a guest forbids lasts over exec, when no handler of ours is there yet: so the first to want one asks.
+const NOT_ASKED: u8 = 1;
+/// They may be read; else that faults, which is mended.
+const READABLE: u8 = 2;
 
 /// What the auxiliary vector says of the processor (`AT_HWCAP2`); before that is told the host is asked.
 pub fn begin(hwcap2: usize) {
     let has = hwcap2 & HWCAP2_FSGSBASE != 0;
     HAS_FSGSBASE.store(has, Ordering::Relaxed);
-    HAS_TIME_STAMPS.store(has, Ordering::Relaxed);
-    // What a guest forbids lasts over exec, and no handler of ours is there yet.
-    probe();
+    TIME_STAMPS.store(if has { NOT_ASKED } else { NONE }, Ordering::Relaxed);
 }
 
 /// Where execution goes on after a fault at `rip`, if that is the reading of the counter.
@@ -59,14 +64,15 @@ pub fn fix_up(rip: usize) -> Option<usize> {
 pub fn probe() {
     const PR_GET_TSC: usize = 25;
     const PR_TSC_SIGSEGV: usize = 2;
-    if !HAS_TIME_STAMPS.load(Ordering::Relaxed) {
+    if TIME_STAMPS.load(Ordering::Relaxed) == NONE {
         return;
     }
     let mut state = 0_u32;
     let at = (&raw mut state).addr();
-    if prctl(PR_GET_TSC, [at, 0, 0, 0]).is_err() || state as usize == PR_TSC_SIGSEGV {
-        HAS_TIME_STAMPS.store(false, Ordering::Relaxed);
-    }
+    let is_forbidden =
+        prctl(PR_GET_TSC, [at, 0, 0, 0]).is_err() || state as usize == PR_TSC_SIGSEGV;
+    let found = if is_forbidden { NONE } else { READABLE };
+    TIME_STAMPS.store(found, Ordering::Relaxed);
 }
 
 /// Time in ticks of which there is at least one a nanosecond.
@@ -75,13 +81,22 @@ pub fn probe() {
 #[inline]
 #[must_use]
 pub fn ticks() -> u64 {
-    if HAS_TIME_STAMPS.load(Ordering::Relaxed) {
+    if TIME_STAMPS.load(Ordering::Relaxed) == READABLE {
         // SAFETY: see the top.
         let stamp = unsafe { elfuse_time_stamp() };
         if stamp != 0 {
             return stamp;
         }
-        HAS_TIME_STAMPS.store(false, Ordering::Relaxed);
+        TIME_STAMPS.store(NONE, Ordering::Relaxed);
+    }
+    other_ticks()
+}
+
+#[cold]
+fn other_ticks() -> u64 {
+    if TIME_STAMPS.load(Ordering::Relaxed) == NOT_ASKED {
+        probe();
+        return ticks();
     }
     monotonic_ns() | 1 << 63
 }

@@ -416,6 +416,23 @@ pub fn prctl(option: usize, args: [usize; 4]) -> Result<usize, Errno> {
     unsafe { call(nr::PRCTL, [option, args[0], args[1], args[2], args[3], 0]) }.result()
 }
 
+/// Whether the kernel can be told where the heap is to be (`PR_SET_MM_MAP`): one with CONFIG_CHECKPOINT_RESTORE.
+#[must_use]
+pub fn can_be_told_of_heap() -> bool {
+    let mut len = 0_u32;
+    let args = [
+        super::abi::PR_SET_MM,
+        super::abi::PR_SET_MM_MAP_SIZE,
+        address_mut(&mut len),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes the 32 bits of a number.
+    let told = unsafe { call(nr::PRCTL, args) }.result();
+    told.is_ok() && len as usize == size_of::<super::abi::PrctlMmMap>()
+}
+
 /// prctl(2) with PR_SET_NAME: what `comm` shows, cut to 15 bytes by the kernel.
 pub fn set_name(name: &CStr) {
     // SAFETY: a live C string; the kernel reads 16 bytes of it at most and stops at the NUL.

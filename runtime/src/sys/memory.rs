@@ -3,11 +3,14 @@
 //! What is the runtime's own lies in one range of addresses, so that one comparison tells it from the guest's:
 //!
 //! ```text
-//! 6f00_0000_0000  the image of `elfuse`, and behind it the heap where the kernel could not be told of another
-//! 6f00_8000_0000  what is kept: areas, tables, index
+//! 6f00_0000_0000  the image of `elfuse`, and close behind it what is kept: areas, tables, index
+//! 6f00_8000_0000  what is kept, if the kernel cannot be told of another heap than the one behind the image
 //! 6f00_c000_0000  what is mapped for the length of one call
 //! 6f01_0000_0000
 //! ```
+//!
+//! What lies close together shares page tables. Each range of 2 MiB takes a table of its own, which a start and each fork pay for as for
+//! several pages.
 //!
 //! # Safety
 //! A mapping made at an address that is in use replaces what is there, and one taken away leaves dangling references. Functions that
@@ -40,8 +43,23 @@ struct Region {
     end: usize,
 }
 
-static KEPT: Region = Region::new(0x8000_0000, 0xc000_0000);
+static KEPT: Region = Region::new(FAR_FROM_IMAGE, 0xc000_0000);
 static FOR_A_CALL: Region = Region::new(0xc000_0000, 0x1_0000_0000);
+
+/// Where nothing is in the way of a heap behind the image. It starts up to 1 GiB behind it.
+const FAR_FROM_IMAGE: usize = 0x8000_0000;
+
+/// From now on what is kept lies behind the runtime's image, where no heap is going to be. Before anything is mapped.
+pub fn keep_beside_image() {
+    unsafe extern "C" {
+        /// The linker's: the end of the image.
+        safe static _end: u8;
+    }
+    let end = (&raw const _end).addr().next_multiple_of(PAGE);
+    if OWN.contains(&end) {
+        KEPT.next.store(end, Ordering::Relaxed);
+    }
+}
 
 impl Region {
     const fn new(start: usize, end: usize) -> Self {

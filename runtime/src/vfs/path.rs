@@ -158,16 +158,17 @@ impl<const N: usize> core::fmt::Debug for PathBuf<N> {
 #[derive(Clone)]
 #[repr(C)]
 pub(super) struct Rest {
-    /// Where what is left starts; a value from arbitrary memory is cut to the buffer's length.
-    start: usize,
     bytes: [u8; REST_ROOM],
+    /// Where what is left starts; a value from arbitrary memory is cut to the buffer's length. It stands where the texts do, so that both
+    /// touch one page.
+    start: usize,
 }
 
 impl Rest {
     const fn new() -> Self {
         Self {
-            start: REST_ROOM,
             bytes: [0; REST_ROOM],
+            start: REST_ROOM,
         }
     }
 

@@ -75,6 +75,10 @@ impl<'a> Reader<'a> {
         Self { rest }
     }
 
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     pub(super) fn is_at_end(&self) -> bool {
         self.rest.is_empty()
     }
