@@ -13,7 +13,7 @@ use super::arena::Arena;
 use super::call::{At, Call, FOLLOW, NO_FOLLOW, fd_link};
 use super::calls::files::names_nothing;
 use super::pool::{Text, Work};
-use super::{signals, tell};
+use super::{descriptors, signals, tell};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::loader::elf::{HEADER_LEN, Header, NotLoadable, PHDR_LEN, ProgramHeaders};
@@ -680,6 +680,7 @@ fn go(
     if !shared {
         tell::freeze();
     }
+    let left = descriptors::leave();
     let path = c"/proc/thread-self/exe".as_ptr().expose_provenance();
     // SAFETY: see the top.
     let failed = unsafe {
@@ -695,6 +696,9 @@ fn go(
             ],
         )
     };
+    if left {
+        descriptors::come_back();
+    }
     if shared {
         super::pool::stay_with_image();
     }

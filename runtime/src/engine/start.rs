@@ -22,7 +22,7 @@ use super::say::say;
 use super::stacks::Stacks;
 use super::tell::{self, Step};
 use super::text::Code;
-use super::{cpuid, exec, image, signals, store};
+use super::{cpuid, descriptors, exec, image, signals, store};
 use crate::errno::Errno;
 use crate::loader::elf::{Header, ProgramHeaders};
 use crate::loader::map::Base;
@@ -244,7 +244,13 @@ pub fn settle(
         };
         arena.place(state)
     };
-    process::set(made().unwrap_or_else(|errno| no_memory(errno)))
+    let process = process::set(made().unwrap_or_else(|errno| no_memory(errno)));
+    if !process.is_armed()
+        && let Ok(fd) = process.sysroot()
+    {
+        descriptors::learn_own(fd);
+    }
+    process
 }
 
 #[derive(Debug, Clone, Copy)]

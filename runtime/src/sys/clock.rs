@@ -36,7 +36,8 @@ unsafe extern "C" {
 /// Bit of `AT_HWCAP2`: user space may use `rdfsbase`.
 const HWCAP2_FSGSBASE: usize = 1 << 1;
 
-static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
+/// Whether user space may use `rdfsbase`.
+pub static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
 static HAS_TIME_STAMPS: AtomicBool = AtomicBool::new(false);
 
 /// What the auxiliary vector says of the processor (`AT_HWCAP2`); before that is told the host is asked.
