@@ -17,9 +17,8 @@ use crate::elf_facts::ContentHash;
 use crate::header::PartTable;
 use crate::keys::{ArchivedTime, State, Time, identity_hash};
 
-/// Of the three lists below, of how sites are judged, and of what stubs expect of the runtime. A copy made for another number is not
-/// used.
-pub const SET_VERSION: u32 = 3;
+/// Of the lists below, of how sites are judged, and of what stubs expect of the runtime. A copy made for another number is not used.
+pub const SET_VERSION: u32 = 4;
 
 /// What a call's number means to a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +32,10 @@ pub enum Class {
     Guarded = 2,
     /// Its caller may learn from it of a change from outside: it ends leases.
     Ending = 3,
+    /// It reads from the descriptor that is its first argument: it ends leases unless that is known to be a file of the sysroot.
+    Reading = 4,
+    /// It may close a descriptor or make it another one, or two processes share memory and not descriptors: the runtime looks at it first.
+    Descriptors = 5,
 }
 
 /// Numbers that the runtime serves, ascending: those of its table but rt_sigreturn (15), by whose very code bytes unwinders know
@@ -50,13 +53,34 @@ pub const SERVED: &[u32] = &[
 /// a program restricts its own calls, prctl and seccomp: afterwards the runtime might not be able to install its filter.
 pub const GUARDED: &[u32] = &[9, 10, 30, 135, 157, 317, 329];
 
+/// Numbers of calls that read from a descriptor, ascending.
+pub const READING: &[u32] = &[
+    0,   // read
+    17,  // pread64
+    19,  // readv
+    295, // preadv
+    327, // preadv2
+];
+
+/// Numbers of calls that change what descriptors stand for, ascending. What only makes new ones is not among them: it takes numbers that
+/// stand for nothing.
+pub const DESCRIPTORS: &[u32] = &[
+    3,   // close
+    33,  // dup2
+    56,  // clone: with CLONE_VM and without CLONE_FILES
+    58,  // vfork
+    292, // dup3
+    435, // clone3: as clone
+    436, // close_range
+];
+
+/// Numbers of descriptors from which on nothing is known of them: a [`word::KNOWN`] has so many bytes.
+pub const KNOWN_LEN: u32 = 2048;
+
 /// Numbers of calls by which a program may learn of what happened outside, ascending; those that the runtime serves are not
 /// among them, as it ends leases itself.
 pub const ENDING: &[u32] = &[
-    0,   // read
     7,   // poll
-    17,  // pread64
-    19,  // readv
     23,  // select
     24,  // sched_yield
     34,  // pause
@@ -78,9 +102,7 @@ pub const ENDING: &[u32] = &[
     247, // waitid
     275, // splice
     276, // tee
-    295, // preadv
     326, // copy_file_range
-    327, // preadv2
     449, // futex_waitv
     455, // futex_wait
 ];
@@ -105,6 +127,10 @@ pub const fn class(number: u32) -> Class {
         Class::Guarded
     } else if contains(ENDING, number) {
         Class::Ending
+    } else if contains(READING, number) {
+        Class::Reading
+    } else if contains(DESCRIPTORS, number) {
+        Class::Descriptors
     } else {
         Class::Plain
     }
@@ -155,7 +181,9 @@ pub mod word {
     pub const CPUID: u64 = 2;
     /// What is added to an address of the file to get the one in memory.
     pub const BASE: u64 = 3;
-    /// Slot 0; before it four words are reserved.
+    /// Address of a byte for each descriptor below [`super::KNOWN_LEN`]: not 0 where it is known to be a file of the sysroot.
+    pub const KNOWN: u64 = 4;
+    /// Slot 0; before it three words are reserved.
     pub const SLOTS: u64 = 8;
 }
 
@@ -557,22 +585,30 @@ mod write {
 #[cfg(test)]
 mod tests {
     use super::{
-        BLOCK_STEP, BLOCKS_END, BLOCKS_START, Class, ENDING, GUARDED, Layout, PAGE, SERVED,
-        Segment, block_start, class, copy_name, words_len,
+        BLOCK_STEP, BLOCKS_END, BLOCKS_START, Class, DESCRIPTORS, ENDING, GUARDED, Layout, PAGE,
+        READING, SERVED, Segment, block_start, class, copy_name, words_len,
     };
 
     #[test]
     fn the_lists_are_ascending_and_have_no_number_in_common() {
-        let mut all: std::vec::Vec<u32> = [SERVED, GUARDED, ENDING].concat();
-        for list in [SERVED, GUARDED, ENDING] {
+        let lists = [SERVED, GUARDED, ENDING, READING, DESCRIPTORS];
+        let mut all: std::vec::Vec<u32> = lists.concat();
+        for list in lists {
             assert!(list.is_sorted_by(|a, b| a < b));
         }
         all.sort_unstable();
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
         assert!(!all.contains(&15), "rt_sigreturn is never patched");
         assert_eq!(
-            [class(257), class(9), class(0), class(39)],
-            [Class::Served, Class::Guarded, Class::Ending, Class::Plain]
+            [257, 9, 7, 0, 3, 39].map(class),
+            [
+                Class::Served,
+                Class::Guarded,
+                Class::Ending,
+                Class::Reading,
+                Class::Descriptors,
+                Class::Plain
+            ]
         );
     }
 

@@ -87,15 +87,19 @@ impl Site {
     pub fn is_needed(&self) -> bool {
         match self.kind {
             Kind::Syscall(None) | Kind::Int80 | Kind::Sysenter | Kind::Unclear => true,
-            Kind::Syscall(Some(number)) => matches!(class(number), Class::Served | Class::Guarded),
+            Kind::Syscall(Some(number)) => matches!(
+                class(number),
+                Class::Served | Class::Guarded | Class::Descriptors
+            ),
             Kind::Cpuid => false,
         }
     }
 
-    /// Whether a call made here ends leases.
+    /// Whether a call made here may end leases.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        matches!(self.kind, Kind::Syscall(Some(number)) if class(number) == Class::Ending)
+        let ends = |number| matches!(class(number), Class::Ending | Class::Reading);
+        matches!(self.kind, Kind::Syscall(Some(number)) if ends(number))
     }
 
     fn is_refused(&self) -> bool {

@@ -47,7 +47,7 @@ fn shapes(analysis: &Analysis<'_>) -> BTreeMap<String, Outcome> {
     sites.collect()
 }
 
-const FUNCTIONS: [(&str, Shape); 10] = [
+const FUNCTIONS: [(&str, Shape); 15] = [
     ("before_only", Shape::A),
     ("with_what_follows", Shape::A),
     ("through_r11", Shape::A),
@@ -57,6 +57,11 @@ const FUNCTIONS: [(&str, Shape); 10] = [
     ("number_of_a_loop", Shape::A),
     ("ends_leases", Shape::B),
     ("ends_leases_and_keeps_r11", Shape::B),
+    ("reads", Shape::B),
+    ("reads_behind_a_branch", Shape::B),
+    ("reads_always_as_flags_are_in_use", Shape::B),
+    ("reads_always_as_the_descriptor_comes_later", Shape::B),
+    ("closes", Shape::A),
     ("cpuid_leaf", Shape::C),
 ];
 

@@ -1,6 +1,6 @@
 //! Windows to stubs: what runs in the block instead of the instructions that a jump took the place of.
 
-use elfuse_format::text::{Layout, word};
+use elfuse_format::text::{KNOWN_LEN, Layout, word};
 use iced_x86::{Encoder, Instruction, Register};
 
 use super::code::Around;
@@ -25,6 +25,18 @@ const JUMP: &[u8] = &[0xff, 0x25];
 const CALL: &[u8] = &[0xff, 0x15];
 /// `mov byte [r11], 1`.
 const SET: &[u8] = &[0x41, 0xc6, 0x03, 0x01];
+/// `mov r11d, edi`, which clears the upper half.
+const COPY_DESCRIPTOR: &[u8] = &[0x41, 0x89, 0xfb];
+/// `cmp r11d, imm32` without the number.
+const COMPARE_R11: &[u8] = &[0x41, 0x81, 0xfb];
+/// `add r11, [rip + x]` without the displacement.
+const ADD_TO_R11: &[u8] = &[0x4c, 0x03, 0x1d];
+/// `cmp byte [r11], 0`.
+const IS_KNOWN: &[u8] = &[0x41, 0x80, 0x3b, 0];
+/// `jae` over [`ADD_TO_R11`], [`IS_KNOWN`] and [`OVER_END`].
+const OVER_LOOK: &[u8] = &[0x73, 13];
+/// `jne` over [`MOV_R11`] and [`SET`].
+const OVER_END: &[u8] = &[0x75, 11];
 /// `lea rsp, [rsp - 128]`: over the red zone, without touching flags.
 const DOWN: &[u8] = &[0x48, 0x8d, 0x64, 0x24, 0x80];
 /// `lea rsp, [rsp + 128]`.
@@ -65,6 +77,23 @@ impl Stub<'_> {
 
     fn word(&mut self, start: &[u8], number: u64) {
         self.relative(start, self.layout.data() + 8 * number);
+    }
+
+    fn end_leases(&mut self) {
+        self.word(MOV_R11, word::FLAG);
+        self.add(SET);
+    }
+
+    /// Ends leases unless the descriptor in edi, which may be any number, is known.
+    fn end_leases_unless_known(&mut self) {
+        self.add(COPY_DESCRIPTOR);
+        self.add(COMPARE_R11);
+        self.add(&KNOWN_LEN.to_le_bytes());
+        self.add(OVER_LOOK);
+        self.word(ADD_TO_R11, word::KNOWN);
+        self.add(IS_KNOWN);
+        self.add(OVER_END);
+        self.end_leases();
     }
 
     /// The instructions of a window, the addresses of some now relative to r11.
@@ -153,11 +182,19 @@ pub(super) fn stub(
             stub.relative(JUMP, back);
         }
         Shape::B => {
+            let (first, rest) = before.split_at(window.asks_before.unwrap_or(0));
+            let rest_at = rest.first().map_or(0, |one| one.ip() - before[0].ip());
+            let rest_bytes = usize::try_from(rest_at)
+                .ok()
+                .and_then(|at| original.get(at..));
+            stub.moved(first, original)?;
             stub.save_r11();
-            stub.word(MOV_R11, word::FLAG);
-            stub.add(SET);
+            match window.asks_before {
+                Some(_) => stub.end_leases_unless_known(),
+                None => stub.end_leases(),
+            }
             stub.restore_r11();
-            stub.moved(before, original)?;
+            stub.moved(rest, rest_bytes.ok_or(NotMovable)?)?;
             stub.relative(JUMP, back);
         }
         Shape::C => {

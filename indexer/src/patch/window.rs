@@ -13,10 +13,12 @@ use std::fmt;
 use std::ops::Range;
 
 use iced_x86::{
-    Code, FlowControl, Instruction, InstructionInfoFactory, OpAccess, Register, UsedRegister,
+    Code, FlowControl, Instruction, InstructionInfoFactory, OpAccess, Register, RflagsBits,
+    UsedRegister,
 };
 
 use super::code::{Around, Marks};
+use elfuse_format::text::{Class, class};
 
 /// Length of the jump in bytes.
 pub(super) const JUMP: u64 = 7;
@@ -26,7 +28,7 @@ pub(super) const JUMP: u64 = 7;
 pub enum Shape {
     /// The call is made by the runtime, or in the stub.
     A,
-    /// The call stays where it is; the stub says before it that leases end.
+    /// The call stays where it is; the stub says before it that leases end, where they do.
     B,
     /// CPUID.
     C,
@@ -75,6 +77,9 @@ pub(super) struct Window {
     pub(super) range: Range<usize>,
     /// Shapes B and C: r11 may be in use and is kept.
     pub(super) keeps_r11: bool,
+    /// Shape B of a call that reads: before which of the moved instructions its descriptor is in edi and the flags are nobody's, so that
+    /// the stub may look at what is known of it. `None`: leases end whatever it is.
+    pub(super) asks_before: Option<usize>,
 }
 
 /// Chooses windows, in the order of addresses.
@@ -143,6 +148,41 @@ fn reads_r11(instruction: &Instruction) -> bool {
     uses(instruction, Register::R11, |access| {
         !matches!(access, OpAccess::Write)
     })
+}
+
+fn writes_rdi(instruction: &Instruction) -> bool {
+    uses(instruction, Register::RDI, |access| {
+        !matches!(access, OpAccess::Read | OpAccess::CondRead)
+    })
+}
+
+/// The flags that comparing and adding changes.
+const STATUS: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
+
+/// Whether nobody reads a status flag that is as it was before `code`, at the end of which a system call is made: behind that nobody
+/// relies on any.
+fn are_flags_free<'c>(code: impl Iterator<Item = &'c Instruction>) -> bool {
+    let mut kept = STATUS;
+    for one in code {
+        // Where a branch leads they may be read.
+        if one.rflags_read() & kept != 0 || one.flow_control() != FlowControl::Next {
+            return kept == 0;
+        }
+        kept &= !one.rflags_modified();
+    }
+    true
+}
+
+/// See [`Window::asks_before`]: `moved` are the instructions of the window, `between` those from there to the site.
+fn asks_before(moved: &[Instruction], between: &[Instruction]) -> Option<usize> {
+    let rest = |at: usize| moved[at..].iter().chain(between);
+    let may = |at: &usize| !rest(*at).any(writes_rdi) && are_flags_free(rest(*at));
+    (0..=moved.len()).rev().find(may)
 }
 
 impl<'m> Chooser<'m> {
@@ -215,6 +255,7 @@ impl<'m> Chooser<'m> {
                             shape,
                             range,
                             keeps_r11: false,
+                            asks_before: None,
                         });
                     }
                     Err(Refusal::Short) => continue,
@@ -240,6 +281,7 @@ impl<'m> Chooser<'m> {
                         shape: Shape::D,
                         range,
                         keeps_r11: false,
+                        asks_before: None,
                     });
                 }
                 Err(Refusal::Short) => {}
@@ -278,10 +320,13 @@ impl<'m> Chooser<'m> {
                 let window = &code[range.clone()];
                 let is_dead =
                     between.iter().all(may_move) && !window.iter().chain(between).any(reads_r11);
+                let reads = around.number.is_some_and(|nr| class(nr) == Class::Reading);
+                let asks_before = asks_before(window, between).filter(|_| reads);
                 return Ok(Window {
                     shape: Shape::B,
                     range,
                     keeps_r11: !is_dead,
+                    asks_before,
                 });
             }
         }

@@ -85,9 +85,9 @@ function number_of_a_loop
 	ret
 finish number_of_a_loop
 
-function ends_leases                    # read(-1)
+function ends_leases                    # sched_yield
 	mov $-1, %edi
-	mov $0, %eax
+	mov $24, %eax
 	syscall
 	ret
 finish ends_leases
@@ -96,12 +96,61 @@ function ends_leases_and_keeps_r11
 	mov $-1, %edi
 	cmpb $0, zero(%rip)
 	jne 1f
-	xor %eax, %eax
+	mov $24, %eax
 	syscall
 	ret
 1:	mov %r11, %rax
 	ret
 finish ends_leases_and_keeps_r11
+
+# Reading ends leases unless the descriptor, given in r8, is known. Those called "always" cannot tell.
+function reads
+	mov %r8, %rdi
+	mov $0, %eax
+	syscall
+	ret
+finish reads
+
+function reads_behind_a_branch
+	mov %r8, %rdi
+	cmpb $0, zero(%rip)
+	jne 1f
+	xor %eax, %eax
+	syscall
+	ret
+1:	mov %r11, %rax
+	ret
+finish reads_behind_a_branch
+
+function reads_always_as_flags_are_in_use
+	mov %r8, %rdi
+	cmp $64, %esi
+	lea 0x100(%rdx), %r10
+	jne 1f
+	xor %eax, %eax
+	syscall
+	ret
+1:	mov %r11, %rax
+	ret
+finish reads_always_as_flags_are_in_use
+
+function reads_always_as_the_descriptor_comes_later
+	cmpb $0, zero(%rip)
+	jne 1f
+	mov %r8d, %edi
+	xor %eax, %eax
+	syscall
+	ret
+1:	mov %r11, %rax
+	ret
+finish reads_always_as_the_descriptor_comes_later
+
+function closes                         # close(-1)
+	mov $-1, %edi
+	mov $3, %eax
+	syscall
+	ret
+finish closes
 
 function cpuid_leaf
 	push %rbx

@@ -7,8 +7,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::dispatch;
 use super::process::Process;
+use super::{descriptors, dispatch};
 use crate::errno::Errno;
 use crate::options::Stats;
 use crate::sys::abi::{
@@ -43,6 +43,7 @@ pub fn arm(process: &Process) -> Result<(), Errno> {
     if is_armed(process) {
         return Ok(());
     }
+    descriptors::distrust(process);
     let counts = process.run.stats != Stats::Off;
     let traces = process.run.trace.has(TraceBits::SYSCALLS);
     let filter = dispatch::filter(counts, traces);

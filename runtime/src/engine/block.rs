@@ -16,7 +16,7 @@ use elfuse_format::text::{ArchivedTextCopy, Layout, TEXT_DIR, copy_flags, copy_n
 
 use super::pool::Text as Room;
 use super::text::{Code, Copy, Pages, state};
-use super::{cpuid, patched, store};
+use super::{cpuid, descriptors, patched, store};
 use crate::errno::Errno;
 use crate::sys::abi::{
     O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, PROT_EXEC, PROT_READ, PROT_WRITE,
@@ -148,6 +148,7 @@ impl Block {
             (word::FLAG, patched::flag_address() as u64),
             (word::CPUID, cpuid::entry_address() as u64),
             (word::BASE, bias),
+            (word::KNOWN, descriptors::known_address() as u64),
         ];
         for (word, value) in heads {
             words[word as usize] = value.to_le_bytes();

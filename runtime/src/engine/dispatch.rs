@@ -2,8 +2,8 @@
 
 use super::call::Call;
 use super::calls::{
-    attributes, credentials, directories, files, limits, memory, names, refused, signals, sockets,
-    tracing,
+    attributes, credentials, descriptors, directories, files, limits, memory, names, refused,
+    signals, sockets, tracing,
 };
 use super::exec;
 use super::filter::Program;
@@ -301,7 +301,8 @@ static ENDS_LEASES_BY_NUMBER: [bool; NUMBERS] = {
     by_number
 };
 
-/// What is done for calls that may make memory executable, or keep the filter from being armed, where they come from a patched site.
+/// What is done for calls that may make memory executable, or keep the filter from being armed, or change what is known of descriptors,
+/// where they come from a patched site.
 fn guarded(nr: Nr) -> Option<Serve> {
     Some(match nr {
         nr::MMAP => memory::mmap,
@@ -310,6 +311,12 @@ fn guarded(nr: Nr) -> Option<Serve> {
         nr::PERSONALITY => memory::personality,
         nr::PRCTL => memory::prctl,
         nr::SECCOMP => memory::seccomp,
+        nr::CLOSE => descriptors::close,
+        nr::DUP2 | nr::DUP3 => descriptors::dup,
+        nr::CLOSE_RANGE => descriptors::close_range,
+        nr::CLONE => descriptors::clone,
+        nr::CLONE3 => descriptors::clone3,
+        nr::VFORK => descriptors::vfork,
         _ => return None,
     })
 }

@@ -13,7 +13,7 @@ use super::arena::Arena;
 use super::call::Call;
 use super::pool::Work;
 use super::program::{MAX_WORDS, Ready, Rooms, Strings, open_ready};
-use super::{signals, tell};
+use super::{descriptors, signals, tell};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::options::Executed;
@@ -259,6 +259,7 @@ fn go(
     if !shared {
         tell::freeze();
     }
+    let left = descriptors::leave();
     let path = c"/proc/thread-self/exe".as_ptr().expose_provenance();
     // SAFETY: see the top.
     let failed = unsafe {
@@ -274,6 +275,9 @@ fn go(
             ],
         )
     };
+    if left {
+        descriptors::come_back();
+    }
     if shared {
         super::pool::stay_with_image();
     }

@@ -27,7 +27,9 @@ use crate::sys::clock::thread;
 use crate::sys::host::signal_mask;
 
 /// A thread that blocks neither signal.
-struct Open {
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Open {
     /// 0: none.
     thread: AtomicU64,
     /// Stack pointer of the call in which it was asked about.
@@ -47,9 +49,21 @@ static OPEN: [Open; COUNT] = [const {
 /// Nothing is remembered any more.
 static IN_DOUBT: AtomicBool = AtomicBool::new(false);
 
+/// Thread pointers differ by the length of a stack, in the middle bits: a multiplication brings them up (Knuth, 6.4).
+pub(super) const HASH: u64 = 0x9e37_79b9_7f4a_7c15;
+/// How far down they are moved then.
+pub(super) const HASH_SHIFT: u32 = u64::BITS - COUNT.ilog2();
+/// What is remembered, the binary logarithm of how long each is, and where its depth stands: for the entry, which looks as [`memory`] does.
+pub(super) static OPEN_AT: &[Open; COUNT] = &OPEN;
+/// See [`OPEN_AT`].
+pub(super) const OPEN_SHIFT: u32 = size_of::<Open>().ilog2();
+/// See [`OPEN_AT`].
+pub(super) const DEPTH: usize = core::mem::offset_of!(Open, depth);
+const _: () = assert!(COUNT.is_power_of_two() && size_of::<Open>() == 1 << OPEN_SHIFT);
+const _: () = assert!(core::mem::offset_of!(Open, thread) == 0);
+
 fn place(thread: u64) -> &'static Open {
-    // Thread pointers differ by the length of a stack, in the middle bits: a multiplication brings them up (Knuth, 6.4).
-    let hash = thread.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58;
+    let hash = thread.wrapping_mul(HASH) >> HASH_SHIFT;
     &OPEN[hash as usize % COUNT]
 }
 

@@ -7,6 +7,7 @@ pub mod call;
 pub mod calls;
 pub mod command;
 pub mod cpuid;
+pub mod descriptors;
 pub mod dispatch;
 pub mod exec;
 pub mod faults;

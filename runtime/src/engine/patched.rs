@@ -24,14 +24,17 @@
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use elfuse_format::text;
 
 use super::dispatch::{self, NUMBERS};
+use super::{descriptors, faults};
 use crate::errno::Errno;
-use crate::sys::nr;
-use crate::sys::raw::{Args, Nr};
+use crate::sys::abi::AT_EMPTY_PATH;
+use crate::sys::raw::{Args, Nr, Raw};
+use crate::sys::{clock, nr};
 
 /// What the entry does with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +44,15 @@ pub enum Class {
     Plain,
     /// The runtime serves it.
     Served,
+    /// newfstatat(2): made where it stands if its path is empty and that may be, else served.
+    Status,
     /// It is made where it stands, and by it the guest may learn of what others changed: leases end. Calls of that kind that the runtime
     /// serves end leases when they return ([`dispatch`]).
     Ending,
+    /// The same, but not where its descriptor is known.
+    Reading,
+    /// close(2): made where it stands when what is known of the descriptor is forgotten, but that of the sysroot's own is served.
+    Closing,
     /// mmap(2) and its kin: served where it is to make memory executable.
     Protection,
     /// shmat(2): the same.
@@ -66,8 +75,12 @@ static CLASSES: [u8; NUMBERS] = {
 const fn of(nr: Nr) -> Class {
     match text::class(nr.0) {
         text::Class::Plain => Class::Plain,
+        text::Class::Served if nr.0 == nr::NEWFSTATAT.0 => Class::Status,
         text::Class::Served => Class::Served,
         text::Class::Ending => Class::Ending,
+        text::Class::Reading => Class::Reading,
+        text::Class::Descriptors if nr.0 == nr::CLOSE.0 => Class::Closing,
+        text::Class::Descriptors => Class::Served,
         text::Class::Guarded => match nr {
             nr::SHMAT => Class::SharedMemory,
             nr::PERSONALITY => Class::Personality,
@@ -198,13 +211,68 @@ global_asm!(
     "jmp rcx",
     // Neither plain nor served without looking.
     "6:",
-    "cmp r11d, {protection}",
-    "je 7f",
-    "ja 8f",
+    "cmp r11d, {reading}",
+    "je 12f",
+    "ja 13f",
+    "cmp r11d, {status}",
+    "je 16f",
+    "11:",
     "mov r11, [rip + {flag}]",
     "mov byte ptr [r11], 1",
     "jmp rcx",
-    "7:",
+    // Numbers of descriptors are 32 bits wide, whatever stands in the other half.
+    "12:",
+    "cmp edi, {known_len}",
+    "jae 11b",
+    "mov r11d, edi",
+    "add r11, [rip + {known}]",
+    "cmp byte ptr [r11], 0",
+    "je 11b",
+    "jmp rcx",
+    "13:",
+    "cmp r11d, {closing}",
+    "ja 14f",
+    "cmp edi, [rip + {own}]",
+    "je 2b",
+    "cmp edi, {known_len}",
+    "jae 4b",
+    "mov r11d, edi",
+    "add r11, [rip + {known}]",
+    "mov byte ptr [r11], 0",
+    "jmp rcx",
+    // With an empty path, or a null one, it is about the descriptor. The path is read as `faults::memory` says that it may be.
+    "16:",
+    "cmp r10d, {empty_path}",
+    "jne 2b",
+    "test rsi, rsi",
+    "jz 4b",
+    "cmp byte ptr [rip + {has_thread}], 0",
+    "je 2b",
+    "rdfsbase r11",
+    "test r11, r11",
+    "jz 2b",
+    "movabs rax, {hash}",
+    "imul rax, r11",
+    "shr rax, {hash_shift}",
+    "shl eax, {open_shift}",
+    "add rax, [rip + {open}]",
+    "cmp r11, [rax]",
+    "jne 17f",
+    "cmp rsp, [rax + {depth}]",
+    "ja 17f",
+    ".globl elfuse_status_faults, elfuse_status_fixed",
+    "elfuse_status_faults:",
+    "cmp byte ptr [rsi], 0",
+    "jne 17f",
+    "mov eax, {newfstatat}",
+    "jmp rcx",
+    "elfuse_status_fixed:",
+    "17:",
+    "mov eax, {newfstatat}",
+    "jmp 2b",
+    "14:",
+    "cmp r11d, {protection}",
+    "ja 8f",
     "test edx, {executable}",
     "jnz 2b",
     "jmp rcx",
@@ -224,6 +292,20 @@ global_asm!(
     numbers = const NUMBERS,
     classes = sym CLASSES,
     served = const Class::Served as u8,
+    status = const Class::Status as u8,
+    reading = const Class::Reading as u8,
+    closing = const Class::Closing as u8,
+    known_len = const text::KNOWN_LEN,
+    known = sym descriptors::TABLE,
+    own = sym descriptors::OWN,
+    newfstatat = const nr::NEWFSTATAT.0,
+    empty_path = const AT_EMPTY_PATH,
+    has_thread = sym clock::HAS_FSGSBASE,
+    hash = const faults::HASH,
+    hash_shift = const faults::HASH_SHIFT,
+    open_shift = const faults::OPEN_SHIFT,
+    open = sym faults::OPEN_AT,
+    depth = const faults::DEPTH,
     protection = const Class::Protection as u8,
     personality = const Class::Personality as u8,
     serve = sym serve,
@@ -238,6 +320,16 @@ global_asm!(
 
 unsafe extern "C" {
     static elfuse_patched_entry: u8;
+    static elfuse_status_faults: u8;
+    static elfuse_status_fixed: u8;
+}
+
+/// Where execution goes on after a fault at `rip`, if that is the entry's reading of a path: the call is served, and says EFAULT.
+#[must_use]
+pub fn fix_up(rip: usize) -> Option<usize> {
+    // Addresses of labels; nothing is read through them.
+    (rip == (&raw const elfuse_status_faults).addr())
+        .then(|| (&raw const elfuse_status_fixed).addr())
 }
 
 /// What the entry has pushed, from its stack pointer up.
@@ -251,7 +343,7 @@ pub struct Frame {
     r10: usize,
     r8: usize,
     r9: usize,
-    inline: usize,
+    inline: Cell<usize>,
     rbp: usize,
 }
 
@@ -274,7 +366,15 @@ impl Frame {
     /// Address of the unpatched `syscall`.
     #[must_use]
     pub fn inline(&self) -> usize {
-        self.inline
+        self.inline.get()
+    }
+
+    /// Has the call `nr` made where it stands after all: what the entry is to find in rax.
+    #[must_use]
+    pub fn in_place(&self, nr: Nr) -> Raw {
+        // It goes on two bytes further than where the call is.
+        self.inline.set(self.inline.get() - 2);
+        Raw(nr.0 as isize)
     }
 }
 
@@ -337,18 +437,24 @@ mod tests {
 
     #[test]
     fn all_numbers_of_the_lists_are_in_the_entrys_table() {
-        let lists = [text::SERVED, text::GUARDED, text::ENDING];
+        let lists = [
+            text::SERVED,
+            text::GUARDED,
+            text::ENDING,
+            text::READING,
+            text::DESCRIPTORS,
+        ];
         let listed = lists.iter().map(|list| list.len()).sum::<usize>();
         assert_eq!(CLASSES.iter().filter(|class| **class != 0).count(), listed);
         assert!(listed < NUMBERS && serve(Nr(NUMBERS as u32)).is_none());
         let guarded = [nr::MMAP, nr::MPROTECT, nr::PKEY_MPROTECT].map(of);
         assert_eq!(guarded, [Class::Protection; 3]);
         assert_eq!(
-            [of(nr::SHMAT), of(nr::READ)],
-            [Class::SharedMemory, Class::Ending]
+            [of(nr::SHMAT), of(nr::READ), of(nr::POLL)],
+            [Class::SharedMemory, Class::Reading, Class::Ending]
         );
         assert_eq!(
-            [of(nr::PERSONALITY), of(nr::CLONE)],
+            [of(nr::PERSONALITY), of(nr::GETPID)],
             [Class::Personality, Class::Plain]
         );
     }

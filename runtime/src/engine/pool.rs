@@ -16,6 +16,7 @@ use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
+use super::descriptors;
 use super::stacks::SignalStack;
 use crate::errno::Errno;
 use crate::sys::abi::{MADV_WIPEONFORK, PAGE, PATH_MAX, PROT_READ, PROT_WRITE};
@@ -70,6 +71,8 @@ struct ForkPage {
     users: AtomicU32,
     /// Children of vfork(2) that asked to be traced and have not executed anything yet.
     to_be_traced: [AtomicU32; MAX_TRACED],
+    /// What is known of descriptors.
+    descriptors: descriptors::Table,
 }
 
 const _: () = assert!(size_of::<ForkPage>() <= PAGE);
@@ -234,6 +237,13 @@ impl Pool {
     /// That may be otherwise now.
     pub fn forget_users(&self) {
         self.page.users.store(0, Ordering::Relaxed);
+    }
+
+    /// What is known of descriptors.
+    #[inline]
+    #[must_use]
+    pub fn descriptors(&self) -> &'static descriptors::Table {
+        &self.page.descriptors
     }
 
     /// Whether this is a child of vfork(2) or the like: a process that runs in another one's memory.

@@ -8,6 +8,7 @@ use core::ffi::CStr;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
+use super::descriptors;
 use super::pool::Pool;
 use super::stacks::Stacks;
 use super::text::Code;
@@ -97,6 +98,7 @@ pub fn set(process: &'static Process) -> &'static Process {
     if let Some(coherence) = process.coherence {
         super::patched::set_flag(coherence.ended_flag());
     }
+    descriptors::set_table(process.pool.descriptors());
     PROCESS.store(core::ptr::from_ref(process).cast_mut(), Ordering::Release);
     process
 }
@@ -202,6 +204,9 @@ impl Process {
     /// # Errors
     /// Those of open(2), where it has to be opened again; ENOENT: something else lies at its path now.
     pub fn sysroot(&self) -> Result<Fd, Errno> {
+        if let Some(own) = descriptors::own(self) {
+            return Ok(own);
+        }
         let cached = Fd(self.sysroot_fd.load(Ordering::Relaxed));
         if self.is_sysroot(cached) {
             return Ok(cached);
@@ -231,7 +236,15 @@ impl Process {
     ///
     /// # Errors
     /// As of [`Process::sysroot`].
+    #[inline]
     pub fn trusted_sysroot(&self) -> Result<Fd, Errno> {
+        match descriptors::own(self) {
+            Some(own) => Ok(own),
+            None => self.sysroot_below_limit(),
+        }
+    }
+
+    fn sysroot_below_limit(&self) -> Result<Fd, Errno> {
         let now = clock::ticks();
         match self.trust.trusted(now) {
             Some(NONE) => return self.sysroot(),
@@ -259,6 +272,7 @@ impl Process {
 
     /// The cached descriptor is to be compared before it is used again.
     pub fn distrust(&self) {
+        descriptors::distrust_own();
         self.trust.until.store(0, Ordering::Release);
     }
 
@@ -276,7 +290,8 @@ impl Process {
     /// The cached descriptor's number, whatever it is now.
     #[must_use]
     pub fn cached_fd(&self) -> Fd {
-        Fd(self.sysroot_fd.load(Ordering::Relaxed))
+        let cached = || Fd(self.sysroot_fd.load(Ordering::Relaxed));
+        descriptors::own(self).unwrap_or_else(cached)
     }
 
     /// Whether the filter is installed: it stays over exec and is not stacked.

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::dispatch;
 use super::handlers::handler_entered;
+use super::patched;
 use super::process::process;
 use super::store;
 use crate::errno::Errno;
@@ -265,7 +266,8 @@ extern "C" fn on_signal(signal: i32, info: *const SigInfo, context: *mut UContex
         return 0;
     }
     if matches!(signal, SIGSEGV | SIGBUS) {
-        if let Some(rip) = fix_up(context.context.rip) {
+        let rip = context.context.rip;
+        if let Some(rip) = fix_up(rip).or_else(|| patched::fix_up(rip)) {
             context.context.rip = rip;
             return 0;
         }

@@ -14,10 +14,10 @@ use super::pool::Pool;
 use super::process::{self, Process, Trust};
 use super::say::say;
 use super::stacks::Stacks;
-use super::store;
 use super::tell::{self, Step};
 use super::text::Code;
 use super::vector::Vector;
+use super::{descriptors, store};
 use crate::errno::Errno;
 use crate::options::{Coherence, Inherited};
 use crate::sys::abi::{SignalSet, at};
@@ -166,5 +166,11 @@ pub fn settle(
         };
         arena.place(state)
     };
-    process::set(made().unwrap_or_else(|errno| no_memory(errno)))
+    let process = process::set(made().unwrap_or_else(|errno| no_memory(errno)));
+    if !process.is_armed()
+        && let Ok(fd) = process.sysroot()
+    {
+        descriptors::learn_own(fd);
+    }
+    process
 }

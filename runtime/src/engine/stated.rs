@@ -5,11 +5,13 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::call::{At, Call};
+use super::descriptors;
 use super::process::Process;
 use crate::errno::Errno;
 use crate::guest::Address;
-use crate::sys::abi::{AT_EMPTY_PATH, S_IFMT, S_IFREG};
+use crate::sys::abi::{AT_EMPTY_PATH, CLONE_FILES, S_IFMT, S_IFREG};
 use crate::sys::host::{Fd, fstat, readlinkat};
+use crate::sys::nr;
 use crate::sys::raw::Raw;
 use crate::vfs::attributes::{STATX_LEN, Status};
 use crate::vfs::{Base, Last, SHORT, Said};
@@ -197,8 +199,11 @@ impl Process {
     }
 }
 
-/// unshare(2), setns(2): owners may have other numbers afterwards.
+/// unshare(2), setns(2): owners may have other numbers afterwards, and memory may go with another table of descriptors.
 pub fn namespaces(call: &mut Call<'_>) -> Raw {
+    if call.nr == nr::UNSHARE && call.args[0] & CLONE_FILES != 0 {
+        descriptors::split(call.process);
+    }
     let result = call.as_given();
     call.process.pool.forget_users();
     result

@@ -171,6 +171,10 @@ pub const AT_SYMLINK_FOLLOW: usize = 0x400;
 pub const AT_NO_AUTOMOUNT: usize = 0x800;
 pub const AT_EMPTY_PATH: usize = 0x1000;
 
+pub const CLONE_VM: usize = 0x100;
+pub const CLONE_FILES: usize = 0x400;
+pub const CLONE_THREAD: usize = 0x1_0000;
+
 pub const O_ACCMODE: usize = 3;
 pub const O_RDONLY: usize = 0;
 pub const O_WRONLY: usize = 1;

@@ -36,7 +36,8 @@ unsafe extern "C" {
 /// Bit of `AT_HWCAP2`: user space may use `rdfsbase`.
 const HWCAP2_FSGSBASE: usize = 1 << 1;
 
-static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
+/// Whether user space may use `rdfsbase`.
+pub static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
 /// One of the following.
 static TIME_STAMPS: AtomicU8 = AtomicU8::new(NONE);
 /// The host is asked for the time.

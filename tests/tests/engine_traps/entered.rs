@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use super::guest::Guest;
+use serde_json::Value;
+
+use super::guest::{Guest, said};
 
 impl Guest {
     /// The address of the entry as the cases take it.
@@ -99,6 +101,15 @@ fn directory(way: &str, round: usize) -> String {
     format!("w/d/{way}-{round}")
 }
 
+/// Makes an index when the directories are old enough to be believed.
+fn build(guest: &Guest) {
+    let built = Command::new(&guest.programs.index)
+        .args(["build", "--quiet"])
+        .arg(guest.scratch.root())
+        .status();
+    assert!(built.expect("starting elfuse-index").success());
+}
+
 /// The full proof is with `ELFUSE_TOLD_ROUNDS=100000`.
 fn rounds() -> usize {
     let asked = std::env::var("ELFUSE_TOLD_ROUNDS").ok();
@@ -116,12 +127,7 @@ fn a_guest_that_was_told_of_a_file_by_a_pipe_finds_it() {
             guest.scratch.directory(directory(way, round));
         }
     }
-    // It waits until the directories are old enough to be believed.
-    let built = Command::new(&guest.programs.index)
-        .args(["build", "--quiet"])
-        .arg(guest.scratch.root())
-        .status();
-    assert!(built.expect("starting elfuse-index").success());
+    build(&guest);
     let entry = guest.entry();
     let [by_read, by_ppoll, unseen] = entered.map(|(way, rounds)| {
         let count = rounds.to_string();
@@ -133,7 +139,60 @@ fn a_guest_that_was_told_of_a_file_by_a_pipe_finds_it() {
     // are missed, which shows that the others were not found by accident.
     eprintln!("where reads are not seen: {unseen}");
     // By a C library that is patched throughout, of which no call is trapped.
-    let line = ["/bin/told", &rounds().to_string()];
+    let line = ["/bin/told", "library", &rounds().to_string()];
     let by_library = told(&guest, &line, "library", rounds());
     assert_eq!(by_library, "missed 0,filter 0");
+}
+
+#[test]
+fn a_pipe_whose_number_was_a_file_of_the_sysroot_tells_as_any_other() {
+    const ROUNDS: usize = 20;
+    let ways = [
+        ("close", 0),
+        ("dup2", 0),
+        ("dup3", 0),
+        ("range", 0),
+        ("vfork", 0),
+        ("fork", 0),
+        ("thread", 0),
+        ("received", 0),
+        // Here closing it is not seen, which is why there is a filter.
+        ("made", 2),
+    ];
+    let guest = Guest::new();
+    guest.add_glibc();
+    guest.add("told", "bin/told");
+    for (way, _) in ways {
+        for round in 0..ROUNDS {
+            guest.scratch.directory(directory(way, round));
+        }
+    }
+    build(&guest);
+    for (way, filter) in ways {
+        let line = ["/bin/told", way, &ROUNDS.to_string()];
+        let said = told(&guest, &line, way, ROUNDS);
+        assert_eq!(said, format!("missed 0,filter {filter}"), "{way}");
+    }
+}
+
+#[test]
+fn reading_a_file_of_the_sysroot_ends_no_lease_and_reading_anything_else_ends_all() {
+    let guest = Guest::new();
+    guest.add_glibc();
+    guest.add("told", "bin/told");
+    build(&guest);
+    let looks = |from: &str| {
+        let options = ["--coherence", "lease", "--stats=json"];
+        let line = ["/bin/told", "looks", from, "4000"];
+        let said = said(&mut guest.elfuse(&options, &line));
+        assert_eq!((said.status, said.text.as_str()), (0, "found 0\n"));
+        let report: Value = serde_json::from_str(&said.errors).expect("one JSON document");
+        report["verdicts"]["validated"].as_u64().expect("a count")
+    };
+    let [file, others] = ["/w/f", "/dev/zero"].map(looks);
+    // Some leases run out by themselves, far fewer than one in two looks.
+    assert!(file < 2000, "{file} directories compared");
+    assert!(others >= 4000, "{others} directories compared");
+    // One that can be written to may be how somebody is told something.
+    assert!(looks("+/w/f") >= 4000);
 }

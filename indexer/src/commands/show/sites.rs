@@ -60,6 +60,8 @@ fn class_name(site: &Site) -> &'static str {
             Class::Served => "served",
             Class::Guarded => "guarded",
             Class::Ending => "ending",
+            Class::Reading => "reading",
+            Class::Descriptors => "descriptors",
         },
         Kind::Cpuid => "table",
         Kind::Int80 | Kind::Sysenter | Kind::Unclear => "any",

@@ -1,18 +1,19 @@
 //! Calls that open or look at what a path names.
 
 use crate::engine::call::{At, Call, FOLLOW, NO_FOLLOW};
-use crate::engine::proc;
+use crate::engine::{descriptors, proc};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::sys::abi::{
-    AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_CREAT, O_DIRECTORY, O_EXCL,
-    O_NOFOLLOW, O_PATH, O_TMPFILE, O_TRUNC, O_WRONLY, OpenHow, PATH_MAX, RESOLVE_BENEATH,
-    RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+    AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, O_ACCMODE, O_CREAT,
+    O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDONLY, O_TMPFILE, O_TRUNC, O_WRONLY, OpenHow,
+    PATH_MAX, RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
 };
 use crate::sys::host::Fd;
 use crate::sys::nr;
 use crate::sys::raw::Raw;
-use crate::vfs::{Kind, Last, Want};
+use crate::vfs::{Base, Kind, Last, Want};
 
 /// How open(2) resolves with these flags.
 fn wanted(flags: usize) -> Want {
@@ -42,10 +43,18 @@ fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usiz
         let open = || call.host(nr::OPENAT, [at.dir(), at.path, flags, mode, 0, 0]);
         let open = || call.process.opening(at, writes(flags), open);
         if flags & O_CREAT != 0 {
-            call.process.announcing(open)
-        } else {
-            proc::opened(call, at, flags, open())
+            return call.process.announcing(open);
         }
+        let opened = open();
+        if flags & (O_ACCMODE | O_PATH) == O_RDONLY
+            && (at.base, at.kind) == (Base::Sysroot, Some(Kind::File))
+        {
+            if let Ok(number) = opened.result() {
+                descriptors::learn_file(call.process, number);
+            }
+            return opened;
+        }
+        proc::opened(call, at, flags, opened)
     })
 }
 

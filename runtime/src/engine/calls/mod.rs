@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod credentials;
+pub mod descriptors;
 pub mod directories;
 pub mod files;
 pub mod limits;
