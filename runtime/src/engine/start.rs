@@ -23,7 +23,7 @@ use crate::options::{Coherence, Inherited};
 use crate::sys::abi::{SignalSet, at};
 use crate::sys::clock;
 use crate::sys::host::{Fd, can_be_told_of_heap, exit, getpid};
-use crate::sys::memory::keep_beside_image;
+use crate::sys::memory::{keep_beside_image, populate_image};
 use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
@@ -54,6 +54,7 @@ pub fn no_memory(errno: Errno) -> ! {
 pub unsafe fn begin(stack: *mut usize) -> ! {
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
+    populate_image();
     clock::begin(vector.auxiliary(at::HWCAP2));
     let first = vector.arguments().nth(1);
     match first {
