@@ -162,7 +162,8 @@ pub fn settle(
             vfs,
             code: texts.map(|texts| Code { texts, store }),
             coherence,
-            trust: Trust::new(store::common_word()),
+            // A page that processes have in common is one more mapping to make, and to copy at each fork.
+            trust: Trust::new(process.is_above_limit().then(store::common_word).flatten()),
             ..process.with_run(run)
         };
         arena.place(state)
