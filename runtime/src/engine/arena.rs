@@ -113,13 +113,21 @@ impl Arena {
     /// # Errors
     /// ENOMEM.
     pub fn place<T>(&mut self, value: T) -> Result<&'static T, Errno> {
+        self.place_mut(value).map(|kept| &*kept)
+    }
+
+    /// The same of a value that is still to be changed.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn place_mut<T>(&mut self, value: T) -> Result<&'static mut T, Errno> {
         const { assert!(align_of::<T>() <= 16) };
         let bytes = self.bytes(size_of::<T>())?;
         let at = bytes.as_mut_ptr().cast::<T>();
         // SAFETY: room of the value's size and alignment that nothing else refers to.
         unsafe {
             at.write(value);
-            Ok(&*at)
+            Ok(&mut *at)
         }
     }
 }

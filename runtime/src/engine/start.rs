@@ -54,8 +54,9 @@ pub fn no_memory(errno: Errno) -> ! {
 pub unsafe fn begin(stack: *mut usize) -> ! {
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
-    populate_image();
+    // Writes to the page that each call reads of: the other way round it would be faulted in twice.
     clock::begin(vector.auxiliary(at::HWCAP2));
+    populate_image();
     let first = vector.arguments().nth(1);
     match first {
         Some(first) if Inherited::is_claimed_by(first) => match Inherited::decode(first) {
@@ -73,8 +74,12 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
     }
     let (mut arena, pool) = own_memory(getpid());
     tell::open(&run);
-    let mut mounts = Mounts::new(run.sysroot)
-        .unwrap_or_else(|_| fail(format_args!("the sysroot's path is not canonical")));
+    let Ok(mounts) = Mounts::new(run.sysroot) else {
+        fail(format_args!("the sysroot's path is not canonical"));
+    };
+    let mounts = arena
+        .place_mut(mounts)
+        .unwrap_or_else(|errno| no_memory(errno));
     for mount in run.mounts.iter() {
         let row = Mount {
             guest: mount.guest,
@@ -85,7 +90,6 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
             fail(format_args!("a mount's path is not canonical"));
         }
     }
-    let mounts = (arena.place(mounts)).unwrap_or_else(|errno| no_memory(errno));
     let process = set_up(&mut arena, run, mounts, pool);
     let process = settle(&mut arena, process, run, mounts);
     tell::done(Step::Settled, run.trace);
