@@ -1,7 +1,7 @@
 //! The side of elfuse that runs programs. `no_std`, without allocator, locks, thread-local storage and libc, since most of it runs
 //! inside a signal handler on a guest's stack, in threads and in children of vfork(2) that share its memory.
 //!
-//! A run: `engine::command` settles sysroot, mounts and index and finds the program; `engine::start` loads it, installs the filter and
+//! A run: `engine::command` has sysroot, mounts and index settled and the program found; `engine::launch` loads it, installs the filter and
 //! jumps. From then on `engine::dispatch` is called by SIGSYS, looks the call up in its table, and one function of `engine::calls`
 //! answers it or makes it on the host. `engine::exec` starts the runtime anew with the next program.
 //!

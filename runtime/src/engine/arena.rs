@@ -27,7 +27,7 @@ struct Own {
     bytes: UnsafeCell<[u8; OWN_LEN]>,
 }
 
-// SAFETY: reached through the one reference that `Own::take` gives away.
+// SAFETY: reached through the one reference that `own` gives away.
 unsafe impl Sync for Own {}
 
 static OWN: Own = Own {
@@ -35,16 +35,15 @@ static OWN: Own = Own {
     bytes: UnsafeCell::new([0; OWN_LEN]),
 };
 
-impl Own {
-    fn take(&'static self) -> Option<&'static mut [u8]> {
-        if self.is_taken.swap(true, Ordering::Relaxed) {
-            return None;
-        }
-        // SAFETY: given away once.
-        let bytes: &mut [u8] = unsafe { &mut *self.bytes.get() };
-        let aligned = bytes.as_ptr().align_offset(16);
-        bytes.get_mut(aligned..)
+/// The image's own memory, the first time that it is asked for.
+fn own() -> Option<&'static mut [u8]> {
+    if OWN.is_taken.swap(true, Ordering::Relaxed) {
+        return None;
     }
+    // SAFETY: given away once.
+    let bytes: &mut [u8] = unsafe { &mut *OWN.bytes.get() };
+    let aligned = bytes.as_ptr().align_offset(16);
+    bytes.get_mut(aligned..)
 }
 
 /// Hands out memory from one end to the other.
@@ -59,7 +58,7 @@ impl Arena {
     /// # Errors
     /// ENOMEM.
     pub fn new() -> Result<Self, Errno> {
-        let left = match OWN.take() {
+        let left = match own() {
             Some(own) => own,
             None => anonymous(CHUNK)?,
         };
@@ -114,13 +113,53 @@ impl Arena {
     /// # Errors
     /// ENOMEM.
     pub fn place<T>(&mut self, value: T) -> Result<&'static T, Errno> {
+        self.place_mut(value).map(|kept| &*kept)
+    }
+
+    /// The same of a value that is still to be changed.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn place_mut<T>(&mut self, value: T) -> Result<&'static mut T, Errno> {
         const { assert!(align_of::<T>() <= 16) };
         let bytes = self.bytes(size_of::<T>())?;
         let at = bytes.as_mut_ptr().cast::<T>();
         // SAFETY: room of the value's size and alignment that nothing else refers to.
         unsafe {
             at.write(value);
-            Ok(&*at)
+            Ok(&mut *at)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arena, PATH_MAX};
+    use crate::errno::Errno;
+
+    #[test]
+    fn a_path_written_in_place_takes_what_it_is_long_and_one_that_fails_takes_nothing() {
+        let mut arena = Arena::new().unwrap();
+        let write = |text: &'static [u8]| {
+            move |room: &mut [u8]| {
+                assert_eq!(room.len(), PATH_MAX);
+                room[..text.len()].copy_from_slice(text);
+                Ok(text.len())
+            }
+        };
+        let first = arena.path(write(b"/srv/sysroot")).unwrap();
+        assert_eq!(arena.path(|_| Err(Errno::ENOENT)), Err(Errno::ENOENT));
+        let second = arena.path(write(b"/home")).unwrap();
+        assert_eq!((first, second), (c"/srv/sysroot", c"/home"));
+        assert_eq!(second.as_ptr().addr() - first.as_ptr().addr(), 16);
+        assert_eq!(arena.path(write(b"a\0b")), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn more_than_a_chunk_is_mapped_for_itself() {
+        let mut arena = Arena::new().unwrap();
+        let large = arena.bytes(super::CHUNK + 1).unwrap();
+        assert!(large.len() == super::CHUNK + 1 && large.iter().all(|byte| *byte == 0));
+        assert_eq!(arena.string(b"behind"), Ok(c"behind"));
     }
 }

@@ -94,3 +94,104 @@ fn up_to_nul(path: &[u8]) -> Option<&[u8]> {
     };
     path.split(|byte| *byte == 0).next()
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::{LEN, Room, bytes, read, split};
+    use crate::errno::Errno;
+    use crate::sys::host::{Fd, close, memory_file, pread, write};
+
+    const PATH: &[u8] = b"/lib/ld.so\0";
+
+    /// A program of one segment whose headers lie at `phdrs`, and whose interpreter's path at `path`.
+    fn program(phdrs: usize, path: usize) -> Vec<u8> {
+        let mut file = vec![0; 20_000];
+        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"\x7fELF\x02");
+        put(16, &3_u16.to_le_bytes());
+        put(18, &62_u16.to_le_bytes());
+        put(32, &(phdrs as u64).to_le_bytes());
+        put(54, &56_u16.to_le_bytes());
+        put(56, &2_u16.to_le_bytes());
+        for (row, [kind, offset, len]) in [[1, 0, 20_000], [3, path, PATH.len()]]
+            .into_iter()
+            .enumerate()
+        {
+            let row = phdrs + 56 * row;
+            put(row, &(kind as u32).to_le_bytes());
+            put(row + 4, &4_u32.to_le_bytes());
+            let words = [offset, offset, 0, len, len, 4096];
+            for (number, word) in words.into_iter().enumerate() {
+                put(row + 8 + 8 * number, &(word as u64).to_le_bytes());
+            }
+        }
+        put(path, PATH);
+        file
+    }
+
+    /// Makes `then` with a file of these bytes and its first ones.
+    fn with_file<T>(content: &[u8], then: impl FnOnce(Fd, &[u8]) -> T) -> T {
+        let file = memory_file(c"head").unwrap();
+        assert_eq!(write(file, content), Ok(content.len()));
+        let mut head = [0; LEN];
+        let len = pread(file, &mut head, 0).unwrap();
+        let result = then(file, &head[..len]);
+        close(file);
+        result
+    }
+
+    fn interpreter(content: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+        with_file(content, |file, head| {
+            let mut room: Room = [0xaa; size_of::<Room>()];
+            let found = read(file, head, split(&mut room).1)?;
+            assert_eq!(found.plan.len, 20_480);
+            Ok(found.interpreter.map(<[u8]>::to_vec))
+        })
+    }
+
+    #[test]
+    fn headers_and_path_are_found_in_front_and_wherever_else_they_lie() {
+        for (phdrs, path) in [
+            (64, 400),
+            (64, 9000),
+            (5000, 400),
+            (5000, 9000),
+            (950, 1100),
+        ] {
+            let found = interpreter(&program(phdrs, path));
+            assert_eq!(
+                found,
+                Ok(Some(b"/lib/ld.so".to_vec())),
+                "{phdrs} and {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_file_does_not_hold_is_an_error_as_the_kernel_has_it() {
+        let whole = program(5000, 9000);
+        assert_eq!(interpreter(&whole[..5000]), Err(Errno::ENOEXEC));
+        assert_eq!(interpreter(&whole[..9005]), Err(Errno::EIO));
+        let mut unended = whole;
+        unended[9000 + PATH.len() - 1] = b'x';
+        assert_eq!(interpreter(&unended), Err(Errno::ENOEXEC));
+    }
+
+    #[test]
+    fn bytes_beyond_the_room_are_refused_and_those_in_front_need_none() {
+        with_file(&program(64, 400), |file, head| {
+            let mut room = [0; 8];
+            let found = bytes(file, head, (400, PATH.len()), &mut room);
+            assert_eq!(found, Ok(Some(PATH)));
+            let found = bytes(file, head, (2000, 9), &mut room);
+            assert_eq!(found, Err(Errno::ENOEXEC));
+            let found = bytes(file, head, (u64::MAX, 8), &mut room);
+            assert!(found.is_err() || found == Ok(None));
+        });
+    }
+}

@@ -416,8 +416,25 @@ pub fn stay_with_image() {
 
 #[cfg(test)]
 mod tests {
-    use super::Taker;
+    use super::{FIRST, Pool, Taker};
     use crate::engine::stacks::SignalStack;
+    use crate::sys::host::getpid;
+
+    #[test]
+    fn the_first_area_is_the_images_and_each_taken_meanwhile_another_one() {
+        let pool = Pool::new(getpid()).unwrap();
+        let taker = Taker::at_start();
+        let address = |taken: &mut super::Taken<'_>| core::ptr::from_mut(taken.work()).addr();
+        let mut first = pool.take(&taker).unwrap();
+        let mut second = pool.take(&taker).unwrap();
+        let mut third = pool.take(&taker).unwrap();
+        let [one, two, three] = [&mut first, &mut second, &mut third].map(address);
+        assert_eq!(one, FIRST.0.get().addr());
+        assert!(one != two && two != three && three != one);
+        assert_eq!(three - two, size_of::<super::Work>());
+        drop(second);
+        assert_eq!(address(&mut pool.take(&taker).unwrap()), two);
+    }
 
     #[test]
     fn a_frame_deeper_in_the_same_stack_was_left_and_one_further_up_was_not() {

@@ -93,6 +93,11 @@ impl<'v> Setting<'v> {
         self.arena.string(text)
     }
 
+    fn place<T>(&mut self, value: T) -> &'static mut T {
+        let placed = self.arena.place_mut(value);
+        placed.unwrap_or_else(|errno| no_memory(errno))
+    }
+
     /// Canonical host path of what is at `path`, and whether it is a directory.
     fn real(&mut self, path: &[u8]) -> Result<(&'static [u8], bool), Errno> {
         let path = self.string(path)?;
@@ -431,14 +436,16 @@ pub fn settle(setting: &mut Setting<'_>) -> &'static Process {
 /// Its table of mounts is large, and would stay in the frame of a caller that it is inlined in.
 #[inline(never)]
 fn default_mounts(setting: &mut Setting<'_>, sysroot: &'static [u8]) -> &'static Mounts<'static> {
-    let mut mounts = Mounts::new(sysroot)
-        .unwrap_or_else(|_| fail(format_args!("{}: not a canonical path", Shown(sysroot))));
+    let Ok(mounts) = Mounts::new(sysroot) else {
+        fail(format_args!("{}: not a canonical path", Shown(sysroot)));
+    };
+    let mounts = setting.place(mounts);
     if setting.options.default_binds {
-        setting.add_defaults(&mut mounts);
+        setting.add_defaults(mounts);
     } else {
         require_procfs();
     }
-    (setting.arena.place(mounts)).unwrap_or_else(|errno| no_memory(errno))
+    mounts
 }
 
 /// The default mounts, home and working directory, and what the options bind. As of [`default_mounts`].
@@ -468,7 +475,7 @@ fn all_mounts(
     if mounts.rows() == defaults.rows() {
         return defaults;
     }
-    (setting.arena.place(mounts)).unwrap_or_else(|errno| no_memory(errno))
+    setting.place(mounts)
 }
 
 /// The mounts as they are handed on.

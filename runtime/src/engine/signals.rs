@@ -188,11 +188,12 @@ pub fn context_bytes(context: &UContext) -> &[u8] {
 /// Gives the kernel the guest's own word on the three signals as far as it lasts over an exec: whether they are ignored.
 pub fn uninstall_for_exec(shared: bool) {
     for (signal, guest) in OWN.into_iter().zip(&GUEST) {
-        let marked =
-            signal_action(signal).map_or(0, |action| action.flags & (MARK_IGNORED | MARK_DEFAULT));
+        // Only there is the kernel's action marked.
+        let action = shared.then(|| signal_action(signal).ok()).flatten();
+        let marked = action.map_or(0, |action| action.flags & (MARK_IGNORED | MARK_DEFAULT));
         let ignored = match marked {
-            MARK_IGNORED if shared => true,
-            MARK_DEFAULT if shared => false,
+            MARK_IGNORED => true,
+            MARK_DEFAULT => false,
             _ => guest.load().handler == SIG_IGN,
         };
         if ignored {

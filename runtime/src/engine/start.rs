@@ -23,7 +23,7 @@ use crate::options::{Coherence, Inherited};
 use crate::sys::abi::{SignalSet, at};
 use crate::sys::clock;
 use crate::sys::host::{Fd, can_be_told_of_heap, exit, getpid};
-use crate::sys::memory::keep_beside_image;
+use crate::sys::memory::{keep_beside_image, populate_image};
 use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
@@ -54,7 +54,9 @@ pub fn no_memory(errno: Errno) -> ! {
 pub unsafe fn begin(stack: *mut usize) -> ! {
     // SAFETY: as the caller says.
     let vector = unsafe { Vector::at(stack) };
+    // Writes to the page that each call reads of: the other way round it would be faulted in twice.
     clock::begin(vector.auxiliary(at::HWCAP2));
+    populate_image();
     let first = vector.arguments().nth(1);
     match first {
         Some(first) if Inherited::is_claimed_by(first) => match Inherited::decode(first) {
@@ -72,8 +74,12 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
     }
     let (mut arena, pool) = own_memory(getpid());
     tell::open(&run);
-    let mut mounts = Mounts::new(run.sysroot)
-        .unwrap_or_else(|_| fail(format_args!("the sysroot's path is not canonical")));
+    let Ok(mounts) = Mounts::new(run.sysroot) else {
+        fail(format_args!("the sysroot's path is not canonical"));
+    };
+    let mounts = arena
+        .place_mut(mounts)
+        .unwrap_or_else(|errno| no_memory(errno));
     for mount in run.mounts.iter() {
         let row = Mount {
             guest: mount.guest,
@@ -84,7 +90,6 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
             fail(format_args!("a mount's path is not canonical"));
         }
     }
-    let mounts = (arena.place(mounts)).unwrap_or_else(|errno| no_memory(errno));
     let process = set_up(&mut arena, run, mounts, pool);
     let process = settle(&mut arena, process, run, mounts);
     tell::done(Step::Settled, run.trace);
@@ -161,7 +166,8 @@ pub fn settle(
             vfs,
             code: texts.map(|texts| Code { texts, store }),
             coherence,
-            trust: Trust::new(store::common_word()),
+            // A page that processes have in common is one more mapping to make, and to copy at each fork.
+            trust: Trust::new(process.is_above_limit().then(store::common_word).flatten()),
             ..process.with_run(run)
         };
         arena.place(state)
