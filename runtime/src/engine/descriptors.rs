@@ -57,6 +57,9 @@ const NOBODY: i32 = i32::MIN;
 /// The sysroot's descriptor while it is known to be it; else [`NOBODY`]. The entry compares what is closed with it.
 pub(super) static OWN: AtomicI32 = AtomicI32::new(NOBODY);
 
+/// All calls of this process are seen: it began so, and was not armed since.
+static SEES_ALL: AtomicBool = AtomicBool::new(false);
+
 /// A child of vfork(2) in whose table it may be something else; 0: none.
 static CHILD_WITHOUT: AtomicU32 = AtomicU32::new(0);
 
@@ -71,13 +74,22 @@ pub fn known_address() -> usize {
     TABLE.load(Ordering::Relaxed).addr()
 }
 
-/// The sysroot's descriptor was compared, and nothing of the guest's has run yet.
-pub fn learn_own(fd: Fd) {
-    OWN.store(fd.0, Ordering::Release);
+/// Nothing of the guest's has run yet, and all its calls will be seen. `own`: the sysroot's descriptor, if it was compared.
+pub fn begin(own: Option<Fd>) {
+    SEES_ALL.store(true, Ordering::Release);
+    OWN.store(own.map_or(NOBODY, |own| own.0), Ordering::Release);
+}
+
+/// Whether this is known to be the one process in its memory.
+#[inline]
+#[must_use]
+pub fn is_alone(table: &Table) -> bool {
+    SEES_ALL.load(Ordering::Acquire) && !table.is_closed.load(Ordering::Acquire)
 }
 
 /// Nothing is known or learnt any more: not all calls are seen, or not told apart.
 pub fn distrust(process: &Process) {
+    SEES_ALL.store(false, Ordering::SeqCst);
     OWN.store(NOBODY, Ordering::SeqCst);
     close(process.pool.descriptors());
 }
@@ -193,12 +205,12 @@ pub fn learn_file(process: &Process, fd: usize) {
     let Some(known) = table.known.get(fd).filter(|_| is_of_use) else {
         return;
     };
-    if process.armed.load(Ordering::Relaxed) || table.is_closed.load(Ordering::Relaxed) {
+    if !is_alone(table) {
         return;
     }
     known.store(1, Ordering::SeqCst);
     // It may have been closed meanwhile, by who forgot all files before this one was known.
-    if table.is_closed.load(Ordering::SeqCst) {
+    if !is_alone(table) {
         known.store(0, Ordering::SeqCst);
     }
 }

@@ -203,7 +203,7 @@ impl Pool {
     /// Whether this is a child of vfork(2) or the like: a process that runs in another one's memory.
     #[must_use]
     pub fn is_guest_in_memory(&self) -> bool {
-        self.process() != getpid()
+        !descriptors::is_alone(&self.page.descriptors) && self.process() != getpid()
     }
 
     /// Remembers that this child of vfork(2) is to be traced from its exec on; false: it is none, or there are too many.

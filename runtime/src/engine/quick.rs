@@ -12,7 +12,7 @@ use crate::vfs::{Base, Quick, Room, SHORT, Want};
 impl Call<'_> {
     /// Serves a call whose path is at `from`; `None`: it is to be resolved the long way. `then` is made twice where the descriptor of
     /// the sysroot turns out to be closed, which the host tells before it does anything.
-    #[inline]
+    #[inline(always)]
     pub(super) fn quick(
         &self,
         from: Address,

@@ -162,7 +162,8 @@ impl Vfs<'_> {
         let name_at = last_name(path)?;
         let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
         let known = prefixes.find(&Key::of(whole).filter(|_| !whole.is_empty())?, view)?;
-        let is_free = self.mounts.at(b"/").is_none()
+        let is_free = !known.is_nowhere()
+            && self.mounts.at(b"/").is_none()
             && !is_special(name, known.guest_len == 0)
             && !(self.mounts).may_be_near(known.guest_len + 1 + name.len(), name);
         is_free.then_some((known.dir, name))
@@ -195,6 +196,9 @@ fn quick<'a>(
     let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
     let key = Key::of(whole).filter(|_| !whole.is_empty());
     if let Some(known) = key.as_ref().and_then(|key| prefixes.find(key, &view)) {
+        if known.is_nowhere() {
+            return Some(Ended::Fails(Errno::ENOENT));
+        }
         let place = (known.dir, known.guest_len);
         let step = at_once(mounts, index, place, name);
         return match step.and_then(|step| ended(step, last, known.dir)) {
@@ -226,12 +230,18 @@ fn quick<'a>(
     room.set(path)?;
     let mut walk = Walk::from(mounts, index, view, room);
     walk.start_above(prefixes, whole)?;
-    walk.run(last, |walk| {
+    let mut has_arrived = false;
+    let ended = walk.run(last, |walk| {
+        has_arrived = true;
         if let Some(key) = &key {
             let guest = &walk.room.as_bytes()[..walk.at];
             prefixes.put(key, walk.dir, guest, walk.symlinks, &walk.terms);
         }
-    })
+    });
+    if let (Some(key), Some(Ended::Fails(Errno::ENOENT)), false) = (&key, &ended, has_arrived) {
+        prefixes.put_nowhere(key, &walk.terms);
+    }
+    ended
 }
 
 /// What a name is in a directory that is known, where it takes no path to tell.
@@ -313,7 +323,8 @@ impl<'a, 'r> Walk<'a, 'r> {
         while end != 0 {
             end = last_name(&whole[..end])? - 1;
             let key = Key::of(&whole[..end]).filter(|_| end != 0);
-            if let Some(known) = key.and_then(|key| prefixes.find(&key, &self.view)) {
+            let known = key.and_then(|key| prefixes.find(&key, &self.view));
+            if let Some(known) = known.filter(|known| !known.is_nowhere()) {
                 return self.start(&known, end);
             }
         }
