@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
+use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
 use super::Address;
@@ -205,14 +206,14 @@ pub(super) fn string_direct(from: Address, into: &mut [u8]) -> Result<&mut [u8],
 pub(super) fn short_direct<const N: usize>(
     from: Address,
     into: &mut MaybeUninit<[u8; N]>,
-) -> Option<&[u8]> {
+) -> Option<&CStr> {
     const { assert!(N >= 16 && N.is_multiple_of(8)) };
     let room = into.as_mut_ptr().cast::<u8>();
     // SAFETY: writes `N` bytes at most into `into`; a fault on the guest's side is fixed up.
     let copied = unsafe { elfuse_copy_short(room, pointer(from), N) };
-    let len = usize::try_from(copied).ok()?.checked_sub(1)?;
-    // SAFETY: so many bytes, and the NUL, have just been written.
-    Some(unsafe { core::slice::from_raw_parts(room, len) })
+    let len = usize::try_from(copied).ok().filter(|len| *len != 0)?;
+    // SAFETY: so many bytes have just been written, of which the last is the one NUL.
+    Some(unsafe { CStr::from_bytes_with_nul_unchecked(core::slice::from_raw_parts(room, len)) })
 }
 
 /// process_vm_readv(2) or process_vm_writev(2) on this very process: bytes moved.

@@ -49,6 +49,7 @@ pub(super) struct Known<'a> {
     /// How many symlinks lie on the way.
     pub(super) symlinks: u32,
     pub(super) terms: Terms,
+    key_len: usize,
     slot: &'a Slot,
     sequence: u64,
 }
@@ -153,6 +154,7 @@ impl<'a> Prefixes<'a> {
                 stamp: word(STAMP),
                 thread: word(THREAD),
             },
+            key_len: key.len,
             slot,
             sequence,
         };
@@ -236,6 +238,19 @@ impl Known<'_> {
     fn is_unchanged(&self) -> bool {
         fence(Ordering::Acquire);
         self.slot[0].load(Ordering::Relaxed) == self.sequence
+    }
+
+    /// Whether the beginning is the directory's canonical guest path itself; no: or it is known no more.
+    #[inline]
+    pub(super) fn is_as_given(&self) -> bool {
+        let words = self.guest_len.div_ceil(8);
+        let (given, guest) = (&self.slot[KEY..][..words], &self.slot[GUEST..][..words]);
+        let is_same = |(one, other): (&AtomicU64, &AtomicU64)| {
+            one.load(Ordering::Relaxed) == other.load(Ordering::Relaxed)
+        };
+        self.guest_len == self.key_len
+            && given.iter().zip(guest).all(is_same)
+            && self.is_unchanged()
     }
 
     /// Puts its canonical guest path in the place of the first `end` bytes of `room`; `None`: it is known no more, or does not fit, and

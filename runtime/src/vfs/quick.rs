@@ -28,6 +28,11 @@ pub enum Quick<'w> {
     Fails(Errno),
     /// To a symlink with this text. Only for [`Last::Text`].
     Text(&'w [u8]),
+    /// To something in the sysroot, whose canonical guest path the path itself is. It is not the root. Not for [`Last::Text`].
+    AsGiven {
+        /// What it is.
+        kind: Kind,
+    },
     /// To something in the sysroot. Not for [`Last::Text`].
     Leads {
         /// Its canonical guest path and a NUL. It is not the root.
@@ -55,6 +60,8 @@ struct Walk<'a, 'r> {
 enum Ended<'a> {
     Fails(Errno),
     Text(&'a [u8]),
+    /// By the very path, which is not in the room.
+    AsGiven(Kind, DirId),
     Leads(Kind, DirId),
 }
 
@@ -78,7 +85,7 @@ impl<'a> Vfs<'a> {
         }
         let view = coherence.view(|| host.now())?;
         let ended = quick(self.mounts, index, prefixes, view, path, want.last, room)?;
-        if !matches!(ended, Ended::Leads(..))
+        if !matches!(ended, Ended::Leads(..) | Ended::AsGiven(..))
             && let Some(verdicts) = self.verdicts
         {
             verdicts.count(Verdict::Hit);
@@ -86,6 +93,7 @@ impl<'a> Vfs<'a> {
         Some(match ended {
             Ended::Fails(errno) => Quick::Fails(errno),
             Ended::Text(text) => Quick::Text(text),
+            Ended::AsGiven(kind, _) => Quick::AsGiven { kind },
             Ended::Leads(kind, _) => Quick::Leads {
                 guest: room.with_nul(),
                 kind,
@@ -136,6 +144,7 @@ impl<'a> Vfs<'a> {
                 match quick(self.mounts, index, prefixes, view, path, last, &mut room)? {
                     Ended::Fails(errno) => Said::Fails(errno),
                     Ended::Text(_) => return None,
+                    Ended::AsGiven(_, dir) => there(dir, &path[last_name(path)?..])?,
                     Ended::Leads(_, dir) => {
                         let guest = room.as_bytes();
                         there(dir, &guest[last_name(guest)?..])?
@@ -208,6 +217,7 @@ fn quick<'a>(
                 walk.start(&known, whole.len())?;
                 walk.run(last, |_| {})
             }
+            Some(Ended::Leads(kind, dir)) if known.is_as_given() => Some(Ended::AsGiven(kind, dir)),
             Some(leads @ Ended::Leads(..)) => {
                 room.set(path)?;
                 known.put_guest(room, whole.len())?;
@@ -223,7 +233,7 @@ fn quick<'a>(
         let ended = step.and_then(|step| ended(step, last, DirId::ROOT));
         match ended.filter(|_| is_good) {
             None => {}
-            Some(leads @ Ended::Leads(..)) => return room.set(path).map(|()| leads),
+            Some(Ended::Leads(kind, dir)) => return Some(Ended::AsGiven(kind, dir)),
             definite => return definite,
         }
     }
