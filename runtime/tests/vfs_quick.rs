@@ -51,6 +51,7 @@ fn quick(vfs: &Vfs<'_>, host: &RealHost, path: &str, last: Last) -> Option<Said>
     Some(match found {
         Quick::Fails(errno) => Said::Fails(errno),
         Quick::Text(text) => Said::Text(text.to_vec()),
+        Quick::AsGiven { kind } => Said::Leads(path.into(), Some(kind)),
         Quick::Leads { guest, kind } => {
             Said::Leads(guest.strip_suffix(b"\0").unwrap().to_vec(), Some(kind))
         }

@@ -180,7 +180,10 @@ fn deepest(
     }
     let mut most = (0, Vec::new());
     let serves = |part: &&str| function.name.contains(*part);
-    let by_table = function.calls_by_pointer && ["8dispatch", "4tell5timed"].iter().any(serves);
+    let by_table = function.calls_by_pointer
+        && ["8dispatch", "4tell12in_histogram", "7patched5serve"]
+            .iter()
+            .any(serves);
     let pointed_to = table.iter().filter(|_| by_table);
     for next in function.calls.iter().chain(pointed_to) {
         let found = deepest(*next, functions, table, known, under_way);

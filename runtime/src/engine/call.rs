@@ -174,6 +174,7 @@ impl Call<'_> {
     }
 
     /// Reads the path at `from` and makes `then` with where it lies, relative to `dir`.
+    #[inline(always)]
     pub fn at(
         &self,
         dir: Fd,
@@ -181,9 +182,21 @@ impl Call<'_> {
         want: Want,
         then: impl Fn(&Self, &At<'_>) -> Raw,
     ) -> Raw {
-        if let Some(result) = self.quick(from, want, &then) {
-            return result;
+        match self.quick(from, want, &then) {
+            Some(result) => result,
+            None => self.at_length(dir, from, want, then),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn at_length(
+        &self,
+        dir: Fd,
+        from: Address,
+        want: Want,
+        then: impl Fn(&Self, &At<'_>) -> Raw,
+    ) -> Raw {
         let run = || {
             let mut taken = self.area()?;
             let Work {

@@ -9,17 +9,21 @@
 //! One memory may go with several tables of descriptors, of vfork(2)'s child and the like. They agree when they part, so what is known holds in
 //! each until any of them says otherwise; only learning has to stop:
 //! - The sysroot's descriptor is learnt once, before the guest's first instruction. A child that closes it says so of itself alone.
-//! - Files are learnt as they are opened, until the first time that memory and descriptors part ([`split`]).
+//! - Files are learnt as they are opened, until memory and descriptors part ([`split`]); after vfork(2) again when its caller goes on, as
+//!   the child has left the memory then.
 //!
 //! A child of fork(2) begins without known files: while it is made another thread may close and open, and descriptors are copied
 //! before memory.
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering,
+};
 
 use elfuse_format::text::KNOWN_LEN;
 
 use super::process::Process;
 use crate::errno::Errno;
+use crate::sys::clock;
 use crate::sys::host::{Fd, getpid, tgkill};
 use crate::vfs::coherence::Mode;
 
@@ -29,8 +33,8 @@ use crate::vfs::coherence::Mode;
 pub struct Table {
     /// For each descriptor, 1: it is a regular file of the sysroot, opened to be read only.
     known: [AtomicU8; KNOWN_LEN as usize],
-    /// Nothing is learnt any more.
-    is_closed: AtomicBool,
+    /// 0: files are learnt. [`FOR_GOOD`]: none is any more. Else the thread that waits for its child of vfork(2): none is until it goes on.
+    closed: AtomicU64,
     /// [`CHILD_WITHOUT`] is about a child of this very process.
     has_child_without: AtomicBool,
 }
@@ -40,11 +44,14 @@ impl Table {
     const fn new() -> Self {
         Self {
             known: [const { AtomicU8::new(0) }; KNOWN_LEN as usize],
-            is_closed: AtomicBool::new(false),
+            closed: AtomicU64::new(0),
             has_child_without: AtomicBool::new(false),
         }
     }
 }
+
+/// See [`Table::closed`].
+const FOR_GOOD: u64 = u64::MAX;
 
 /// In the place of a table where there is none yet.
 static NONE_YET: Table = Table::new();
@@ -56,6 +63,9 @@ const NOBODY: i32 = i32::MIN;
 
 /// The sysroot's descriptor while it is known to be it; else [`NOBODY`]. The entry compares what is closed with it.
 pub(super) static OWN: AtomicI32 = AtomicI32::new(NOBODY);
+
+/// All calls of this process are seen: it began so, and was not armed since.
+static SEES_ALL: AtomicBool = AtomicBool::new(false);
 
 /// A child of vfork(2) in whose table it may be something else; 0: none.
 static CHILD_WITHOUT: AtomicU32 = AtomicU32::new(0);
@@ -71,21 +81,47 @@ pub fn known_address() -> usize {
     TABLE.load(Ordering::Relaxed).addr()
 }
 
-/// The sysroot's descriptor was compared, and nothing of the guest's has run yet.
-pub fn learn_own(fd: Fd) {
-    OWN.store(fd.0, Ordering::Release);
+/// Nothing of the guest's has run yet, and all its calls will be seen. `own`: the sysroot's descriptor, if it was compared.
+pub fn begin(own: Option<Fd>) {
+    SEES_ALL.store(true, Ordering::Release);
+    OWN.store(own.map_or(NOBODY, |own| own.0), Ordering::Release);
+}
+
+/// Whether this is known to be the one process in its memory.
+#[inline]
+#[must_use]
+pub fn is_alone(table: &Table) -> bool {
+    SEES_ALL.load(Ordering::Acquire) && table.closed.load(Ordering::SeqCst) == 0
 }
 
 /// Nothing is known or learnt any more: not all calls are seen, or not told apart.
 pub fn distrust(process: &Process) {
+    SEES_ALL.store(false, Ordering::SeqCst);
     OWN.store(NOBODY, Ordering::SeqCst);
-    close(process.pool.descriptors());
+    close(process.pool.descriptors(), FOR_GOOD);
 }
 
-/// Forgets all files for good.
-fn close(table: &Table) {
-    table.is_closed.store(true, Ordering::SeqCst);
+/// Forgets all files, and learns none: for good, or until this thread goes on.
+fn close(table: &Table, until: u64) {
+    let order = Ordering::SeqCst;
+    // One that waits, or its child, makes another one: who goes on first does not know of the other.
+    if table
+        .closed
+        .compare_exchange(0, until, order, order)
+        .is_err()
+    {
+        table.closed.store(FOR_GOOD, order);
+    }
     forget(table, 0, u32::MAX);
+}
+
+/// The process that its memory belongs to is told that it is. If it was waiting for a child of vfork(2) in this thread, that is gone from the memory.
+pub fn go_on(table: &Table) {
+    let order = Ordering::SeqCst;
+    let thread = clock::thread();
+    if thread != FOR_GOOD {
+        let _ = table.closed.compare_exchange(thread, 0, order, order);
+    }
 }
 
 /// Forgets which of these descriptors are files.
@@ -174,9 +210,10 @@ pub fn come_back() {
     }
 }
 
-/// From now on two tables of descriptors may go with this memory.
-pub fn split(process: &Process) {
-    close(process.pool.descriptors());
+/// From now on two tables of descriptors may go with this memory; `waits`: only until this thread goes on.
+pub fn split(process: &Process, waits: bool) {
+    let until = if waits { clock::thread() } else { FOR_GOOD };
+    close(process.pool.descriptors(), until);
     // A child of such a child has its parent's table, and a number of its own.
     if own(process).is_none() {
         distrust_own();
@@ -193,12 +230,16 @@ pub fn learn_file(process: &Process, fd: usize) {
     let Some(known) = table.known.get(fd).filter(|_| is_of_use) else {
         return;
     };
-    if process.armed.load(Ordering::Relaxed) || table.is_closed.load(Ordering::Relaxed) {
-        return;
+    if !is_alone(table) {
+        // Asking who this is takes a call of the host's.
+        let has_waited = table.closed.load(Ordering::Relaxed) == clock::thread();
+        if !has_waited || process.pool.is_guest_in_memory() || !is_alone(table) {
+            return;
+        }
     }
     known.store(1, Ordering::SeqCst);
     // It may have been closed meanwhile, by who forgot all files before this one was known.
-    if table.is_closed.load(Ordering::SeqCst) {
+    if !is_alone(table) {
         known.store(0, Ordering::SeqCst);
     }
 }
@@ -207,7 +248,7 @@ pub fn learn_file(process: &Process, fd: usize) {
 mod tests {
     use core::sync::atomic::Ordering;
 
-    use super::{KNOWN_LEN, Table, close, forget};
+    use super::{FOR_GOOD, KNOWN_LEN, Table, clock, close, forget, go_on};
 
     fn known(table: &Table) -> usize {
         let is_known = |known: &&core::sync::atomic::AtomicU8| known.load(Ordering::Relaxed) != 0;
@@ -237,8 +278,26 @@ mod tests {
     fn a_closed_table_knows_nothing() {
         let table = Table::new();
         table.known[7].store(1, Ordering::Relaxed);
-        close(&table);
+        close(&table, FOR_GOOD);
         assert_eq!(known(&table), 0);
-        assert!(table.is_closed.load(Ordering::Relaxed));
+        go_on(&table);
+        assert_eq!(table.closed.load(Ordering::Relaxed), FOR_GOOD);
+    }
+
+    #[test]
+    fn a_table_that_was_closed_by_a_thread_is_opened_when_that_goes_on_unless_it_was_closed_again()
+    {
+        let closed = |table: &Table| table.closed.load(Ordering::Relaxed);
+        let (table, own) = (Table::new(), clock::thread());
+        close(&table, own);
+        assert_eq!(closed(&table), own);
+        go_on(&table);
+        assert_eq!(closed(&table), 0);
+        close(&table, own ^ 1);
+        go_on(&table);
+        assert_eq!(closed(&table), own ^ 1);
+        close(&table, own);
+        go_on(&table);
+        assert_eq!(closed(&table), FOR_GOOD);
     }
 }

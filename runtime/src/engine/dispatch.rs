@@ -357,6 +357,9 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
 }
 
 /// Serves a call from a patched site.
+///
+/// It is part of the entry, as [`answer`] and what serves paths is of its caller: after a call of the host's the processor predicts few returns.
+#[inline(always)]
 #[must_use]
 pub fn patched(nr: Nr, frame: &Frame) -> Raw {
     let mut call = Call {
@@ -371,6 +374,7 @@ pub fn patched(nr: Nr, frame: &Frame) -> Raw {
     answer(serve.unwrap_or(|call| call.as_given()), &mut call)
 }
 
+#[inline(always)]
 fn answer(serve: Serve, call: &mut Call<'_>) -> Raw {
     let nr = call.nr;
     if call.memory == Memory::ByKernel {

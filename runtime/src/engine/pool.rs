@@ -249,7 +249,15 @@ impl Pool {
     /// Whether this is a child of vfork(2) or the like: a process that runs in another one's memory.
     #[must_use]
     pub fn is_guest_in_memory(&self) -> bool {
-        self.process() != getpid()
+        let descriptors = self.descriptors();
+        if descriptors::is_alone(descriptors) {
+            return false;
+        }
+        let is_guest = self.process() != getpid();
+        if !is_guest {
+            descriptors::go_on(descriptors);
+        }
+        is_guest
     }
 
     /// Remembers that this child of vfork(2) is to be traced from its exec on; false: it is none, or there are too many.

@@ -12,7 +12,7 @@ use crate::vfs::{Base, Quick, Room, SHORT, Want};
 impl Call<'_> {
     /// Serves a call whose path is at `from`; `None`: it is to be resolved the long way. `then` is made twice where the descriptor of
     /// the sysroot turns out to be closed, which the host tells before it does anything.
-    #[inline]
+    #[inline(always)]
     pub(super) fn quick(
         &self,
         from: Address,
@@ -27,33 +27,36 @@ impl Call<'_> {
         let mut given = MaybeUninit::<[u8; SHORT]>::uninit();
         let path = self.memory.read_short(from, &mut given)?;
         let mut found = Room::new();
-        match process.vfs.quick(process, path, want, &mut found)? {
-            Quick::Fails(errno) => Some(errno.into()),
-            Quick::Text(text) => Some(then(
-                self,
-                &At {
+        let (guest, kind) = match process
+            .vfs
+            .quick(process, path.to_bytes(), want, &mut found)?
+        {
+            Quick::Fails(errno) => return Some(errno.into()),
+            Quick::Text(text) => {
+                let at = At {
                     text: Some(text),
                     ..At::NOWHERE
-                },
-            )),
-            Quick::Leads { guest, kind } => {
-                let host = CStr::from_bytes_with_nul(guest.get(1..)?).ok()?;
-                let at = At {
-                    dir: process.trusted_sysroot().ok()?,
-                    path: host.as_ptr().addr(),
-                    guest: Some(guest.strip_suffix(b"\0")?),
-                    base: Base::Sysroot,
-                    host: Some(host),
-                    kind: Some(kind),
-                    ..At::NOWHERE
                 };
-                let result = then(self, &at);
-                if result == Errno::EBADF.into() {
-                    process.distrust();
-                    return None;
-                }
-                Some(result)
+                return Some(then(self, &at));
             }
+            Quick::AsGiven { kind } => (path.to_bytes_with_nul(), kind),
+            Quick::Leads { guest, kind } => (guest, kind),
+        };
+        let host = CStr::from_bytes_with_nul(guest.get(1..)?).ok()?;
+        let at = At {
+            dir: process.trusted_sysroot().ok()?,
+            path: host.as_ptr().addr(),
+            guest: Some(guest.strip_suffix(b"\0")?),
+            base: Base::Sysroot,
+            host: Some(host),
+            kind: Some(kind),
+            ..At::NOWHERE
+        };
+        let result = then(self, &at);
+        if result == Errno::EBADF.into() {
+            process.distrust();
+            return None;
         }
+        Some(result)
     }
 }

@@ -222,19 +222,19 @@ pub fn reinstall(shared: bool) {
     }
 }
 
-/// rt_sigaction(2) of the guest on one of [`OWN`]: the old action. `remember`: false in a process that shares another one's memory.
+/// rt_sigaction(2) of the guest on one of [`OWN`]: the old action. `remember` says false in a process that shares another one's memory.
 ///
 /// # Errors
 /// Those of rt_sigaction(2). `None`: the signal is not one of them.
 pub fn guest_action(
     signal: u32,
     new: Option<&SigAction>,
-    remember: bool,
+    remember: impl FnOnce() -> bool,
 ) -> Option<Result<SigAction, Errno>> {
     let guest = Remembered::of(signal)?;
     let old = guest.load();
     if let Some(new) = new
-        && !remember
+        && !remember()
     {
         let mark = match new.handler {
             SIG_DFL => MARK_DEFAULT,

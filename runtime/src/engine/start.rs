@@ -173,10 +173,8 @@ pub fn settle(
         arena.place(state)
     };
     let process = process::set(made().unwrap_or_else(|errno| no_memory(errno)));
-    if !process.is_armed()
-        && let Ok(fd) = process.sysroot()
-    {
-        descriptors::learn_own(fd);
+    if !process.is_armed() {
+        descriptors::begin(process.sysroot().ok());
     }
     process
 }

@@ -48,7 +48,7 @@ impl Call<'_> {
         }
         let mut room = MaybeUninit::<[u8; SHORT]>::uninit();
         let path = self.memory.read_short(from, &mut room)?;
-        match process.vfs.said(process, path, last)? {
+        match process.vfs.said(process, path.to_bytes(), last)? {
             Said::Fails(errno) => Some(errno.into()),
             Said::There(status) => then(&status),
         }
@@ -202,7 +202,7 @@ impl Process {
 /// unshare(2), setns(2): owners may have other numbers afterwards, and memory may go with another table of descriptors.
 pub fn namespaces(call: &mut Call<'_>) -> Raw {
     if call.nr == nr::UNSHARE && call.args[0] & CLONE_FILES != 0 {
-        descriptors::split(call.process);
+        descriptors::split(call.process, false);
     }
     let result = call.as_given();
     call.process.pool.forget_users();

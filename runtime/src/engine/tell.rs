@@ -153,8 +153,17 @@ fn error_of(run: &Inherited<'_>) -> Fd {
 }
 
 /// Serves a call, timed if this process is traced: neither children of fork nor of vfork are.
+#[inline(always)]
 pub fn timed(nr: Nr, serve: impl FnOnce() -> Raw) -> Raw {
-    if !HISTOGRAM.enabled() || TRACED.load(Ordering::Relaxed) != getpid() {
+    if HISTOGRAM.enabled() {
+        return in_histogram(nr, serve);
+    }
+    serve()
+}
+
+#[cold]
+fn in_histogram(nr: Nr, serve: impl FnOnce() -> Raw) -> Raw {
+    if TRACED.load(Ordering::Relaxed) != getpid() {
         return serve();
     }
     let before = monotonic_ns();

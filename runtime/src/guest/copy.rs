@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
+use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
 use super::Address;
@@ -17,7 +18,7 @@ use crate::sys::host::gettid;
 use crate::sys::nr;
 use crate::sys::raw::{Nr, call};
 
-// elfuse_copy(to: rdi, from: rsi, len: rdx) -> bytes NOT copied.
+// elfuse_copy(to: rdi, from: rsi, len: rdx) -> bytes NOT copied. What is a few whole words is copied by words: `rep movsb` takes long to begin.
 // elfuse_copy_string(to: rdi, from: rsi, len: rdx) -> bytes copied, the NUL included; 0: no NUL within len; -1: a fault.
 // elfuse_copy_short(to: rdi, from: rsi, len: rdx) -> as elfuse_copy_string; len is a multiple of 8, 16 at least, and what lies behind the
 // NUL is written too. Whole words are read at multiples of 8, so none from a page that the string does not reach.
@@ -25,7 +26,28 @@ use crate::sys::raw::{Nr, call};
 global_asm!(
     ".globl elfuse_copy, elfuse_copy_string, elfuse_copy_faults, elfuse_copy_fixed",
     ".globl elfuse_string_faults, elfuse_string_faults_end, elfuse_string_fixed",
+    ".globl elfuse_words_read_faults, elfuse_words_write_faults, elfuse_words_fixed",
     "elfuse_copy:",
+    "test dl, 7",
+    "jnz 4f",
+    "cmp rdx, 256",
+    "ja 4f",
+    "xor ecx, ecx",
+    "2:",
+    "cmp rcx, rdx",
+    "je 3f",
+    "elfuse_words_read_faults:",
+    "mov rax, qword ptr [rsi + rcx]",
+    "elfuse_words_write_faults:",
+    "mov qword ptr [rdi + rcx], rax",
+    "add rcx, 8",
+    "jmp 2b",
+    "3:",
+    "elfuse_words_fixed:",
+    "mov rax, rdx",
+    "sub rax, rcx",
+    "ret",
+    "4:",
     "mov rcx, rdx",
     "elfuse_copy_faults:",
     "rep movsb",
@@ -112,6 +134,9 @@ unsafe extern "C" {
     fn elfuse_copy_short(to: *mut u8, from: *const u8, len: usize) -> isize;
     static elfuse_copy_faults: u8;
     static elfuse_copy_fixed: u8;
+    static elfuse_words_read_faults: u8;
+    static elfuse_words_write_faults: u8;
+    static elfuse_words_fixed: u8;
     static elfuse_string_faults: u8;
     static elfuse_string_fixed: u8;
     static elfuse_short_first_faults: u8;
@@ -123,6 +148,10 @@ unsafe extern "C" {
 pub fn fix_up(rip: usize) -> Option<usize> {
     // Addresses of labels; nothing is read through them.
     let copy = (&raw const elfuse_copy_faults).addr();
+    let words = [
+        (&raw const elfuse_words_read_faults).addr(),
+        (&raw const elfuse_words_write_faults).addr(),
+    ];
     let strings = [
         (&raw const elfuse_string_faults).addr(),
         (&raw const elfuse_short_first_faults).addr(),
@@ -130,6 +159,8 @@ pub fn fix_up(rip: usize) -> Option<usize> {
     ];
     if rip == copy {
         Some((&raw const elfuse_copy_fixed).addr())
+    } else if words.contains(&rip) {
+        Some((&raw const elfuse_words_fixed).addr())
     } else if strings.contains(&rip) {
         Some((&raw const elfuse_string_fixed).addr())
     } else {
@@ -175,14 +206,14 @@ pub(super) fn string_direct(from: Address, into: &mut [u8]) -> Result<&mut [u8],
 pub(super) fn short_direct<const N: usize>(
     from: Address,
     into: &mut MaybeUninit<[u8; N]>,
-) -> Option<&[u8]> {
+) -> Option<&CStr> {
     const { assert!(N >= 16 && N.is_multiple_of(8)) };
     let room = into.as_mut_ptr().cast::<u8>();
     // SAFETY: writes `N` bytes at most into `into`; a fault on the guest's side is fixed up.
     let copied = unsafe { elfuse_copy_short(room, pointer(from), N) };
-    let len = usize::try_from(copied).ok()?.checked_sub(1)?;
-    // SAFETY: so many bytes, and the NUL, have just been written.
-    Some(unsafe { core::slice::from_raw_parts(room, len) })
+    let len = usize::try_from(copied).ok().filter(|len| *len != 0)?;
+    // SAFETY: so many bytes have just been written, of which the last is the one NUL.
+    Some(unsafe { CStr::from_bytes_with_nul_unchecked(core::slice::from_raw_parts(room, len)) })
 }
 
 /// process_vm_readv(2) or process_vm_writev(2) on this very process: bytes moved.

@@ -4,6 +4,7 @@ mod copy;
 
 pub use copy::fix_up;
 
+use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
 use crate::errno::Errno;
@@ -83,14 +84,14 @@ impl Memory {
         }
     }
 
-    /// A C string, without its NUL, that is shorter than `N` by 8 bytes at least, quickly; else `None`, also where it cannot be read: then
+    /// A C string that is shorter than `N` by 8 bytes at least, quickly; else `None`, also where it cannot be read: then
     /// [`Memory::read_string`] is to be asked.
     #[inline]
     pub fn read_short<const N: usize>(
         self,
         from: Address,
         into: &mut MaybeUninit<[u8; N]>,
-    ) -> Option<&[u8]> {
+    ) -> Option<&CStr> {
         match self {
             Self::Direct => copy::short_direct(from, into),
             Self::ByKernel => None,

@@ -304,7 +304,7 @@ impl<'a> Vfs<'a> {
         }
         let mut room = Room::new();
         if let Some(quick) = self.quick(host, path, want, &mut room)
-            && let Some(end) = place::of_quick(area, quick)
+            && let Some(end) = place::of_quick(area, path, quick)
         {
             let shown = end.and_then(|end| place::show(area, self.mounts, end, b""));
             return shown.unwrap_or_else(Found::Definite);

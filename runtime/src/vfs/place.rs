@@ -54,13 +54,21 @@ pub(super) enum What {
     Text,
 }
 
-/// Where the walk would have ended, in terms of the area. `None`: that does not fit.
-pub(super) fn of_quick(area: &mut Area, quick: Quick<'_>) -> Option<Result<End, Errno>> {
+/// Where the walk of `path` would have ended, in terms of the area. `None`: that does not fit.
+pub(super) fn of_quick(
+    area: &mut Area,
+    path: &[u8],
+    quick: Quick<'_>,
+) -> Option<Result<End, Errno>> {
     let (what, kind) = match quick {
         Quick::Fails(errno) => return Some(Err(errno)),
         Quick::Text(text) => {
             area.text.set(text).ok()?;
             (What::Text, None)
+        }
+        Quick::AsGiven { kind } => {
+            area.at.set(path).ok()?;
+            (What::Host, Some(kind))
         }
         Quick::Leads { guest, kind } => {
             area.at.set(guest.strip_suffix(b"\0")?).ok()?;

@@ -49,9 +49,13 @@ pub(super) struct Known<'a> {
     /// How many symlinks lie on the way.
     pub(super) symlinks: u32,
     pub(super) terms: Terms,
+    key_len: usize,
     slot: &'a Slot,
     sequence: u64,
 }
+
+/// Stands for the directory where a beginning leads nowhere: something on the way is absent.
+const NOWHERE: DirId = DirId::new(u32::MAX);
 
 /// Odd numbers, one for each word.
 const FACTORS: [u64; PATH] = {
@@ -150,10 +154,23 @@ impl<'a> Prefixes<'a> {
                 stamp: word(STAMP),
                 thread: word(THREAD),
             },
+            key_len: key.len,
             slot,
             sequence,
         };
         (known.is_unchanged() && view.accepts(&known.terms)).then_some(known)
+    }
+
+    /// Remembers that a beginning leads nowhere, where that takes no place of one that does lead somewhere.
+    pub(super) fn put_nowhere(&self, key: &Key, terms: &Terms) {
+        let is_free = |slot: &&Slot| {
+            let is_unused = slot[0].load(Ordering::Relaxed) == 0;
+            is_unused || leads_nowhere(slot)
+        };
+        let free = self.slots(key).into_iter().find(is_free);
+        if let (Some(slot), Some(guest)) = (free, Key::of(b"")) {
+            write(slot, key, (NOWHERE, &guest), 0, terms);
+        }
     }
 
     /// Remembers where a beginning leads: to the directory with this canonical guest path.
@@ -169,44 +186,71 @@ impl<'a> Prefixes<'a> {
             usize::from(len) == key.len && { words }
                 .all(|(ours, found)| *ours == found.load(Ordering::Relaxed))
         };
-        let ends = |slot: &&Slot| slot[UNTIL].load(Ordering::Relaxed);
+        let ends = |slot: &&Slot| (!leads_nowhere(slot), slot[UNTIL].load(Ordering::Relaxed));
         let same = slots.into_iter().find(holds);
         let Some(slot) = same.or_else(|| slots.into_iter().min_by_key(ends)) else {
             return;
         };
-        let before = slot[0].load(Ordering::Relaxed);
-        let (acquire, relaxed) = (Ordering::Acquire, Ordering::Relaxed);
-        if !before.is_multiple_of(2)
-            || (slot[0].compare_exchange(before, before.wrapping_add(1), acquire, relaxed)).is_err()
-        {
-            return;
-        }
-        fence(Ordering::Release);
-        let store = |at: usize, word| slot[at].store(word, Ordering::Relaxed);
-        store(UNTIL, terms.until);
-        store(STAMP, terms.stamp);
-        store(THREAD, terms.thread);
-        let lens = (key.len as u64) << 24 | (guest.len as u64) << 16;
-        store(
-            WHAT,
-            u64::from(dir.get()) << 32 | lens | u64::from(symlinks) << 8,
-        );
-        for (at, word) in (KEY..).zip(key.words()) {
-            store(at, *word);
-        }
-        for (at, word) in (GUEST..).zip(guest.words()) {
-            store(at, *word);
-        }
-        slot[0].store(before.wrapping_add(2), Ordering::Release);
+        write(slot, key, (dir, &guest), symlinks, terms);
     }
 }
 
+fn leads_nowhere(slot: &Slot) -> bool {
+    (slot[WHAT].load(Ordering::Relaxed) >> 32) as u32 == NOWHERE.get()
+}
+
+fn write(slot: &Slot, key: &Key, (dir, guest): (DirId, &Key), symlinks: u8, terms: &Terms) {
+    let before = slot[0].load(Ordering::Relaxed);
+    let (acquire, relaxed) = (Ordering::Acquire, Ordering::Relaxed);
+    if !before.is_multiple_of(2)
+        || (slot[0].compare_exchange(before, before.wrapping_add(1), acquire, relaxed)).is_err()
+    {
+        return;
+    }
+    fence(Ordering::Release);
+    let store = |at: usize, word| slot[at].store(word, Ordering::Relaxed);
+    store(UNTIL, terms.until);
+    store(STAMP, terms.stamp);
+    store(THREAD, terms.thread);
+    let lens = (key.len as u64) << 24 | (guest.len as u64) << 16;
+    store(
+        WHAT,
+        u64::from(dir.get()) << 32 | lens | u64::from(symlinks) << 8,
+    );
+    for (at, word) in (KEY..).zip(key.words()) {
+        store(at, *word);
+    }
+    for (at, word) in (GUEST..).zip(guest.words()) {
+        store(at, *word);
+    }
+    slot[0].store(before.wrapping_add(2), Ordering::Release);
+}
+
 impl Known<'_> {
+    /// Whether something on the way is absent, so that there is no directory.
+    #[inline]
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.dir == NOWHERE
+    }
+
     /// Whether nobody has written to the slot since it was read.
     #[inline]
     fn is_unchanged(&self) -> bool {
         fence(Ordering::Acquire);
         self.slot[0].load(Ordering::Relaxed) == self.sequence
+    }
+
+    /// Whether the beginning is the directory's canonical guest path itself; no: or it is known no more.
+    #[inline]
+    pub(super) fn is_as_given(&self) -> bool {
+        let words = self.guest_len.div_ceil(8);
+        let (given, guest) = (&self.slot[KEY..][..words], &self.slot[GUEST..][..words]);
+        let is_same = |(one, other): (&AtomicU64, &AtomicU64)| {
+            one.load(Ordering::Relaxed) == other.load(Ordering::Relaxed)
+        };
+        self.guest_len == self.key_len
+            && given.iter().zip(guest).all(is_same)
+            && self.is_unchanged()
     }
 
     /// Puts its canonical guest path in the place of the first `end` bytes of `room`; `None`: it is known no more, or does not fit, and

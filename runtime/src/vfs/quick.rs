@@ -28,6 +28,11 @@ pub enum Quick<'w> {
     Fails(Errno),
     /// To a symlink with this text. Only for [`Last::Text`].
     Text(&'w [u8]),
+    /// To something in the sysroot, whose canonical guest path the path itself is. It is not the root. Not for [`Last::Text`].
+    AsGiven {
+        /// What it is.
+        kind: Kind,
+    },
     /// To something in the sysroot. Not for [`Last::Text`].
     Leads {
         /// Its canonical guest path and a NUL. It is not the root.
@@ -55,6 +60,8 @@ struct Walk<'a, 'r> {
 enum Ended<'a> {
     Fails(Errno),
     Text(&'a [u8]),
+    /// By the very path, which is not in the room.
+    AsGiven(Kind, DirId),
     Leads(Kind, DirId),
 }
 
@@ -78,7 +85,7 @@ impl<'a> Vfs<'a> {
         }
         let view = coherence.view(|| host.now())?;
         let ended = quick(self.mounts, index, prefixes, view, path, want.last, room)?;
-        if !matches!(ended, Ended::Leads(..))
+        if !matches!(ended, Ended::Leads(..) | Ended::AsGiven(..))
             && let Some(verdicts) = self.verdicts
         {
             verdicts.count(Verdict::Hit);
@@ -86,6 +93,7 @@ impl<'a> Vfs<'a> {
         Some(match ended {
             Ended::Fails(errno) => Quick::Fails(errno),
             Ended::Text(text) => Quick::Text(text),
+            Ended::AsGiven(kind, _) => Quick::AsGiven { kind },
             Ended::Leads(kind, _) => Quick::Leads {
                 guest: room.with_nul(),
                 kind,
@@ -136,6 +144,7 @@ impl<'a> Vfs<'a> {
                 match quick(self.mounts, index, prefixes, view, path, last, &mut room)? {
                     Ended::Fails(errno) => Said::Fails(errno),
                     Ended::Text(_) => return None,
+                    Ended::AsGiven(_, dir) => there(dir, &path[last_name(path)?..])?,
                     Ended::Leads(_, dir) => {
                         let guest = room.as_bytes();
                         there(dir, &guest[last_name(guest)?..])?
@@ -162,7 +171,8 @@ impl Vfs<'_> {
         let name_at = last_name(path)?;
         let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
         let known = prefixes.find(&Key::of(whole).filter(|_| !whole.is_empty())?, view)?;
-        let is_free = self.mounts.at(b"/").is_none()
+        let is_free = !known.is_nowhere()
+            && self.mounts.at(b"/").is_none()
             && !is_special(name, known.guest_len == 0)
             && !(self.mounts).may_be_near(known.guest_len + 1 + name.len(), name);
         is_free.then_some((known.dir, name))
@@ -195,6 +205,9 @@ fn quick<'a>(
     let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
     let key = Key::of(whole).filter(|_| !whole.is_empty());
     if let Some(known) = key.as_ref().and_then(|key| prefixes.find(key, &view)) {
+        if known.is_nowhere() {
+            return Some(Ended::Fails(Errno::ENOENT));
+        }
         let place = (known.dir, known.guest_len);
         let step = at_once(mounts, index, place, name);
         return match step.and_then(|step| ended(step, last, known.dir)) {
@@ -204,6 +217,7 @@ fn quick<'a>(
                 walk.start(&known, whole.len())?;
                 walk.run(last, |_| {})
             }
+            Some(Ended::Leads(kind, dir)) if known.is_as_given() => Some(Ended::AsGiven(kind, dir)),
             Some(leads @ Ended::Leads(..)) => {
                 room.set(path)?;
                 known.put_guest(room, whole.len())?;
@@ -219,19 +233,25 @@ fn quick<'a>(
         let ended = step.and_then(|step| ended(step, last, DirId::ROOT));
         match ended.filter(|_| is_good) {
             None => {}
-            Some(leads @ Ended::Leads(..)) => return room.set(path).map(|()| leads),
+            Some(Ended::Leads(kind, dir)) => return Some(Ended::AsGiven(kind, dir)),
             definite => return definite,
         }
     }
     room.set(path)?;
     let mut walk = Walk::from(mounts, index, view, room);
     walk.start_above(prefixes, whole)?;
-    walk.run(last, |walk| {
+    let mut has_arrived = false;
+    let ended = walk.run(last, |walk| {
+        has_arrived = true;
         if let Some(key) = &key {
             let guest = &walk.room.as_bytes()[..walk.at];
             prefixes.put(key, walk.dir, guest, walk.symlinks, &walk.terms);
         }
-    })
+    });
+    if let (Some(key), Some(Ended::Fails(Errno::ENOENT)), false) = (&key, &ended, has_arrived) {
+        prefixes.put_nowhere(key, &walk.terms);
+    }
+    ended
 }
 
 /// What a name is in a directory that is known, where it takes no path to tell.
@@ -313,7 +333,8 @@ impl<'a, 'r> Walk<'a, 'r> {
         while end != 0 {
             end = last_name(&whole[..end])? - 1;
             let key = Key::of(&whole[..end]).filter(|_| end != 0);
-            if let Some(known) = key.and_then(|key| prefixes.find(&key, &self.view)) {
+            let known = key.and_then(|key| prefixes.find(&key, &self.view));
+            if let Some(known) = known.filter(|known| !known.is_nowhere()) {
                 return self.start(&known, end);
             }
         }

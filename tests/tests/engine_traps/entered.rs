@@ -189,9 +189,10 @@ fn reading_a_file_of_the_sysroot_ends_no_lease_and_reading_anything_else_ends_al
         let report: Value = serde_json::from_str(&said.errors).expect("one JSON document");
         report["verdicts"]["validated"].as_u64().expect("a count")
     };
-    let [file, others] = ["/w/f", "/dev/zero"].map(looks);
+    let [file, later, others] = ["/w/f", "!/w/f", "/dev/zero"].map(looks);
     // Some leases run out by themselves, far fewer than one in two looks.
     assert!(file < 2000, "{file} directories compared");
+    assert!(later < 2000, "{later} after a child of vfork");
     assert!(others >= 4000, "{others} directories compared");
     // One that can be written to may be how somebody is told something.
     assert!(looks("+/w/f") >= 4000);

@@ -185,6 +185,32 @@ fn a_second_copy_of_a_library_is_the_original_and_arms_the_filter() {
 }
 
 #[test]
+fn what_is_closed_or_replaced_is_seen_and_paths_lead_where_they_did() {
+    let indexed = Indexed::with(|guest| {
+        guest.add("traps-dynamic", "bin/traps-dynamic");
+    });
+    let index = indexed.index.to_str().expect("UTF-8");
+    for case in [
+        "all closed",
+        "all replaced",
+        "all above",
+        "all used",
+        "lowest",
+    ] {
+        let line = ["/bin/traps-dynamic", case];
+        let native = indexed.guest.native(&line);
+        for mode in ["lease", "frozen"] {
+            let options = ["--index-dir", index, "--coherence", mode];
+            let run = said(&mut indexed.guest.elfuse(&options, &line));
+            assert_eq!(
+                native, run,
+                "{mode}: the real kernel's answer is on the left"
+            );
+        }
+    }
+}
+
+#[test]
 fn mappings_are_shown_as_those_of_the_original() {
     let indexed = Indexed::new();
     assert_eq!(indexed.same(&["maps"]), [false, false]);

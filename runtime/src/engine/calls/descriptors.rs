@@ -4,7 +4,7 @@
 use crate::engine::call::Call;
 use crate::engine::descriptors::{closing, distrust, split};
 use crate::guest::Address;
-use crate::sys::abi::{CLONE_FILES, CLONE_THREAD, CLONE_VM};
+use crate::sys::abi::{CLONE_FILES, CLONE_THREAD, CLONE_VFORK, CLONE_VM};
 use crate::sys::raw::Raw;
 
 /// An argument that is an `unsigned int`.
@@ -34,7 +34,7 @@ pub fn close_range(call: &mut Call<'_>) -> Raw {
     const CLOEXEC: usize = 1 << 2;
     let flags = call.flags(2);
     if flags & UNSHARE != 0 {
-        split(call.process);
+        split(call.process, false);
     }
     if flags & CLOEXEC == 0 {
         closing(call.process, number(call, 0), number(call, 1));
@@ -46,7 +46,7 @@ pub fn close_range(call: &mut Call<'_>) -> Raw {
 fn making(call: &Call<'_>, flags: usize) {
     let has = |flag: usize| flags & flag != 0;
     match (has(CLONE_VM), has(CLONE_FILES), has(CLONE_THREAD)) {
-        (true, false, _) => split(call.process),
+        (true, false, _) => split(call.process, has(CLONE_VFORK)),
         // Who closes something in it would be taken for a child with descriptors of its own.
         (true, true, false) => distrust(call.process),
         _ => {}
@@ -70,6 +70,6 @@ pub fn clone3(call: &mut Call<'_>) -> Raw {
 
 /// vfork(2).
 pub fn vfork(call: &mut Call<'_>) -> Raw {
-    making(call, CLONE_VM);
+    making(call, CLONE_VM | CLONE_VFORK);
     call.in_place()
 }

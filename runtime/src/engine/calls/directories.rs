@@ -13,7 +13,7 @@ use crate::sys::host::{Fd, getcwd, readlinkat};
 use crate::sys::nr;
 use crate::sys::raw::Raw;
 use crate::vfs::path::{AT_ROOM, PathBuf};
-use crate::vfs::{Last, Want};
+use crate::vfs::{Last, SHORT, Want};
 
 /// chdir(2).
 pub fn chdir(call: &mut Call<'_>) -> Raw {
@@ -24,6 +24,24 @@ pub fn chdir(call: &mut Call<'_>) -> Raw {
 
 /// getcwd(2): the guest's path, or the host's where the guest has none.
 pub fn getcwd_(call: &mut Call<'_>) -> Raw {
+    let short = || {
+        let mut told = [0; SHORT];
+        let mut path = PathBuf::<SHORT>::new();
+        let told = getcwd(&mut told).ok()?;
+        (call.process.vfs.mounts()).to_guest(told, &mut path).ok()?;
+        let path = path.with_nul();
+        if path.len() > call.args[1] {
+            return Some(Err(Errno::ERANGE));
+        }
+        Some(
+            call.memory
+                .write(call.address(0), path)
+                .map(|()| path.len()),
+        )
+    };
+    if let Some(result) = short() {
+        return result.into();
+    }
     let run = || {
         let mut taken = call.area()?;
         let Work { told, start, .. } = taken.work();

@@ -33,6 +33,7 @@ fn writes(flags: usize) -> bool {
     flags & O_PATH == 0 && flags & (ACCESS | O_CREAT | O_TRUNC) != 0
 }
 
+#[inline(always)]
 fn open_at(call: &mut Call<'_>, dir: Fd, path: Address, flags: usize, mode: usize) -> Raw {
     call.at(dir, path, wanted(flags), |call, at| {
         // The kernel, too, sees that before it looks at permissions, but not before it refuses flags that contradict each other.
@@ -167,6 +168,7 @@ fn newer_fields(call: &Call<'_>, mut at: Address, mut len: usize) -> Result<bool
 
 /// Resolves for a call that takes `AT_SYMLINK_NOFOLLOW` and `AT_EMPTY_PATH` and knows the flags `known`: the kernel refuses others before
 /// it looks at the path.
+#[inline(always)]
 fn flagged(
     call: &mut Call<'_>,
     (flags, known): (usize, usize),
@@ -211,6 +213,7 @@ fn plain_last(flags: usize) -> Option<Last> {
     }
 }
 
+#[inline(always)]
 fn stat_at(call: &mut Call<'_>, dir: Fd, path: Address, into: usize, flags: usize) -> Raw {
     if flags & !STAT_FLAGS == 0
         && let Some(last) = plain_last(flags)

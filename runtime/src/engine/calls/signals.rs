@@ -30,7 +30,7 @@ pub fn rt_sigaction(call: &mut Call<'_>) -> Raw {
                 Some(action)
             }
         };
-        if let Some(before) = guest_action(signal, action.as_ref(), may_remember()) {
+        if let Some(before) = guest_action(signal, action.as_ref(), may_remember) {
             let before = before?;
             if old != 0 {
                 call.memory.write(Address(old), &encode_action(&before))?;
