@@ -358,6 +358,7 @@ pub fn launch(
         };
     }
     tell::done(Step::Stack, run.trace);
+    store::guest_begins();
     if let Err(errno) = signals::install() {
         fail(format_args!("cannot take SIGSYS: {}", errno.text()));
     }
