@@ -3,7 +3,6 @@
 //! ```text
 //!   starts   [dir] -> number of the row of its first entry; the others follow in entry order
 //!   rows     0: the root   1...: all entries of directory 0, of directory 1, ...
-//!            in pieces of 32 rows, each with a checksum of its own, so that one answer costs the check of one piece
 //!   terms    one row: when they may be used at all
 //! ```
 //!
@@ -11,17 +10,10 @@
 
 use rkyv::{Archive, Serialize};
 
-use crate::checksum::checksum;
-use crate::error::FormatError;
-use crate::header::rows;
 use crate::keys::{ArchivedTime, Time};
 
-/// Rows of a piece.
-pub const PIECE_ROWS: usize = 32;
 /// Length in bytes of a row.
 pub const ROW_LEN: usize = 108;
-/// Length in bytes of every piece but the last: an archive, which ends with a reference of 8 bytes, and its checksum.
-pub const PIECE_LEN: usize = PIECE_ROWS * ROW_LEN + 16;
 
 /// `STATX_BASIC_STATS`: all that stat(2) returns.
 pub const BASIC: u32 = 0x7ff;
@@ -106,7 +98,9 @@ impl ArchivedAttributeRow {
         self.flags.to_native() & flags == flags
     }
 
-    fn is_legal(&self) -> bool {
+    /// Whether its times are times.
+    #[must_use]
+    pub fn is_legal(&self) -> bool {
         let is_time = |time: &ArchivedTime| time.nanos.to_native() < 1_000_000_000;
         [&self.atime, &self.btime, &self.mtime, &self.ctime]
             .into_iter()
@@ -131,41 +125,6 @@ impl ArchivedTerms {
     }
 }
 
-/// Where in the part the piece with row `row` is, given the part's length in bytes: offset and length.
-#[must_use]
-pub fn piece_of(row: u32, part_len: u64) -> Option<(u64, usize)> {
-    let offset = u64::from(row / PIECE_ROWS as u32) * PIECE_LEN as u64;
-    let left = usize::try_from(part_len.checked_sub(offset)?).ok()?;
-    let len = left.min(PIECE_LEN);
-    (len > 16).then_some((offset, len))
-}
-
-/// The rows of a piece.
-///
-/// # Errors
-/// [`FormatError::Checksum`], [`FormatError::Malformed`].
-pub fn piece(bytes: &[u8]) -> Result<&[ArchivedAttributeRow], FormatError> {
-    const WHAT: &str = "attributes";
-    let malformed = FormatError::Malformed { what: WHAT };
-    let (archive, sum) = bytes.split_last_chunk::<8>().ok_or(malformed)?;
-    let (expected, found) = (u64::from_le_bytes(*sum), checksum(archive));
-    if expected != found {
-        return Err(FormatError::Checksum {
-            of: WHAT,
-            expected,
-            found,
-        });
-    }
-    let rows: &[ArchivedAttributeRow] = rows::decode(archive, WHAT)?;
-    let is_whole = archive.len() == rows.len() * ROW_LEN + 8;
-    let is_legal = rows.iter().all(ArchivedAttributeRow::is_legal);
-    if is_whole && is_legal {
-        Ok(rows)
-    } else {
-        Err(malformed)
-    }
-}
-
 #[cfg(feature = "alloc")]
 pub use write::Attributes;
 
@@ -173,9 +132,8 @@ pub use write::Attributes;
 mod write {
     use alloc::vec::Vec;
 
-    use super::{AttributeRow, PIECE_ROWS, Terms};
-    use crate::checksum::checksum;
-    use crate::header::{PartKind, Writer, rows::encode};
+    use super::{AttributeRow, Terms};
+    use crate::header::{PartKind, Writer};
 
     /// What goes into the three parts.
     #[derive(Debug, Clone, Default)]
@@ -199,38 +157,20 @@ mod write {
                 next = next.saturating_add(u32::try_from(rows.len()).unwrap_or(u32::MAX));
                 all.extend_from_slice(rows);
             }
-            let mut bytes = Vec::new();
-            for rows in all.chunks(PIECE_ROWS) {
-                let archive = encode(rows);
-                bytes.extend_from_slice(&archive);
-                bytes.extend_from_slice(&checksum(&archive).to_le_bytes());
-            }
-            file.part(PartKind::Attributes, 0, bytes);
-            file.chunked(PartKind::AttributeStarts, &starts);
-            file.part(PartKind::AttributeTerms, 0, encode(&[self.terms]));
+            file.table(PartKind::Attributes, &all);
+            file.table(PartKind::AttributeStarts, &starts);
+            file.table(PartKind::AttributeTerms, &[self.terms]);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ArchivedAttributeRow, ArchivedTerms, PIECE_LEN, PIECE_ROWS, ROW_LEN, piece_of};
+    use super::{ArchivedAttributeRow, ArchivedTerms, ROW_LEN};
 
     #[test]
     fn rows_are_as_long_as_the_page_says() {
         assert_eq!(size_of::<ArchivedAttributeRow>(), ROW_LEN);
         assert_eq!(size_of::<ArchivedTerms>(), 28);
-    }
-
-    #[test]
-    fn a_row_is_in_the_piece_of_its_number_and_in_none_behind_the_end() {
-        let len = (PIECE_LEN + ROW_LEN + 16) as u64;
-        assert_eq!(piece_of(0, len), Some((0, PIECE_LEN)));
-        assert_eq!(piece_of(31, len), Some((0, PIECE_LEN)));
-        let second = Some((PIECE_LEN as u64, ROW_LEN + 16));
-        assert_eq!(piece_of(PIECE_ROWS as u32, len), second);
-        assert_eq!(piece_of(63, len), second);
-        assert_eq!(piece_of(64, len), None);
-        assert_eq!(piece_of(u32::MAX, len), None);
     }
 }

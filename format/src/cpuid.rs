@@ -170,6 +170,7 @@ pub fn encode(
         flags: 0,
         part_count: 0,
         bound_to: 0,
+        top_checksum: 0,
     };
     into[..HEADER_LEN].copy_from_slice(&header.to_bytes());
     Ok(len)

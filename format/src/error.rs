@@ -48,6 +48,15 @@ pub enum FormatError {
         /// The checksum computed.
         found: u64,
     },
+    /// The checksum of a page does not agree, see [`crate::pages`].
+    Page {
+        /// Its number.
+        page: u64,
+        /// The checksum stated.
+        expected: u64,
+        /// The checksum computed.
+        found: u64,
+    },
     /// The archive inside is malformed, or a row points outside it.
     Malformed {
         /// What was being read.
@@ -98,6 +107,16 @@ impl fmt::Display for FormatError {
                 write!(
                     f,
                     "wrong checksum of the {of}: expected {expected:016x}, found {found:016x}"
+                )
+            }
+            Self::Page {
+                page,
+                expected,
+                found,
+            } => {
+                write!(
+                    f,
+                    "wrong checksum of page {page}: expected {expected:016x}, found {found:016x}"
                 )
             }
             Self::Malformed { what } => write!(f, "malformed {what}"),

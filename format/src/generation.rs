@@ -25,6 +25,7 @@ pub fn new_file(stamp: u64) -> [u8; LEN] {
         flags: 0,
         part_count: 0,
         bound_to: 0,
+        top_checksum: 0,
     };
     let mut file = [0; LEN];
     file[..HEADER_LEN].copy_from_slice(&header.to_bytes());

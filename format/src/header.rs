@@ -8,19 +8,18 @@ use alloc::vec::Vec;
 
 use crate::checksum::checksum;
 use crate::error::FormatError;
+use crate::pages::Tree;
 
 /// First eight bytes. The first is not ASCII and the last is a newline, as PNG has it, so that a transfer in text mode shows.
 pub const MAGIC: [u8; 8] = *b"\x89elfuse\n";
 /// The version this build writes, and the only one it reads.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 64;
 /// Length of a row of the part table in bytes.
 pub const PART_ROW_LEN: usize = 32;
 /// Parts start at multiples of this many bytes from the start of the file.
 pub const PART_ALIGN: usize = 8;
-/// Rows per chunk of a chunked table: small enough that the first touch checks some ten kilobytes at most.
-pub const CHUNK_ROWS: usize = 256;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,27 +74,25 @@ impl Kind {
 pub enum PartKind {
     /// Keys: [`crate::keys::DeviceRow`].
     Devices = 1,
-    /// Keys, chunked: [`crate::keys::DirKey`], a row a directory of the loader cache.
+    /// Keys: [`crate::keys::DirKey`], a row a directory of the loader cache.
     DirKeys = 2,
-    /// Keys, chunked: [`crate::keys::FileKey`], a row an ELF file with facts.
+    /// Keys: [`crate::keys::FileKey`], a row an ELF file with facts.
     FileKeys = 3,
     /// Keys: [`crate::keys::FileKey`], a row a configuration file that the closures depend on.
     InputKeys = 4,
-    /// Keys: slots from (device, inode) to a directory's number.
-    Identities = 5,
-    /// Keys: pieces of [`crate::attributes::AttributeRow`]. Not checksummed as a part: each piece is by itself.
+    /// Keys: [`crate::attributes::AttributeRow`], a row an entry of the loader cache.
     Attributes = 6,
-    /// Keys, chunked: a 64-bit digest a directory of the loader cache; see [`crate::keys::plain_digest`].
+    /// Keys: a 64-bit digest a directory of the loader cache; see [`crate::keys::plain_digest`].
     PlainFiles = 7,
-    /// Keys, in chunks of their own: [`crate::text::TextIdentity`].
+    /// Keys: [`crate::text::TextIdentity`], sorted by the identity's hash.
     TextIdentities = 8,
-    /// Keys, chunked: [`crate::text::TextCopy`].
+    /// Keys: [`crate::text::TextCopy`].
     TextCopies = 9,
-    /// Keys, chunked: the number of a directory's first row of [`PartKind::Attributes`].
+    /// Keys: the number of a directory's first row of [`PartKind::Attributes`].
     AttributeStarts = 10,
     /// Keys: one row of [`crate::attributes::Terms`].
     AttributeTerms = 11,
-    /// Loader cache, chunked: [`crate::loader_cache::DirRow`].
+    /// Loader cache: [`crate::loader_cache::DirRow`].
     Dirs = 16,
     /// Loader cache: the sidecars' payloads. Not checksummed as a part: each row of [`PartKind::Dirs`] has its block's.
     Blocks = 17,
@@ -118,7 +115,6 @@ impl PartKind {
             2 => Self::DirKeys,
             3 => Self::FileKeys,
             4 => Self::InputKeys,
-            5 => Self::Identities,
             6 => Self::Attributes,
             7 => Self::PlainFiles,
             8 => Self::TextIdentities,
@@ -143,7 +139,6 @@ impl PartKind {
             Self::DirKeys => "directory keys",
             Self::FileKeys => "file keys",
             Self::InputKeys => "input keys",
-            Self::Identities => "identity slots",
             Self::Attributes => "attributes",
             Self::PlainFiles => "states of plain files",
             Self::TextIdentities => "text identities",
@@ -167,7 +162,7 @@ pub struct Header {
     pub kind: u16,
     /// 12: length of header and part table in bytes; the payload starts here.
     pub header_len: u32,
-    /// 16: bytes from `header_len` to the end of the file.
+    /// 16: bytes from `header_len` to the end of the last part; in a file without parts, of the file.
     pub payload_len: u64,
     /// 24: [`checksum`] of the payload; in a file with parts, of the part table, whose rows hold the parts' checksums.
     pub payload_checksum: u64,
@@ -177,6 +172,8 @@ pub struct Header {
     pub part_count: u16,
     /// 40: in keys, the `payload_checksum` of the loader cache they were made for; else 0.
     pub bound_to: u64,
+    /// 48: in a file with parts, the checksum of the top of its [`Tree`]; else 0.
+    pub top_checksum: u64,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -196,10 +193,22 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Header {
+    /// Length of header, part table and parts (or payload) in bytes.
+    #[must_use]
+    pub fn body_len(&self) -> u64 {
+        self.payload_len.saturating_add(self.header_len.into())
+    }
+
+    /// Where the pages of the file lie, and their checksums; `None`: it has no parts, and no checksums of pages.
+    #[must_use]
+    pub fn tree(&self) -> Option<Tree> {
+        (self.part_count != 0).then(|| Tree::new(self.body_len()))
+    }
+
     /// Length of the whole file in bytes.
     #[must_use]
     pub fn file_len(&self) -> u64 {
-        self.payload_len.saturating_add(self.header_len.into())
+        self.tree().map_or(self.body_len(), |tree| tree.file_len())
     }
 
     /// Reads and checks the first 64 bytes, in the order that gives the most useful error: magic, version, checksum.
@@ -241,6 +250,7 @@ impl Header {
             flags: u32_at(head, 32),
             part_count: u16_at(head, 36),
             bound_to: u64_at(head, 40),
+            top_checksum: u64_at(head, 48),
         })
     }
 
@@ -257,6 +267,7 @@ impl Header {
         out[32..36].copy_from_slice(&self.flags.to_le_bytes());
         out[36..38].copy_from_slice(&self.part_count.to_le_bytes());
         out[40..48].copy_from_slice(&self.bound_to.to_le_bytes());
+        out[48..56].copy_from_slice(&self.top_checksum.to_le_bytes());
         let sum = checksum(&out[..56]);
         out[56..].copy_from_slice(&sum.to_le_bytes());
         out
@@ -275,28 +286,26 @@ pub struct File<'a> {
 pub struct PartRow {
     /// 0: see [`PartKind`].
     pub kind: u16,
-    /// 4: which chunk of a chunked table, else 0.
-    pub index: u32,
     /// 8: offset from the start of the file in bytes.
     pub offset: u64,
     /// 16: length in bytes.
     pub len: u64,
-    /// 24: [`checksum`] of the part; 0 for [`PartKind::Blocks`] and [`PartKind::Attributes`].
+    /// 24: [`checksum`] of the part; 0 for [`PartKind::Blocks`].
     pub checksum: u64,
 }
 
-/// A part table apart from the rest of its file, for who copies a part at a time out of a file that may change meanwhile.
+/// A part table apart from the rest of its file, for who copies pieces out of a file that may change meanwhile.
 #[derive(Debug, Clone, Copy)]
 pub struct PartTable<'a> {
     rows: &'a [u8],
 }
 
 impl<'a> PartTable<'a> {
-    /// Length in bytes of the table that `header` announces, for a file of `kind` with `file_len` bytes.
+    /// Length in bytes of the table that `header` announces, for a file of `kind`.
     ///
     /// # Errors
-    /// [`FormatError::Kind`]; [`FormatError::Length`] where header, table and file do not agree.
-    pub fn byte_len(header: &Header, kind: Kind, file_len: u64) -> Result<usize, FormatError> {
+    /// [`FormatError::Kind`]; [`FormatError::Length`] where header and table do not agree.
+    pub fn byte_len(header: &Header, kind: Kind) -> Result<usize, FormatError> {
         if header.kind != kind as u16 {
             return Err(FormatError::Kind {
                 expected: kind as u16,
@@ -309,13 +318,6 @@ impl<'a> PartTable<'a> {
             return Err(FormatError::Length {
                 expected,
                 found: u64::from(header.header_len),
-            });
-        }
-        let expected = expected.saturating_add(header.payload_len);
-        if expected != file_len {
-            return Err(FormatError::Length {
-                expected,
-                found: file_len,
             });
         }
         Ok(table_len)
@@ -342,14 +344,13 @@ impl<'a> PartTable<'a> {
         let row = self.rows.get(start..start.checked_add(PART_ROW_LEN)?)?;
         Some(PartRow {
             kind: u16_at(row, 0),
-            index: u32_at(row, 4),
             offset: u64_at(row, 8),
             len: u64_at(row, 16),
             checksum: u64_at(row, 24),
         })
     }
 
-    /// The rows, sorted by (kind, index).
+    /// The rows, sorted by kind.
     pub fn rows(&self) -> impl Iterator<Item = PartRow> + use<'a> {
         let table = *self;
         (0..self.rows.len() / PART_ROW_LEN).filter_map(move |number| table.row(number))
@@ -359,18 +360,10 @@ impl<'a> PartTable<'a> {
     ///
     /// # Errors
     /// [`FormatError::MissingPart`].
-    pub fn find(&self, kind: PartKind, index: u32) -> Result<PartRow, FormatError> {
-        let wanted = (kind as u16, index);
-        let (mut low, mut high) = (0, self.rows.len() / PART_ROW_LEN);
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.row(middle) {
-                Some(row) if (row.kind, row.index) == wanted => return Ok(row),
-                Some(row) if (row.kind, row.index) < wanted => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        Err(FormatError::MissingPart { part: kind as u16 })
+    pub fn find(&self, kind: PartKind) -> Result<PartRow, FormatError> {
+        let mut rows = self.rows();
+        rows.find(|row| row.kind == kind as u16)
+            .ok_or(FormatError::MissingPart { part: kind as u16 })
     }
 }
 
@@ -381,7 +374,11 @@ impl<'a> File<'a> {
     /// Every variant of [`FormatError`] but [`FormatError::Malformed`] and [`FormatError::TooLarge`].
     pub fn parse(bytes: &'a [u8], kind: Kind) -> Result<Self, FormatError> {
         let header = Header::parse(bytes)?;
-        let table_len = PartTable::byte_len(&header, kind, bytes.len() as u64)?;
+        let table_len = PartTable::byte_len(&header, kind)?;
+        let (expected, found) = (header.file_len(), bytes.len() as u64);
+        if expected != found {
+            return Err(FormatError::Length { expected, found });
+        }
         let (of, covered) = if header.part_count == 0 {
             ("payload", &bytes[HEADER_LEN..])
         } else {
@@ -404,7 +401,7 @@ impl<'a> File<'a> {
         &self.header
     }
 
-    /// Everything behind header and part table.
+    /// What is behind the header of a file without parts.
     #[must_use]
     pub fn payload(&self) -> &'a [u8] {
         self.bytes
@@ -419,13 +416,13 @@ impl<'a> File<'a> {
         }
     }
 
-    /// The rows of the part table, sorted by (kind, index).
+    /// The rows of the part table, sorted by kind.
     pub fn parts(&self) -> impl Iterator<Item = PartRow> + use<'a> {
         self.table().rows()
     }
 
-    fn row_of(&self, kind: PartKind, index: u32) -> Result<PartRow, FormatError> {
-        self.table().find(kind, index)
+    fn row_of(&self, kind: PartKind) -> Result<PartRow, FormatError> {
+        self.table().find(kind)
     }
 
     fn bytes_of(&self, row: PartRow) -> Result<&'a [u8], FormatError> {
@@ -444,8 +441,8 @@ impl<'a> File<'a> {
     ///
     /// # Errors
     /// [`FormatError::MissingPart`], [`FormatError::TooShort`], [`FormatError::Checksum`].
-    pub fn part(&self, kind: PartKind, index: u32) -> Result<&'a [u8], FormatError> {
-        let row = self.row_of(kind, index)?;
+    pub fn part(&self, kind: PartKind) -> Result<&'a [u8], FormatError> {
+        let row = self.row_of(kind)?;
         let bytes = self.bytes_of(row)?;
         let found = checksum(bytes);
         if found != row.checksum {
@@ -458,34 +455,35 @@ impl<'a> File<'a> {
         Ok(bytes)
     }
 
-    /// The bytes of a part that is checked piece by piece elsewhere ([`PartKind::Blocks`], [`PartKind::Attributes`]).
+    /// The bytes of a part that is checked piece by piece elsewhere ([`PartKind::Blocks`]).
     ///
     /// # Errors
     /// [`FormatError::MissingPart`], [`FormatError::TooShort`].
     pub fn part_unchecked(&self, kind: PartKind) -> Result<&'a [u8], FormatError> {
-        self.bytes_of(self.row_of(kind, 0)?)
+        self.bytes_of(self.row_of(kind)?)
     }
 
-    /// Rows of a chunk of a table.
+    /// Rows of a table.
     ///
     /// # Errors
     /// As [`File::part`], and [`FormatError::Malformed`].
-    pub fn rows<T: rows::Row>(&self, kind: PartKind, index: u32) -> Result<&'a [T], FormatError> {
-        rows::decode(self.part(kind, index)?, kind.name())
+    pub fn rows<T: rows::Row>(&self, kind: PartKind) -> Result<&'a [T], FormatError> {
+        rows::decode(self.part(kind)?, kind.name())
     }
 
-    /// Reads all of it: every part against its checksum, every byte between them. [`PartKind::Blocks`] and [`PartKind::Attributes`] are left
-    /// to [`crate::loader_cache::LoaderCache::check`] and [`crate::keys::Keys::check`]. For tools: a run checks what it touches.
+    /// Reads all of it: every part and every page against its checksum, every byte between parts. The rows of [`PartKind::Blocks`] are left
+    /// to [`crate::loader_cache::LoaderCache::check`]. For tools: a run checks what it touches.
     ///
     /// # Errors
-    /// Those of [`File::part`]; [`FormatError::Malformed`] where parts are out of order or do not join, or a byte that means nothing
+    /// Those of [`File::part`] and [`Tree::check`]; [`FormatError::Malformed`] where parts are out of order or do not join, or a byte that means nothing
     /// is not zero.
     pub fn check(&self) -> Result<(), FormatError> {
         let zeros = |range: core::ops::Range<usize>| {
             let bytes = self.bytes.get(range).unwrap_or(&[1]);
             bytes.iter().all(|&byte| byte == 0)
         };
-        if !zeros(38..40) || !zeros(48..56) {
+        let tree = self.header.tree();
+        if !zeros(38..40) || (tree.is_none() && self.header.top_checksum != 0) {
             return Err(FormatError::Malformed { what: "header" });
         }
         let table = FormatError::Malformed { what: "part table" };
@@ -494,28 +492,32 @@ impl<'a> File<'a> {
         for (number, row) in self.parts().enumerate() {
             let kind = PartKind::from_number(row.kind).ok_or(table)?;
             let bytes = match kind {
-                PartKind::Blocks | PartKind::Attributes => self.bytes_of(row)?,
-                _ => self.part(kind, row.index)?,
+                PartKind::Blocks => self.bytes_of(row)?,
+                _ => self.part(kind)?,
             };
             let start = end.next_multiple_of(PART_ALIGN);
             let at = HEADER_LEN + number * PART_ROW_LEN;
-            let joins = row.offset == start as u64 && zeros(end..start) && zeros(at + 2..at + 4);
-            if !joins || previous >= Some((row.kind, row.index)) {
+            let joins = row.offset == start as u64 && zeros(end..start) && zeros(at + 2..at + 8);
+            if !joins || previous >= Some(row.kind) {
                 return Err(table);
             }
-            previous = Some((row.kind, row.index));
+            previous = Some(row.kind);
             end = start + bytes.len();
         }
-        if self.header.part_count != 0 && end != self.bytes.len() {
+        let Some(tree) = tree else {
+            return Ok(());
+        };
+        let body_len = self.header.body_len();
+        if end as u64 != body_len {
             return Err(table);
         }
-        Ok(())
+        tree.check(self.bytes, self.header.top_checksum, body_len)
     }
 
     /// Whether there is such a part at all.
     #[must_use]
-    pub fn has(&self, kind: PartKind, index: u32) -> bool {
-        self.row_of(kind, index).is_ok()
+    pub fn has(&self, kind: PartKind) -> bool {
+        self.row_of(kind).is_ok()
     }
 }
 
@@ -544,6 +546,30 @@ pub mod rows {
         rkyv::api::low::access::<ArchivedVec<T>, Failure>(bytes)
             .map(ArchivedVec::as_slice)
             .map_err(|_| FormatError::Malformed { what })
+    }
+
+    /// Length in bytes of what stands behind the rows of a table: the archive's reference to them.
+    pub const REFERENCE_LEN: usize = 8;
+
+    /// How many rows the table in a part of `len` bytes has; `None`: no table has this length.
+    #[must_use]
+    pub fn count<T: Row>(len: u64) -> Option<u32> {
+        let rows_len = len.checked_sub(REFERENCE_LEN as u64)?;
+        let row_len = size_of::<T>() as u64;
+        let is_whole = rows_len.is_multiple_of(row_len);
+        is_whole
+            .then(|| u32::try_from(rows_len / row_len).ok())
+            .flatten()
+    }
+
+    /// The row that `bytes` are, for who has no more of the table than that: rows follow each other from the start of their part.
+    ///
+    /// # Errors
+    /// [`FormatError::Malformed`].
+    pub fn one<'a, T: Row>(bytes: &'a [u8], what: &'static str) -> Result<&'a T, FormatError> {
+        let is_one = bytes.len() == size_of::<T>();
+        let row = is_one.then(|| rkyv::api::low::access_pos::<T, Failure>(bytes, 0).ok());
+        row.flatten().ok_or(FormatError::Malformed { what })
     }
 
     /// What a row must be to be written.
@@ -586,7 +612,7 @@ pub mod rows {
 #[cfg(feature = "alloc")]
 #[derive(Debug, Default)]
 pub struct Writer {
-    parts: Vec<(PartKind, u32, Vec<u8>)>,
+    parts: Vec<(PartKind, Vec<u8>)>,
 }
 
 #[cfg(feature = "alloc")]
@@ -598,23 +624,17 @@ impl Writer {
     }
 
     /// Adds a part.
-    pub fn part(&mut self, kind: PartKind, index: u32, bytes: Vec<u8>) -> &mut Self {
-        self.parts.push((kind, index, bytes));
+    pub fn part(&mut self, kind: PartKind, bytes: Vec<u8>) -> &mut Self {
+        self.parts.push((kind, bytes));
         self
     }
 
-    /// Adds a table, in chunks of [`CHUNK_ROWS`] rows; one empty chunk where there are no rows.
-    pub fn chunked<T: rows::NewRow>(&mut self, kind: PartKind, rows: &[T]) -> &mut Self {
-        for (index, chunk) in (0..).zip(rows.chunks(CHUNK_ROWS)) {
-            self.part(kind, index, rows::encode(chunk));
-        }
-        if rows.is_empty() {
-            self.part(kind, 0, rows::encode::<T>(&[]));
-        }
-        self
+    /// Adds a table.
+    pub fn table<T: rows::NewRow>(&mut self, kind: PartKind, rows: &[T]) -> &mut Self {
+        self.part(kind, rows::encode(rows))
     }
 
-    /// The bytes of the file, parts sorted by (kind, index).
+    /// The bytes of the file, parts sorted by kind, the checksums of its pages behind them.
     ///
     /// # Errors
     /// [`FormatError::TooLarge`] with over 65,535 parts.
@@ -622,35 +642,40 @@ impl Writer {
         let part_count = u16::try_from(self.parts.len()).map_err(|_| FormatError::TooLarge {
             what: "the part table",
         })?;
-        self.parts
-            .sort_by_key(|(kind, index, _)| (*kind as u16, *index));
+        self.parts.sort_by_key(|(kind, _)| *kind as u16);
         let header_len = HEADER_LEN + PART_ROW_LEN * self.parts.len();
-        let size = self.parts.iter().map(|(.., b)| b.len() + PART_ALIGN);
+        let size = self.parts.iter().map(|(_, b)| b.len() + PART_ALIGN);
         let mut out = Vec::with_capacity(header_len + size.sum::<usize>());
         out.resize(header_len, 0);
-        for (i, (kind, index, bytes)) in self.parts.into_iter().enumerate() {
+        for (i, (kind, bytes)) in self.parts.into_iter().enumerate() {
             out.resize(out.len().next_multiple_of(PART_ALIGN), 0);
             let sum = match kind {
-                PartKind::Blocks | PartKind::Attributes => 0,
+                PartKind::Blocks => 0,
                 _ => checksum(&bytes),
             };
             let (offset, len) = (out.len() as u64, bytes.len() as u64);
             let row = &mut out[HEADER_LEN + i * PART_ROW_LEN..][..PART_ROW_LEN];
             row[..2].copy_from_slice(&(kind as u16).to_le_bytes());
-            row[4..8].copy_from_slice(&index.to_le_bytes());
             row[8..16].copy_from_slice(&offset.to_le_bytes());
             row[16..24].copy_from_slice(&len.to_le_bytes());
             row[24..].copy_from_slice(&sum.to_le_bytes());
             out.extend_from_slice(&bytes);
         }
+        let (body_len, payload_checksum) = (out.len(), checksum(&out[HEADER_LEN..header_len]));
+        // A file without parts is made by `wrap`.
+        let top_checksum = match part_count {
+            0 => 0,
+            _ => crate::pages::finish(&mut out),
+        };
         let header = Header {
             kind: kind as u16,
             header_len: u32::try_from(header_len).expect("65,535 rows of 32 bytes fit"),
-            payload_len: (out.len() - header_len) as u64,
-            payload_checksum: checksum(&out[HEADER_LEN..header_len]),
+            payload_len: (body_len - header_len) as u64,
+            payload_checksum,
             flags,
             part_count,
             bound_to,
+            top_checksum,
         };
         out[..HEADER_LEN].copy_from_slice(&header.to_bytes());
         Ok(out)
@@ -669,6 +694,7 @@ pub fn wrap(kind: Kind, flags: u32, payload: &[u8]) -> Vec<u8> {
         flags,
         part_count: 0,
         bound_to: 0,
+        top_checksum: 0,
     };
     let mut out = Vec::with_capacity(HEADER_LEN + payload.len());
     out.extend_from_slice(&header.to_bytes());

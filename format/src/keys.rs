@@ -5,9 +5,9 @@
 use rkyv::{Archive, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::attributes::{self, ArchivedAttributeRow, ArchivedTerms};
+use crate::attributes::{ArchivedAttributeRow, ArchivedTerms};
 use crate::error::FormatError;
-use crate::header::{CHUNK_ROWS, File, Kind, PartKind};
+use crate::header::{File, Kind, PartKind};
 use crate::names;
 use crate::text::{ArchivedTextCopy, ArchivedTextIdentity};
 
@@ -213,10 +213,7 @@ pub struct PlainState {
     pub ctime: Time,
 }
 
-/// Slots per chunk of [`PartKind::Identities`]. Chosen by the hash's high bits; probing stays within its chunk.
-pub const IDENTITY_CHUNK: usize = 4096;
-
-/// Hash of an identity, for [`PartKind::Identities`].
+/// Hash of an identity, for [`PartKind::TextIdentities`].
 #[must_use]
 pub fn identity_hash(device: u16, ino: u64) -> u64 {
     let mut bytes = [0; 10];
@@ -259,75 +256,58 @@ impl<'a> Keys<'a> {
     /// # Errors
     /// Those of [`File::rows`].
     pub fn devices(&self) -> Result<&'a [ArchivedDeviceRow], FormatError> {
-        self.file.rows(PartKind::Devices, 0)
+        self.file.rows(PartKind::Devices)
     }
 
-    /// Chunk `index` of the directories' keys: rows `index * CHUNK_ROWS` onwards.
+    /// The directories' keys. Their checksum is compared at each call, as in all that follow: keep the slice.
     ///
     /// # Errors
     /// Those of [`File::rows`].
-    pub fn dir_chunk(&self, index: u32) -> Result<&'a [ArchivedDirKey], FormatError> {
-        self.file.rows(PartKind::DirKeys, index)
+    pub fn dirs(&self) -> Result<&'a [ArchivedDirKey], FormatError> {
+        self.file.rows(PartKind::DirKeys)
     }
 
-    /// Chunk `index` of the files' identities.
+    /// The files' identities.
     ///
     /// # Errors
     /// Those of [`File::rows`].
-    pub fn file_chunk(&self, index: u32) -> Result<&'a [ArchivedFileKey], FormatError> {
-        self.file.rows(PartKind::FileKeys, index)
+    pub fn files(&self) -> Result<&'a [ArchivedFileKey], FormatError> {
+        self.file.rows(PartKind::FileKeys)
     }
 
-    /// Chunk `index` of the digests of directories' plain files.
+    /// The digests of directories' plain files.
     ///
     /// # Errors
     /// Those of [`File::rows`].
-    pub fn plain_chunk(
-        &self,
-        index: u32,
-    ) -> Result<&'a [rkyv::rend::unaligned::u64_ule], FormatError> {
-        self.file.rows(PartKind::PlainFiles, index)
+    pub fn plain(&self) -> Result<&'a [rkyv::rend::unaligned::u64_ule], FormatError> {
+        self.file.rows(PartKind::PlainFiles)
     }
 
-    /// How many chunks part `kind` has.
-    #[must_use]
-    pub fn chunk_count(&self, kind: PartKind) -> u32 {
-        let rows = self.file.parts().filter(|row| row.kind == kind as u16);
-        u32::try_from(rows.count()).unwrap_or(0)
-    }
-
-    /// Chunk `index` of the files with executable code.
+    /// The files with executable code.
     ///
     /// # Errors
     /// Those of [`File::rows`].
-    pub fn text_identities(&self, index: u32) -> Result<&'a [ArchivedTextIdentity], FormatError> {
-        self.file.rows(PartKind::TextIdentities, index)
+    pub fn text_identities(&self) -> Result<&'a [ArchivedTextIdentity], FormatError> {
+        self.file.rows(PartKind::TextIdentities)
     }
 
-    /// Chunk `index` of the patched copies.
+    /// The patched copies.
     ///
     /// # Errors
     /// Those of [`File::rows`].
-    pub fn text_copies(&self, index: u32) -> Result<&'a [ArchivedTextCopy], FormatError> {
-        self.file.rows(PartKind::TextCopies, index)
+    pub fn text_copies(&self) -> Result<&'a [ArchivedTextCopy], FormatError> {
+        self.file.rows(PartKind::TextCopies)
     }
 
-    /// Row `row` of the attributes; `None`: there are none. Checks a piece.
+    /// The attributes; `None`: there are none.
     ///
     /// # Errors
-    /// Those of [`attributes::piece`]; [`FormatError::Malformed`] if there is no such row.
-    pub fn attributes(&self, row: u32) -> Result<Option<&'a ArchivedAttributeRow>, FormatError> {
-        if !self.file.has(PartKind::Attributes, 0) {
+    /// Those of [`File::rows`].
+    pub fn attributes(&self) -> Result<Option<&'a [ArchivedAttributeRow]>, FormatError> {
+        if !self.file.has(PartKind::Attributes) {
             return Ok(None);
         }
-        let part = self.file.part_unchecked(PartKind::Attributes)?;
-        let malformed = FormatError::Malformed {
-            what: PartKind::Attributes.name(),
-        };
-        let (offset, len) = attributes::piece_of(row, part.len() as u64).ok_or(malformed)?;
-        let piece = attributes::piece(&part[offset as usize..][..len])?;
-        let row = piece.get(row as usize % attributes::PIECE_ROWS);
-        row.map(Some).ok_or(malformed)
+        self.file.rows(PartKind::Attributes).map(Some)
     }
 
     /// When the attributes may be used; `None`: there are none.
@@ -335,21 +315,18 @@ impl<'a> Keys<'a> {
     /// # Errors
     /// Those of [`File::rows`].
     pub fn attribute_terms(&self) -> Result<Option<&'a ArchivedTerms>, FormatError> {
-        if !self.file.has(PartKind::AttributeTerms, 0) {
+        if !self.file.has(PartKind::AttributeTerms) {
             return Ok(None);
         }
-        Ok(self.file.rows(PartKind::AttributeTerms, 0)?.first())
+        Ok(self.file.rows(PartKind::AttributeTerms)?.first())
     }
 
-    /// Chunk `index` of the numbers of directories' first rows.
+    /// The numbers of directories' first rows among the attributes.
     ///
     /// # Errors
     /// Those of [`File::rows`].
-    pub fn attribute_starts(
-        &self,
-        index: u32,
-    ) -> Result<&'a [rkyv::rend::unaligned::u32_ule], FormatError> {
-        self.file.rows(PartKind::AttributeStarts, index)
+    pub fn attribute_starts(&self) -> Result<&'a [rkyv::rend::unaligned::u32_ule], FormatError> {
+        self.file.rows(PartKind::AttributeStarts)
     }
 
     /// Identities of the configuration files named by the loader cache's inputs.
@@ -357,77 +334,19 @@ impl<'a> Keys<'a> {
     /// # Errors
     /// Those of [`File::rows`].
     pub fn inputs(&self) -> Result<&'a [ArchivedFileKey], FormatError> {
-        self.file.rows(PartKind::InputKeys, 0)
+        self.file.rows(PartKind::InputKeys)
     }
 
-    /// Key of directory `dir`. Checks a whole chunk: hold on to [`Keys::dir_chunk`] to read many.
+    /// Key of directory `dir`, as [`Keys::dirs`] has it.
     ///
     /// # Errors
     /// Those of [`File::rows`]; [`FormatError::Malformed`] if there is no such row.
     pub fn dir(&self, dir: u32) -> Result<&'a ArchivedDirKey, FormatError> {
-        let chunk = self.dir_chunk(dir / CHUNK_ROWS as u32)?;
-        chunk
-            .get(dir as usize % CHUNK_ROWS)
+        self.dirs()?
+            .get(dir as usize)
             .ok_or(FormatError::Malformed {
                 what: "directory keys",
             })
-    }
-
-    /// Chunk `index` of the slots from identities to directories.
-    fn identity_chunk(
-        &self,
-        index: u32,
-    ) -> Result<&'a [rkyv::rend::unaligned::u32_ule], FormatError> {
-        let slots: &[_] = self.file.rows(PartKind::Identities, index)?;
-        // Of another size it is not ours, and probing it could cost anything.
-        if slots.len() == IDENTITY_CHUNK {
-            Ok(slots)
-        } else {
-            Err(FormatError::Malformed {
-                what: "identity slots",
-            })
-        }
-    }
-
-    /// The first directory that had this identity when the keys were made; the caller compares the whole key.
-    ///
-    /// # Errors
-    /// Those of [`File::rows`].
-    pub fn dirs_by_identity(&self, device: u16, ino: u64) -> Result<Option<u32>, FormatError> {
-        let chunks = self
-            .file
-            .parts()
-            .filter(|row| row.kind == PartKind::Identities as u16);
-        let chunks = chunks.count() as u64;
-        if chunks == 0 {
-            return Ok(None);
-        }
-        let hash = identity_hash(device, ino);
-        let chunk = u32::try_from((hash >> 32) % chunks).unwrap_or(0);
-        let slots = self.identity_chunk(chunk)?;
-        // The chunk that was checked last: neighbours in the table are often neighbours in the tree.
-        let mut held: Option<(u32, &[ArchivedDirKey])> = None;
-        for i in 0..slots.len() {
-            let slot = slots[(hash as usize).wrapping_add(i) % slots.len()].to_native();
-            let Some(dir) = slot.checked_sub(1) else {
-                return Ok(None);
-            };
-            let index = dir / CHUNK_ROWS as u32;
-            let rows = match held {
-                Some((known, rows)) if known == index => rows,
-                _ => self.dir_chunk(index)?,
-            };
-            held = Some((index, rows));
-            let key = rows
-                .get(dir as usize % CHUNK_ROWS)
-                .ok_or(FormatError::Malformed {
-                    what: "identity slots",
-                })?;
-            if key.ino.to_native() == ino && key.device.to_native() == device {
-                return Ok(Some(dir));
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -439,15 +358,13 @@ pub use write::KeysContent;
 
 #[cfg(feature = "alloc")]
 mod write {
-    use alloc::vec;
     use alloc::vec::Vec;
 
-    use super::{DeviceRow, DirKey, FileKey, IDENTITY_CHUNK, Seal, identity_hash};
+    use super::{DeviceRow, DirKey, FileKey};
     use crate::attributes::Attributes;
     use crate::error::FormatError;
-    use crate::header::rows::encode;
     use crate::header::{Kind, PartKind, Writer};
-    use crate::text::{TextCopy, TextIdentity, copy_chunks, identity_chunks};
+    use crate::text::{TextCopy, TextIdentity, sorted_identities};
 
     /// Everything that goes into the file.
     #[derive(Debug, Default, Clone)]
@@ -474,40 +391,6 @@ mod write {
         pub attributes: Option<Attributes>,
     }
 
-    /// How many chunks the slots of so many directories take, unless their hashes are very uneven.
-    pub(super) fn chunk_count(dirs: &[DirKey]) -> usize {
-        let sealed = dirs.iter().filter(|key| key.seal == Seal::Sealed as u8);
-        (2 * sealed.count()).div_ceil(IDENTITY_CHUNK).max(1)
-    }
-
-    /// The slots in that many chunks; `None` if they do not fit.
-    pub(super) fn identities(dirs: &[DirKey], chunks: usize) -> Option<Vec<Vec<u32>>> {
-        let mut table = vec![vec![0_u32; IDENTITY_CHUNK]; chunks];
-        let mut room = vec![IDENTITY_CHUNK - 1; chunks];
-        for (number, key) in (0_u32..).zip(dirs) {
-            if key.seal != Seal::Sealed as u8 {
-                continue;
-            }
-            let hash = identity_hash(key.device, key.ino);
-            let chunk = usize::try_from((hash >> 32) % chunks as u64).expect("below chunks");
-            let slots = &mut table[chunk];
-            let mut at = hash as usize % IDENTITY_CHUNK;
-            // One directory in several places (bind mounts) has one slot: else no table would be large enough for all.
-            let is_twin = |slot: u32| {
-                let other = &dirs[slot as usize - 1];
-                (other.device, other.ino) == (key.device, key.ino)
-            };
-            while slots[at] != 0 && !is_twin(slots[at]) {
-                at = (at + 1) % IDENTITY_CHUNK;
-            }
-            if slots[at] == 0 {
-                room[chunk] = room[chunk].checked_sub(1)?;
-                slots[at] = number + 1;
-            }
-        }
-        Some(table)
-    }
-
     impl KeysContent {
         /// The bytes of the file.
         ///
@@ -515,27 +398,14 @@ mod write {
         /// [`FormatError::TooLarge`].
         pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
             let mut file = Writer::new();
-            file.part(PartKind::Devices, 0, encode(&self.devices));
-            file.chunked(PartKind::DirKeys, &self.dirs);
-            file.chunked(PartKind::FileKeys, &self.files);
-            file.part(PartKind::InputKeys, 0, encode(&self.inputs));
-            file.chunked(PartKind::PlainFiles, &self.plain);
-            let mut chunks = chunk_count(&self.dirs);
-            let slots = loop {
-                match identities(&self.dirs, chunks) {
-                    Some(slots) => break slots,
-                    None => chunks *= 2,
-                }
-            };
-            for (index, slots) in (0..).zip(slots) {
-                file.part(PartKind::Identities, index, encode(&slots));
-            }
-            for (index, rows) in (0..).zip(identity_chunks(&self.text_identities)) {
-                file.part(PartKind::TextIdentities, index, encode(&rows));
-            }
-            for (index, rows) in (0..).zip(copy_chunks(&self.text_copies)) {
-                file.part(PartKind::TextCopies, index, encode(&rows));
-            }
+            file.table(PartKind::Devices, &self.devices);
+            file.table(PartKind::DirKeys, &self.dirs);
+            file.table(PartKind::FileKeys, &self.files);
+            file.table(PartKind::InputKeys, &self.inputs);
+            file.table(PartKind::PlainFiles, &self.plain);
+            let identities = sorted_identities(&self.text_identities);
+            file.table(PartKind::TextIdentities, &identities);
+            file.table(PartKind::TextCopies, &self.text_copies);
             if let Some(attributes) = &self.attributes {
                 attributes.put(&mut file);
             }

@@ -14,6 +14,7 @@
 //! | [`cpuid`] | `.elfuse/cpuid`: what CPUID says on this machine |
 //! | [`attributes`] | what the keys of a frozen tree say of each name |
 //! | [`text`] | `.elfuse/text/*`: patched copies, and what the keys say of them |
+//! | [`pages`] | the checksums of a file's pages |
 //! | [`names`] | the reserved names, and the hash of a name |
 //!
 //! The crate is `no_std`. Everything read is hostile until checked. Reading never panics, never allocates, and costs time in
@@ -39,6 +40,7 @@ pub mod keys;
 pub mod ld_so_cache;
 pub mod loader_cache;
 pub mod names;
+pub mod pages;
 pub mod sidecar;
 pub mod span;
 pub mod text;

@@ -16,7 +16,7 @@ use rkyv::{Archive, Serialize};
 use crate::checksum::checksum;
 use crate::elf_facts::ContentHash;
 use crate::error::FormatError;
-use crate::header::{CHUNK_ROWS, File, Kind, PartKind};
+use crate::header::{File, Kind, PartKind};
 use crate::sidecar::Block;
 use crate::span::{ArchivedSpan, Span};
 
@@ -233,7 +233,7 @@ macro_rules! whole_part {
         /// # Errors
         /// Those of [`File::part`]; [`FormatError::Malformed`].
         pub fn $name(&self) -> Result<&'a $archived<'a>, FormatError> {
-            let bytes = self.file.part(PartKind::$kind, 0)?;
+            let bytes = self.file.part(PartKind::$kind)?;
             rkyv::api::low::access::<$archived<'a>, Failure>(bytes).map_err(|_| {
                 FormatError::Malformed {
                     what: PartKind::$kind.name(),
@@ -266,22 +266,21 @@ impl<'a> LoaderCache<'a> {
         self.file.header().payload_checksum
     }
 
-    /// Chunk `index` of the directories: rows `index * CHUNK_ROWS` onwards.
+    /// The directories. Their checksum is compared at each call: keep the slice.
     ///
     /// # Errors
     /// Those of [`File::rows`].
-    pub fn dir_chunk(&self, index: u32) -> Result<&'a [ArchivedDirRow], FormatError> {
-        self.file.rows(PartKind::Dirs, index)
+    pub fn dirs(&self) -> Result<&'a [ArchivedDirRow], FormatError> {
+        self.file.rows(PartKind::Dirs)
     }
 
-    /// Row of directory `dir`. Checks a whole chunk: hold on to [`LoaderCache::dir_chunk`] to read many.
+    /// Row of directory `dir`, as [`LoaderCache::dirs`] has it.
     ///
     /// # Errors
     /// Those of [`File::rows`]; [`FormatError::Malformed`] if there is no such row.
     pub fn dir(&self, dir: u32) -> Result<&'a ArchivedDirRow, FormatError> {
-        let chunk = self.dir_chunk(dir / CHUNK_ROWS as u32)?;
-        chunk
-            .get(dir as usize % CHUNK_ROWS)
+        self.dirs()?
+            .get(dir as usize)
             .ok_or(FormatError::Malformed {
                 what: "directory rows",
             })

@@ -5,6 +5,7 @@
 //! content alone: no times, no inode numbers, no path.
 
 mod check;
+mod find;
 #[cfg(feature = "alloc")]
 mod write;
 
@@ -18,7 +19,6 @@ use rkyv::{Archive, Serialize};
 use crate::elf_facts::{ArchivedElfRow, ElfRow, MAX_STRINGS};
 use crate::error::FormatError;
 use crate::header::{File, Kind as FileKind};
-use crate::names;
 use crate::span::{ArchivedSpan, Span};
 
 /// What a name stands for.
@@ -85,22 +85,10 @@ pub struct HostRow {
     pub spelling: Span,
 }
 
-/// The payload as it is written: tables over one blob of strings.
+/// The payload as it is written: tables over one blob of strings. What it takes to find a name comes last, so that of a long block who
+/// looks for one touches the end alone.
 #[derive(Archive, Serialize, Debug, Clone, Copy)]
 pub struct Sidecar<'a> {
-    /// Names in order, then every other string, each once.
-    #[rkyv(with = InlineAsBox)]
-    pub strings: &'a [u8],
-    /// Sorted by name.
-    #[rkyv(with = InlineAsBox)]
-    pub entries: &'a [EntryRow],
-    /// Open-addressed table of [`slot_count`] slots, probed linearly from the low bits of [`names::hash`], [`PROBES`] of them at
-    /// most. A slot is 0 (free) or `tag << 24 | entry + 1`, the tag being the hash's top eight bits.
-    #[rkyv(with = InlineAsBox)]
-    pub slots: &'a [u32],
-    /// Symlink targets.
-    #[rkyv(with = InlineAsBox)]
-    pub targets: &'a [Span],
     /// Facts, sorted by entry.
     #[rkyv(with = InlineAsBox)]
     pub elves: &'a [ElfRow],
@@ -110,6 +98,19 @@ pub struct Sidecar<'a> {
     /// Sorted by entry.
     #[rkyv(with = InlineAsBox)]
     pub hosts: &'a [HostRow],
+    /// Names in order, then every other string, each once.
+    #[rkyv(with = InlineAsBox)]
+    pub strings: &'a [u8],
+    /// Symlink targets.
+    #[rkyv(with = InlineAsBox)]
+    pub targets: &'a [Span],
+    /// Sorted by name.
+    #[rkyv(with = InlineAsBox)]
+    pub entries: &'a [EntryRow],
+    /// Open-addressed table of [`slot_count`] slots, probed linearly from the low bits of [`crate::names::hash`], [`PROBES`] of them at
+    /// most. A slot is 0 (free) or `tag << 24 | entry + 1`, the tag being the hash's top eight bits.
+    #[rkyv(with = InlineAsBox)]
+    pub slots: &'a [u32],
 }
 
 /// A checked view of a payload.
@@ -141,14 +142,6 @@ pub struct Elf<'a> {
     block: Block<'a>,
     /// The row.
     pub row: &'a ArchivedElfRow,
-}
-
-/// What the slots say of a name.
-enum Probed<'a> {
-    Slot(Entry<'a>),
-    Absent,
-    /// All slots within reach are taken by others.
-    OutOfReach,
 }
 
 /// How many slots are looked at for one name before the sorted names are searched instead.
@@ -238,65 +231,6 @@ impl<'a> Block<'a> {
     pub fn elf(&self, index: usize) -> Option<Elf<'a>> {
         let row = self.archive.elves.get().get(index)?;
         Some(Elf { block: *self, row })
-    }
-
-    /// The entry called `name`, `None` if the directory has none.
-    ///
-    /// # Errors
-    /// [`FormatError::Malformed`] where slots or names lie: then neither answer may be given.
-    pub fn find(&self, name: &[u8]) -> Result<Option<Entry<'a>>, FormatError> {
-        Ok(match self.probe(name)? {
-            Probed::Slot(entry) => Some(entry),
-            Probed::Absent => None,
-            Probed::OutOfReach => self.search(name)?,
-        })
-    }
-
-    fn probe(&self, name: &[u8]) -> Result<Probed<'a>, FormatError> {
-        let slots = self.archive.slots.get();
-        if slots.is_empty() && self.is_empty() {
-            return Ok(Probed::Absent);
-        }
-        if !slots.len().is_power_of_two() {
-            return Err(MALFORMED);
-        }
-        let hash = names::hash(name);
-        let (mask, tag) = (slots.len() - 1, (hash >> 56) as u32);
-        for i in 0..PROBES.min(slots.len()) {
-            let at = (hash as usize).wrapping_add(i) & mask;
-            let slot = slots.get(at).ok_or(MALFORMED)?.to_native();
-            if slot == 0 {
-                return Ok(Probed::Absent);
-            }
-            if slot >> 24 == tag {
-                let index = (slot & 0x00ff_ffff).checked_sub(1).ok_or(MALFORMED)?;
-                let entry = self.entry(index as usize).ok_or(MALFORMED)?;
-                if entry.name().ok_or(MALFORMED)? == name {
-                    return Ok(Probed::Slot(entry));
-                }
-            }
-        }
-        // At least half of the slots are free in what our writer makes.
-        if slots.len() <= PROBES {
-            return Err(MALFORMED);
-        }
-        Ok(Probed::OutOfReach)
-    }
-
-    /// By halving. Whoever may choose the names in a directory can make them crowd the same slots, so the slots alone would
-    /// not bound what finding one costs.
-    fn search(&self, name: &[u8]) -> Result<Option<Entry<'a>>, FormatError> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            let entry = self.entry(middle).ok_or(MALFORMED)?;
-            match entry.name().ok_or(MALFORMED)?.cmp(name) {
-                core::cmp::Ordering::Equal => return Ok(Some(entry)),
-                core::cmp::Ordering::Less => low = middle + 1,
-                core::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        Ok(None)
     }
 
     fn string(&self, span: &ArchivedSpan) -> Option<&'a [u8]> {
@@ -477,5 +411,6 @@ impl<'a> Elf<'a> {
     }
 }
 
+pub use find::{Found, Names, TAIL_LEN, Table, Tables, find};
 #[cfg(feature = "alloc")]
 pub use write::{Content, NewEntry, encode};

@@ -11,10 +11,11 @@
 //! Data and code are linked for the low address L, which follows from the content hash. All else that a stub needs (where the
 //! runtime is, where the file was mapped) are words of the data that the runtime fills in, so that the code is never written to.
 
+use core::cmp::Ordering;
+
 use rkyv::{Archive, Serialize};
 
 use crate::elf_facts::ContentHash;
-use crate::header::PartTable;
 use crate::keys::{ArchivedTime, State, Time, identity_hash};
 
 /// Of the lists below, of how sites are judged, and of what stubs expect of the runtime. A copy made for another number is not used.
@@ -345,10 +346,6 @@ impl TextVerdict {
     }
 }
 
-/// Rows of [`crate::header::PartKind::TextIdentities`] in a chunk, on average.
-pub const IDENTITIES_PER_CHUNK: usize = 256;
-/// Rows of [`crate::header::PartKind::TextCopies`] in each chunk but the last.
-pub const COPIES_PER_CHUNK: usize = 64;
 /// In [`TextIdentity::copy`]: none.
 pub const NO_COPY: u32 = u32::MAX;
 
@@ -420,31 +417,45 @@ pub struct TextCopy {
     pub flags: u16,
 }
 
-/// The chunk that has the row of this identity, of so many.
-#[must_use]
-pub fn identity_chunk(device: u16, ino: u64, chunks: u32) -> u32 {
-    let chunk = (identity_hash(device, ino) >> 32) % u64::from(chunks.max(1));
-    u32::try_from(chunk).unwrap_or(0)
+/// Finds the row of an identity among `count` rows that are sorted by hash, then inode, then device; `row` gives them by number. A few
+/// rows close to each other are looked at, as hashes are spread evenly; of rows that are not sorted some may not be found.
+///
+/// # Errors
+/// The first of `row`.
+pub fn find_identity<'a, E>(
+    count: u32,
+    (device, ino): (u16, u64),
+    mut row: impl FnMut(u32) -> Result<&'a ArchivedTextIdentity, E>,
+) -> Result<Option<&'a ArchivedTextIdentity>, E> {
+    let wanted = order(device, ino);
+    let (mut low, mut high) = (0, count);
+    let guess = (u128::from(wanted.0) * u128::from(count)) >> 64;
+    let (mut at, mut step) = (u32::try_from(guess).unwrap_or(0), 8_u32);
+    while low < high {
+        if !(low..high).contains(&at) {
+            at = low.midpoint(high);
+        }
+        let found = row(at)?;
+        match order(found.device.to_native(), found.ino.to_native()).cmp(&wanted) {
+            Ordering::Equal => return Ok(Some(found)),
+            Ordering::Less => {
+                low = at + 1;
+                at = at.saturating_add(step);
+            }
+            Ordering::Greater => {
+                high = at;
+                at = at.saturating_sub(step);
+            }
+        }
+        // Out of bounds from some step on: by halving then.
+        step = step.saturating_mul(2);
+    }
+    Ok(None)
 }
 
-/// How many chunks a chunked part has.
-#[must_use]
-pub fn chunk_count(table: &PartTable<'_>, kind: crate::header::PartKind) -> u32 {
-    let rows = table.rows().filter(|row| row.kind == kind as u16);
-    u32::try_from(rows.count()).unwrap_or(0)
-}
-
-/// The row of an identity in its chunk. Rows that are out of order may hide it, which costs speed.
-#[must_use]
-pub fn find_identity(
-    rows: &[ArchivedTextIdentity],
-    device: u16,
-    ino: u64,
-) -> Option<&ArchivedTextIdentity> {
-    let found = rows.binary_search_by_key(&(ino, device), |row| {
-        (row.ino.to_native(), row.device.to_native())
-    });
-    rows.get(found.ok()?)
+/// What the rows are sorted by.
+pub(crate) fn order(device: u16, ino: u64) -> (u64, u64, u16) {
+    (identity_hash(device, ino), ino, device)
 }
 
 fn is_state(
@@ -548,37 +559,21 @@ impl ArchivedTextCopy {
 }
 
 #[cfg(feature = "alloc")]
-pub use write::{copy_chunks, identity_chunks};
+pub(crate) use write::sorted_identities;
 
 #[cfg(feature = "alloc")]
 mod write {
-    use alloc::vec;
     use alloc::vec::Vec;
 
-    use super::{COPIES_PER_CHUNK, IDENTITIES_PER_CHUNK, TextCopy, TextIdentity, identity_chunk};
+    use super::{TextIdentity, order};
 
-    /// The chunks of part 8. Of two rows with one identity (hard links, bind mounts) one is kept.
+    /// The rows of part 8. Of two rows with one identity (hard links, bind mounts) one is kept.
     #[must_use]
-    pub fn identity_chunks(rows: &[TextIdentity]) -> Vec<Vec<TextIdentity>> {
+    pub(crate) fn sorted_identities(rows: &[TextIdentity]) -> Vec<TextIdentity> {
         let mut sorted = rows.to_vec();
-        sorted.sort_by_key(|row| (row.ino, row.device));
+        sorted.sort_by_cached_key(|row| order(row.device, row.ino));
         sorted.dedup_by_key(|row| (row.ino, row.device));
-        let count = sorted.len().div_ceil(IDENTITIES_PER_CHUNK).max(1);
-        let mut chunks = vec![Vec::new(); count];
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        for row in sorted {
-            chunks[identity_chunk(row.device, row.ino, count) as usize].push(row);
-        }
-        chunks
-    }
-
-    /// The chunks of part 9; one empty chunk where there are no copies.
-    #[must_use]
-    pub fn copy_chunks(rows: &[TextCopy]) -> Vec<Vec<TextCopy>> {
-        if rows.is_empty() {
-            return vec![Vec::new()];
-        }
-        rows.chunks(COPIES_PER_CHUNK).map(<[_]>::to_vec).collect()
+        sorted
     }
 }
 

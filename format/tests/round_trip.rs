@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use elfuse_format::elf_facts::ElfFacts;
-use elfuse_format::header::CHUNK_ROWS;
-use elfuse_format::keys::{DirKey, FileKey, Keys, KeysContent, Seal, Time};
+use elfuse_format::keys::{DirKey, FileKey, Keys, KeysContent, Time};
 use elfuse_format::loader_cache::{
     CandidateRow, LoaderCache, LoaderCacheContent, NONE, NewDir, NewInput, NewObject, NewProgram,
     NewSoname, Reason,
 };
 use elfuse_format::sidecar::{self, Block, Content, NewEntry};
 use elfuse_format::span::Span;
+use elfuse_format::text::{TextIdentity, find_identity};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -176,14 +176,9 @@ proptest! {
         prop_assert_eq!(keys.bound_to(), content.bound_to);
         for (number, key) in (0..).zip(&dirs) {
             prop_assert_eq!(keys.dir(number).unwrap().to_native(), *key);
-            if key.seal == Seal::Sealed as u8 {
-                let found = keys.dirs_by_identity(key.device, key.ino).unwrap();
-                let twin = found.map(|dir| &dirs[dir as usize]).expect("a sealed directory");
-                prop_assert_eq!((twin.ino, twin.device), (key.ino, key.device));
-            }
         }
         prop_assert!(keys.dir(u32::try_from(dirs.len()).unwrap()).is_err());
-        prop_assert_eq!(keys.file_chunk(0).unwrap().len(), 3);
+        prop_assert_eq!(keys.files().unwrap().len(), 3);
     }
 
     #[test]
@@ -258,26 +253,34 @@ proptest! {
 }
 
 #[test]
-fn tables_of_several_chunks_keep_their_rows_apart() {
-    let count = u32::try_from(2 * CHUNK_ROWS + 1).unwrap();
-    let dirs: Vec<_> = (0..count)
-        .map(|number| samples::dir_key(u64::from(number) + 5))
-        .collect();
-    let content = KeysContent {
-        plain: vec![1; dirs.len()],
-        dirs,
-        ..samples::keys_content()
-    };
-    let bytes = content.encode().unwrap();
-    let keys = Keys::parse(&bytes).unwrap();
-    keys.check().unwrap();
-    for number in 0..count {
-        let ino = u64::from(number) + 5;
-        assert_eq!(keys.dir(number).unwrap().ino.to_native(), ino);
-        assert_eq!(keys.dirs_by_identity(0, ino), Ok(Some(number)));
+fn each_text_identity_is_found_among_many_and_no_other_is() {
+    for count in [0, 1, 2, 100, 3000_u64] {
+        let identity = |ino| TextIdentity {
+            ino: ino * 7,
+            ..samples::keys_content().text_identities[0]
+        };
+        let content = KeysContent {
+            text_identities: (0..count).map(identity).collect(),
+            ..samples::keys_content()
+        };
+        let bytes = content.encode().unwrap();
+        let keys = Keys::parse(&bytes).unwrap();
+        keys.check().unwrap();
+        let rows = keys.text_identities().unwrap();
+        let device = rows.first().map_or(0, |row| row.device.to_native());
+        let mut looks = 0;
+        for ino in 0..count * 7 {
+            let row = |number: u32| {
+                looks += 1;
+                rows.get(number as usize).ok_or(number)
+            };
+            let found = find_identity(rows.len() as u32, (device, ino), row).unwrap();
+            let expected = ino.is_multiple_of(7).then_some(ino);
+            assert_eq!(found.map(|row| row.ino.to_native()), expected);
+        }
+        // Few rows, wherever the hash points.
+        assert!(looks <= count * 7 * 8, "{looks} for {count}");
     }
-    assert!(keys.dir(count).is_err());
-    assert_eq!(keys.dirs_by_identity(0, 4), Ok(None));
 }
 
 #[test]

@@ -95,10 +95,7 @@ impl Index {
     fn read_dirs(&mut self) -> Result<(), FormatError> {
         let cache = LoaderCache::parse(&self.loader_cache)?;
         cache.check()?;
-        let chunks = (0..).take_while(|&i| cache.file().has(PartKind::Dirs, i));
-        for chunk in chunks {
-            self.dirs.extend_from_slice(cache.dir_chunk(chunk)?);
-        }
+        self.dirs.extend_from_slice(cache.dirs()?);
         let blocks = cache.file().part_unchecked(PartKind::Blocks)?;
         // Both slices are of the same bytes.
         self.blocks = blocks.as_ptr() as usize - self.loader_cache.as_ptr() as usize;
@@ -124,25 +121,15 @@ impl Index {
         self.has_attributes = keys.attribute_terms()?.is_some();
         let devices = keys.devices()?.iter();
         self.devices = devices.map(|row| row.dev.to_native()).collect();
-        for chunk in (0..).take_while(|&i| keys.file().has(PartKind::DirKeys, i)) {
-            self.dir_keys.extend_from_slice(keys.dir_chunk(chunk)?);
-        }
-        for chunk in (0..).take_while(|&i| keys.file().has(PartKind::PlainFiles, i)) {
-            let digests = keys.plain_chunk(chunk)?.iter();
-            self.plain.extend(digests.map(|digest| digest.to_native()));
-        }
-        for chunk in (0..).take_while(|&i| keys.file().has(PartKind::FileKeys, i)) {
-            self.file_keys.extend_from_slice(keys.file_chunk(chunk)?);
-        }
-        for chunk in 0..keys.chunk_count(PartKind::TextIdentities) {
-            let rows = keys.text_identities(chunk)?;
-            self.text_identities.extend_from_slice(rows);
-        }
+        self.dir_keys.extend_from_slice(keys.dirs()?);
+        let digests = keys.plain()?.iter();
+        self.plain.extend(digests.map(|digest| digest.to_native()));
+        self.file_keys.extend_from_slice(keys.files()?);
+        self.text_identities
+            .extend_from_slice(keys.text_identities()?);
         self.text_identities
             .sort_by_key(|row| (row.ino.to_native(), row.device.to_native()));
-        for chunk in 0..keys.chunk_count(PartKind::TextCopies) {
-            self.text_copies.extend_from_slice(keys.text_copies(chunk)?);
-        }
+        self.text_copies.extend_from_slice(keys.text_copies()?);
         self.input_keys.extend_from_slice(keys.inputs()?);
         let inputs = LoaderCache::parse(&self.loader_cache)?
             .inputs()?

@@ -445,7 +445,7 @@ pub fn read_whole(file: &File) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::with_capacity(HEADER_LEN);
     file.take(HEADER_LEN as u64).read_to_end(&mut bytes)?;
     let header = Header::parse(&bytes).map_err(ReadError::Format)?;
-    let expected = u64::from(header.header_len).saturating_add(header.payload_len);
+    let expected = header.file_len();
     let found = status.identity.size;
     if expected != found {
         return Err(ReadError::Format(FormatError::Length { expected, found }));

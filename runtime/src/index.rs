@@ -4,10 +4,9 @@
 //! [`Index::key`] of every directory on the way with what the host says of it now.
 
 use elfuse_format::FormatError;
-use elfuse_format::header::CHUNK_ROWS;
 use elfuse_format::keys::{ArchivedDirKey, Keys, Seal};
 use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
-use elfuse_format::sidecar::{Block, Kind};
+use elfuse_format::sidecar::{Block, Kind, Names, find};
 
 /// Number of a directory in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,7 +60,7 @@ pub enum IndexError {
     Keys(FormatError),
     /// The keys were made for another loader cache: one of the two was just being published.
     Unbound,
-    /// A file is shorter than it was when it was mapped, or cannot be read.
+    /// A file is shorter than its header says, or cannot be read.
     Fault,
     /// There is too little memory for the tables.
     NoRoom,
@@ -91,23 +90,23 @@ impl Children {
     }
 }
 
-/// What `name` is in the directory whose names `block` are.
+/// What `name` is in the directory that has these names.
 #[inline(always)]
-pub(crate) fn step<'a>(
-    block: Block<'a>,
+pub(crate) fn step<'a, N: Names<'a>>(
+    names: &N,
     name: &[u8],
-    children: impl FnOnce() -> Result<Children, FormatError>,
-) -> Result<Step<'a>, FormatError> {
+    children: impl FnOnce() -> Result<Children, N::Error>,
+) -> Result<Step<'a>, N::Error> {
     const MALFORMED: FormatError = FormatError::Malformed {
         what: "directory block",
     };
-    let Some(entry) = block.find(name)? else {
+    let Some(entry) = find(names, name)? else {
         return Ok(Step::Absent);
     };
     match entry.kind().ok_or(MALFORMED)? {
         Kind::File => Ok(Step::File),
         Kind::Other => Ok(Step::Other),
-        Kind::Symlink => entry.target().map(Step::Symlink).ok_or(MALFORMED),
+        Kind::Symlink => entry.target(names).map(Step::Symlink),
         Kind::Directory => {
             let rank = entry.rank().ok_or(MALFORMED)?;
             let child = children()?.child(rank).ok_or(MALFORMED)?;
@@ -163,7 +162,7 @@ impl<'a> Index<'a> {
         block: Block<'a>,
         name: &[u8],
     ) -> Result<Step<'a>, FormatError> {
-        step(block, name, || Ok(Children::of(dir, self.row(dir)?)))
+        step(&block, name, || Ok(Children::of(dir, self.row(dir)?)))
     }
 
     /// What must be so on the host for the names of `dir` to be believed; `None`: they may not be, whatever the host says.
@@ -172,8 +171,7 @@ impl<'a> Index<'a> {
     /// [`FormatError`]: the index lies; ask the host.
     pub fn key(&self, dir: DirId) -> Result<Option<&'a ArchivedDirKey>, FormatError> {
         let row = self.row(dir)?;
-        let chunk = self.keys.dir_chunk(dir.0 / CHUNK_ROWS as u32)?;
-        let key = chunk.get(dir.0 as usize % CHUNK_ROWS);
+        let key = self.keys.dirs()?.get(dir.0 as usize);
         Ok(key.filter(|key| {
             Seal::from_byte(key.seal) == Seal::Sealed && key.block_checksum == row.block_checksum
         }))

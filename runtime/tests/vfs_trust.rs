@@ -262,7 +262,7 @@ fn without_room_for_it_the_index_is_not_used_and_nothing_else_changes() {
     let strings = Strings::of(&tree);
     let mounts = strings.mounts();
     let mut hits = [0, 0];
-    for room in (0..6000).step_by(64) {
+    for room in (0..64 << 10).step_by(256) {
         let mut memory = vec![0; room];
         let arena = Arena::cleared(&mut memory);
         let generation = Generation::new();

@@ -3,7 +3,7 @@
 //! Written against `elfuse-format` alone and with std's own file functions, so that a mistake in the indexer's is not repeated
 //! here. It is for a tree at rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -220,9 +220,7 @@ impl Check<'_> {
     }
 
     fn file_key(&self, number: u32) -> Option<&ArchivedFileKey> {
-        let chunk = elfuse_format::header::CHUNK_ROWS as u32;
-        let rows = self.keys.file_chunk(number / chunk).ok()?;
-        rows.get((number % chunk) as usize)
+        self.keys.files().ok()?.get(number as usize)
     }
 
     /// A reader goes by the mode bits of a believed directory to tell who may search it.
@@ -329,6 +327,11 @@ impl Check<'_> {
 
     /// A directory may also be reached by its identity, as the working directory of a process is: then no chain leads to it.
     fn by_identity(&mut self, root: &Path) {
+        let mut numbers = HashMap::new();
+        for (number, key) in (0_u32..).zip(self.keys.dirs().unwrap_or_default()) {
+            let identity = (key.device.to_native(), key.ino.to_native());
+            numbers.entry(identity).or_insert(number);
+        }
         let walk = walkdir::WalkDir::new(root).into_iter();
         let inside = |entry: &walkdir::DirEntry| {
             entry.depth() != 1 || entry.file_name() != OsStr::new(".elfuse")
@@ -344,7 +347,7 @@ impl Check<'_> {
                 if dev != found.dev() {
                     continue;
                 }
-                let Ok(Some(number)) = self.keys.dirs_by_identity(slot, found.ino()) else {
+                let Some(&number) = numbers.get(&(slot, found.ino())) else {
                     continue;
                 };
                 let Some((row, block)) = self.reader.directory(number) else {

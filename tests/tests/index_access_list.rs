@@ -122,13 +122,12 @@ fn content_of(keys: &Keys<'_>) -> KeysContent {
                 fs_id: row.fs_id.to_native(),
             })
             .collect(),
-        // A small tree has one chunk of each.
-        dirs: (keys.dir_chunk(0).unwrap().iter())
+        dirs: (keys.dirs().unwrap().iter())
             .map(|key| key.to_native())
             .collect(),
-        files: keys.file_chunk(0).unwrap().iter().map(file).collect(),
+        files: keys.files().unwrap().iter().map(file).collect(),
         inputs: keys.inputs().unwrap().iter().map(file).collect(),
-        plain: (keys.plain_chunk(0).unwrap().iter())
+        plain: (keys.plain().unwrap().iter())
             .map(|digest| digest.to_native())
             .collect(),
         text_identities: Vec::new(),

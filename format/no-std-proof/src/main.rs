@@ -65,8 +65,8 @@ fn read_file(file: &[u8]) -> Result<(), FormatError> {
         Ok(Some(Kind::Sidecar)) => read_block(Block::parse(sidecar::payload(file)?)?),
         Ok(Some(Kind::Keys)) => {
             let keys = Keys::parse(file)?;
-            let key = keys.dir(0)?;
-            keys.dirs_by_identity(key.device.to_native(), key.ino.to_native())?;
+            keys.dir(0)?;
+            keys.text_identities()?;
             keys.devices()?;
             keys.inputs().map(drop)
         }

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use super::{ArchivedDirRow, LoaderCache, NONE, Reason};
+use super::{LoaderCache, NONE, Reason};
 use crate::error::FormatError;
-use crate::header::{CHUNK_ROWS, PartKind};
+use crate::header::PartKind;
 use crate::sidecar::Block;
 use crate::span::ArchivedSpan;
 
@@ -52,18 +52,10 @@ impl<'a> LoaderCache<'a> {
 
     fn check_dirs(&self) -> Result<Dirs<'a>, FormatError> {
         const MALFORMED: FormatError = malformed(PartKind::Dirs);
-        let mut rows: Vec<&'a ArchivedDirRow> = Vec::new();
-        for chunk in (0..).take_while(|&index| self.file.has(PartKind::Dirs, index)) {
-            let more = self.dir_chunk(chunk)?;
-            let full = rows.len() == chunk as usize * CHUNK_ROWS;
-            if !full || more.len() > CHUNK_ROWS || (more.is_empty() && chunk > 0) {
-                return Err(MALFORMED);
-            }
-            rows.extend(more);
-        }
+        let rows = self.dirs()?;
         let mut blocks = Vec::with_capacity(rows.len());
         let (mut next_child, mut next_elf, mut next_block) = (1_u64, 0_u64, 0_u64);
-        for (number, row) in (0_u32..).zip(&rows) {
+        for (number, row) in (0_u32..).zip(rows) {
             let block = self.block(row)?;
             let (mut directories, mut elves) = (0, 0);
             if let Some(block) = block {

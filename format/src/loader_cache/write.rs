@@ -237,11 +237,11 @@ impl LoaderCacheContent<'_> {
             blocks.extend_from_slice(dir.block);
         }
         let mut file = Writer::new();
-        file.chunked(PartKind::Dirs, &rows);
-        file.part(PartKind::Blocks, 0, blocks);
-        file.part(PartKind::Inputs, 0, inputs(self.inputs)?);
-        file.part(PartKind::Sonames, 0, sonames(self.sonames)?);
-        file.part(PartKind::Closures, 0, closures(self.programs)?);
+        file.table(PartKind::Dirs, &rows);
+        file.part(PartKind::Blocks, blocks);
+        file.part(PartKind::Inputs, inputs(self.inputs)?);
+        file.part(PartKind::Sonames, sonames(self.sonames)?);
+        file.part(PartKind::Closures, closures(self.programs)?);
         file.finish(Kind::LoaderCache, self.rules, 0)
     }
 }

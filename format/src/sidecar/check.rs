@@ -1,8 +1,8 @@
 //! The whole of a payload at once, for tools: a run checks what it touches.
 
+use super::find::{Probed, probe};
 use super::{
-    Block, Elf, Entry, Kind, MALFORMED, MAX_HOST_SPELLING, MAX_TARGET, Probed, entry_flags,
-    slot_count,
+    Block, Elf, Entry, Kind, MALFORMED, MAX_HOST_SPELLING, MAX_TARGET, entry_flags, slot_count,
 };
 use crate::error::FormatError;
 
@@ -35,7 +35,7 @@ impl Block<'_> {
                 return Err(MALFORMED);
             }
             previous = name;
-            match self.probe(name)? {
+            match probe(self, name)? {
                 Probed::Slot(found) if found.index == entry.index => at.slots += 1,
                 Probed::OutOfReach => {}
                 Probed::Slot(_) | Probed::Absent => return Err(MALFORMED),

@@ -15,6 +15,7 @@ use elfuse_format::header::{self, File, HEADER_LEN, Header, Kind, PART_ROW_LEN, 
 use elfuse_format::keys::Keys;
 use elfuse_format::ld_so_cache::{Flags, LdSoCache, Wanted};
 use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
+use elfuse_format::pages;
 use elfuse_format::sidecar::{self, Block, Content, NewEntry};
 use elfuse_format::text;
 
@@ -111,47 +112,37 @@ fn touch_keys(data: &[u8]) {
     let devices = keys.devices().map(<[_]>::len);
     assert!(devices.is_ok() || !checked);
     for dir in (0..40).chain([1023, 1024, u32::MAX]) {
-        let Ok(key) = keys.dir(dir) else {
-            continue;
-        };
-        let found = keys.dirs_by_identity(key.device.to_native(), key.ino.to_native());
-        if checked && key.seal == 0 {
-            let twin = keys.dir(found.unwrap().expect("a sealed directory has a slot"));
-            let twin = twin.unwrap();
-            assert_eq!((twin.ino, twin.device), (key.ino, key.device));
-        }
+        assert!(keys.dir(dir).is_ok() || !checked || dir >= keys.dirs().unwrap().len() as u32);
     }
-    let _ = keys.dirs_by_identity(0, 0);
-    let _ = keys.dirs_by_identity(u16::MAX, u64::MAX);
-    for index in [0, 1, u32::MAX] {
-        let _ = (keys.dir_chunk(index), keys.file_chunk(index));
-    }
-    let _ = (keys.inputs(), keys.bound_to(), keys.flags());
-    touch_texts(&keys);
+    let _ = (keys.files(), keys.plain(), keys.inputs());
+    let _ = (keys.attributes(), keys.attribute_starts());
+    let _ = (keys.attribute_terms(), keys.bound_to(), keys.flags());
+    touch_texts(&keys, checked);
 }
 
 /// What copies are believed by: whatever rows say, a block lies in the room for blocks and inside its file.
-fn touch_texts(keys: &Keys<'_>) {
-    for index in [0, 1, u32::MAX] {
-        for row in keys.text_identities(index).unwrap_or_default() {
-            let (device, ino) = (row.device.to_native(), row.ino.to_native());
-            let rows = keys.text_identities(index).unwrap_or_default();
-            if let Some(found) = text::find_identity(rows, device, ino) {
-                assert_eq!((found.ino, found.device), (row.ino, row.device));
-            }
-            assert!(row.copy() != Some(text::NO_COPY));
+fn touch_texts(keys: &Keys<'_>, checked: bool) {
+    let rows = keys.text_identities().unwrap_or_default();
+    let row_of = |number: u32| rows.get(number as usize).ok_or(());
+    for row in rows.iter().take(ENOUGH) {
+        let (device, ino) = (row.device.to_native(), row.ino.to_native());
+        let found = text::find_identity(rows.len() as u32, (device, ino), row_of).unwrap();
+        if let Some(found) = found {
+            assert_eq!((found.ino, found.device), (row.ino, row.device));
         }
-        for row in keys.text_copies(index).unwrap_or_default() {
-            let Some(layout) = row.layout() else {
-                continue;
-            };
-            assert!(layout.data() >= text::BLOCKS_START);
-            assert!(layout.code() + layout.code_len() <= text::BLOCKS_END);
-            assert_eq!(layout.file_len(), row.size.to_native());
-            assert!(layout.back(layout.slots() - 1) < layout.code());
-            if let Some(segment) = row.segment() {
-                assert!(segment.offset + segment.file_len <= layout.annex());
-            }
+        assert!(found.is_some() || !checked);
+        assert!(row.copy() != Some(text::NO_COPY));
+    }
+    for row in keys.text_copies().unwrap_or_default() {
+        let Some(layout) = row.layout() else {
+            continue;
+        };
+        assert!(layout.data() >= text::BLOCKS_START);
+        assert!(layout.code() + layout.code_len() <= text::BLOCKS_END);
+        assert_eq!(layout.file_len(), row.size.to_native());
+        assert!(layout.back(layout.slots() - 1) < layout.code());
+        if let Some(segment) = row.segment() {
+            assert!(segment.offset + segment.file_len <= layout.annex());
         }
     }
 }
@@ -264,11 +255,12 @@ pub(crate) fn ld_so_cache(data: &[u8]) {
     );
 }
 
-/// Makes header, part table and checksums of `file` right, and leaves everything else as it is.
-pub(crate) fn repair(file: &mut [u8], kind: Kind) {
+/// Makes header, part table, checksums and the tree of `file` right, and leaves everything else as it is.
+pub(crate) fn repair(file: &mut Vec<u8>, kind: Kind) {
     if file.len() < HEADER_LEN {
         return;
     }
+    let word = |file: &[u8], at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
     let parts = match kind {
         Kind::Sidecar => 0,
         _ => u16::from_le_bytes([file[36], file[37]]),
@@ -277,10 +269,14 @@ pub(crate) fn repair(file: &mut [u8], kind: Kind) {
     if file.len() < header_len {
         return;
     }
+    if parts > 0 {
+        // The tree is made anew behind what the header says is no tree.
+        let body_len = word(file, 16).saturating_add(header_len as u64);
+        file.truncate(usize::try_from(body_len).unwrap_or(usize::MAX));
+    }
     for number in 0..usize::from(parts) {
         let at = HEADER_LEN + number * PART_ROW_LEN;
-        let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
-        let (start, len) = (word(at + 8), word(at + 16));
+        let (start, len) = (word(file, at + 8), word(file, at + 16));
         let bytes = start
             .checked_add(len)
             .and_then(|end| file.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?));
@@ -293,41 +289,41 @@ pub(crate) fn repair(file: &mut [u8], kind: Kind) {
     } else {
         &file[HEADER_LEN..header_len]
     };
-    let flags = u32::from_le_bytes(file[32..36].try_into().unwrap());
+    let (payload_len, payload_checksum) = (file.len() - header_len, checksum(covered));
+    let top_checksum = match parts {
+        0 => 0,
+        _ => pages::finish(file),
+    };
     let fixed = Header {
         kind: kind as u16,
         header_len: header_len as u32,
-        payload_len: (file.len() - header_len) as u64,
-        payload_checksum: checksum(covered),
-        flags,
+        payload_len: payload_len as u64,
+        payload_checksum,
+        flags: u32::from_le_bytes(file[32..36].try_into().unwrap()),
         part_count: parts,
-        bound_to: u64::from_le_bytes(file[40..48].try_into().unwrap()),
+        bound_to: word(file, 40),
+        top_checksum,
     };
     file[..HEADER_LEN].copy_from_slice(&fixed.to_bytes());
 }
 
 /// Makes the checksums of a loader cache's blocks right, then those around them.
-pub(crate) fn repair_blocks(file: &mut [u8]) {
+pub(crate) fn repair_blocks(file: &mut Vec<u8>) {
     let mut fixes = Vec::new();
     if let Ok(parsed) = File::parse(file, Kind::LoaderCache) {
         let Ok(blocks) = parsed.part_unchecked(PartKind::Blocks) else {
             return;
         };
-        for part in parsed
-            .parts()
-            .filter(|part| part.kind == PartKind::Dirs as u16)
-        {
-            let rows = parsed.rows::<ArchivedDirRow>(PartKind::Dirs, part.index);
-            for row in rows.unwrap_or_default() {
-                let start = usize::try_from(row.block_offset.to_native()).unwrap_or(usize::MAX);
-                let end = start.checked_add(row.block_len.to_native() as usize);
-                let Some(bytes) = end.and_then(|end| blocks.get(start..end)) else {
-                    continue;
-                };
-                // The checksum is the last member of the row.
-                let at = std::ptr::from_ref(row).addr() + size_of::<ArchivedDirRow>() - 8;
-                fixes.push((at - file.as_ptr().addr(), checksum(bytes)));
-            }
+        let rows = parsed.rows::<ArchivedDirRow>(PartKind::Dirs);
+        for row in rows.unwrap_or_default() {
+            let start = usize::try_from(row.block_offset.to_native()).unwrap_or(usize::MAX);
+            let end = start.checked_add(row.block_len.to_native() as usize);
+            let Some(bytes) = end.and_then(|end| blocks.get(start..end)) else {
+                continue;
+            };
+            // The checksum is the last member of the row.
+            let at = std::ptr::from_ref(row).addr() + size_of::<ArchivedDirRow>() - 8;
+            fixes.push((at - file.as_ptr().addr(), checksum(bytes)));
         }
     }
     for (at, sum) in fixes {

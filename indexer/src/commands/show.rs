@@ -61,7 +61,6 @@ impl HeaderShown {
 #[derive(Debug, Serialize)]
 struct PartShown {
     part: &'static str,
-    index: u32,
     offset: u64,
     bytes: u64,
     checksum: String,
@@ -70,12 +69,18 @@ struct PartShown {
 fn parts(file: &File<'_>) -> Vec<PartShown> {
     let parts = file.parts().map(|row| PartShown {
         part: PartKind::from_number(row.kind).map_or("unknown", PartKind::name),
-        index: row.index,
         offset: row.offset,
         bytes: row.len,
         checksum: hex(row.checksum),
     });
-    parts.collect()
+    let header = file.header();
+    let tree = header.tree().map(|tree| PartShown {
+        part: "checksums of pages",
+        offset: tree.start(),
+        bytes: tree.file_len() - tree.start(),
+        checksum: hex(header.top_checksum),
+    });
+    parts.chain(tree).collect()
 }
 
 fn print_parts(parts: &[PartShown], out: &mut Output) -> io::Result<()> {
@@ -83,9 +88,8 @@ fn print_parts(parts: &[PartShown], out: &mut Output) -> io::Result<()> {
     for part in parts {
         writeln!(
             out.text(),
-            "  {:<16} {:>4}  at {:>10}  {:>10} bytes  {}",
+            "  {:<20} at {:>10}  {:>10} bytes  {}",
             part.part,
-            part.index,
             part.offset,
             part.bytes,
             part.checksum

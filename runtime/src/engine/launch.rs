@@ -20,7 +20,7 @@ use super::say::say;
 use super::start::{NOT_EXECUTABLE, fail};
 use super::tell::{self, Step};
 use super::vector::{Vector, string};
-use super::{cpuid, head, image, signals};
+use super::{cpuid, head, image, signals, store};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::loader::map::Base;
@@ -197,6 +197,7 @@ pub fn launch(
         };
     }
     tell::done(Step::Stack, run.trace);
+    store::guest_begins();
     if let Err(errno) = signals::install() {
         fail(format_args!("cannot take SIGSYS: {}", errno.text()));
     }

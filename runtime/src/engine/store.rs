@@ -1,14 +1,14 @@
 //! The index of a run: its files mapped, the memory that is shared with other runs, and lookup put together from both.
 //!
 //! # Safety
-//! The store's files are mapped privately and never read through a reference: bytes are copied out by the kernel, which says EFAULT where
+//! The store's files are read, later mapped privately, and never looked at through a reference: bytes are copied out by the kernel, which says EFAULT where
 //! a file has been cut meanwhile. The generation is a mapping of its own, shared with whoever else maps the file, and only ever
 //! used through atomics; where the file is cut under it, [`heal`] puts memory of the process's own in its place.
 #![allow(unsafe_code)]
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use elfuse_format::file_systems;
 use elfuse_format::header::HEADER_LEN;
@@ -21,11 +21,12 @@ use crate::guest::{Address, Memory};
 use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
     MADV_POPULATE_WRITE, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE,
-    PATH_MAX, S_IFMT, S_IFREG,
+    PATH_MAX, RLIMIT_NOFILE, S_IFMT, S_IFREG,
 };
 use crate::sys::clock;
 use crate::sys::host::{
-    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, unlink, write,
+    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, soft_limit,
+    unlink, write,
 };
 use crate::sys::memory::{
     self, advise, anonymous, anonymous_shared, hostile, replace_shared, shared,
@@ -45,38 +46,65 @@ const ABSENCE_ROOM: usize = 512 << 10;
 /// From how many bytes on the memory for a copy is made at once.
 const POPULATED: usize = 4 * PAGE;
 
-/// A file of the store, mapped.
-#[derive(Debug, Clone, Copy)]
-struct Mapped {
-    at: usize,
-    len: u64,
+/// A file of the store: open until the guest begins, mapped from then on. Reading costs less than a look into a mapping whose pages
+/// have to be found first; but the descriptors are the guest's.
+#[derive(Debug)]
+struct Opened {
+    fd: AtomicI32,
+    /// Where it is mapped; 0: it is not, or not yet.
+    at: AtomicUsize,
+    len: AtomicU64,
 }
 
-/// The store's files as this process found them. A file that is replaced later stays mapped as it was.
+/// The store's files as this process found them. A file that is replaced later stays as it was.
 #[derive(Debug)]
 struct Files {
-    loader_cache: Mapped,
-    keys: Mapped,
+    loader_cache: Opened,
+    keys: Opened,
 }
 
-impl Files {
-    fn get(&self, file: IndexFile) -> Mapped {
-        match file {
-            IndexFile::LoaderCache => self.loader_cache,
-            IndexFile::Keys => self.keys,
+/// The files that are open still.
+static OPEN: AtomicPtr<Files> = AtomicPtr::new(core::ptr::null_mut());
+
+/// How many descriptors the runtime may need at once before the guest begins. With fewer left over the files are mapped at once.
+const SPARE: i32 = 16;
+
+impl Opened {
+    fn new(dir: &CStr, name: &str) -> Result<Self, Errno> {
+        let mut room = [0; PATH_MAX];
+        let path = joined(dir, name.as_bytes(), &mut room)?;
+        let fd = openat(Fd::CWD, path, O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0)?;
+        Ok(Self {
+            fd: AtomicI32::new(fd.0),
+            at: AtomicUsize::new(0),
+            len: AtomicU64::new(0),
+        })
+    }
+
+    fn close(&self) {
+        close(Fd(self.fd.swap(-1, Ordering::Relaxed)));
+    }
+
+    fn map(&self) {
+        let len = self.len.load(Ordering::Relaxed);
+        let mapped =
+            usize::try_from(len).map(|len| hostile(Fd(self.fd.load(Ordering::Relaxed)), len));
+        if let Ok(Ok(at)) = mapped {
+            self.at.store(at.addr(), Ordering::Release);
         }
-    }
-}
-
-impl Source for Files {
-    fn len(&self, file: IndexFile) -> u64 {
-        self.get(file).len
+        self.close();
     }
 
-    fn copy(&self, file: IndexFile, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
-        let Mapped { at, len } = self.get(file);
+    fn copy(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let at = self.at.load(Ordering::Acquire);
+        if at == 0 {
+            return match pread(Fd(self.fd.load(Ordering::Relaxed)), into, offset) {
+                Ok(len) if len == into.len() => Ok(()),
+                _ => Err(Fault),
+            };
+        }
         let end = offset.checked_add(into.len() as u64);
-        if end.is_none_or(|end| end > len) {
+        if end.is_none_or(|end| end > self.len.load(Ordering::Relaxed)) {
             return Err(Fault);
         }
         if into.len() >= POPULATED {
@@ -87,6 +115,68 @@ impl Source for Files {
         }
         let from = Address(at + offset as usize);
         Memory::ByKernel.read(from, into).map_err(|_| Fault)
+    }
+}
+
+impl Files {
+    fn open(dir: &CStr) -> Result<Self, Errno> {
+        // The keys first: a loader cache that is published in between is another than the one they name.
+        let keys = Opened::new(dir, names::KEYS)?;
+        match Opened::new(dir, names::LOADER_CACHE) {
+            Ok(loader_cache) => Ok(Self { loader_cache, keys }),
+            Err(errno) => {
+                keys.close();
+                Err(errno)
+            }
+        }
+    }
+
+    fn get(&self, file: IndexFile) -> &Opened {
+        match file {
+            IndexFile::LoaderCache => &self.loader_cache,
+            IndexFile::Keys => &self.keys,
+        }
+    }
+
+    fn close(&self) {
+        self.keys.close();
+        self.loader_cache.close();
+    }
+
+    fn map(&self) {
+        self.keys.map();
+        self.loader_cache.map();
+    }
+
+    /// Leaves the files open until [`guest_begins`], if there are descriptors enough for whatever else is opened until then.
+    fn stay_open(&'static self, catalogue: &Catalogue<'_>) {
+        for file in [IndexFile::Keys, IndexFile::LoaderCache] {
+            let len = catalogue.file_len(file);
+            self.get(file).len.store(len, Ordering::Relaxed);
+        }
+        let highest = self.loader_cache.fd.load(Ordering::Relaxed);
+        let highest = highest.max(self.keys.fd.load(Ordering::Relaxed));
+        let most = soft_limit(RLIMIT_NOFILE).unwrap_or(0);
+        if most < (highest + SPARE).cast_unsigned().into() {
+            self.map();
+        } else {
+            OPEN.store(core::ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Gives the descriptors back that were open for the runtime alone. While there is one thread.
+pub fn guest_begins() {
+    let files = OPEN.swap(core::ptr::null_mut(), Ordering::Relaxed);
+    // SAFETY: null, or the address of files that are never dropped, and used through atomics only.
+    if let Some(files) = unsafe { files.as_ref() } {
+        files.map();
+    }
+}
+
+impl Source for Files {
+    fn copy(&self, file: IndexFile, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.get(file).copy(offset, into)
     }
 }
 
@@ -132,16 +222,6 @@ pub fn joined<'b>(
     CStr::from_bytes_with_nul(into).map_err(|_| Errno::EINVAL)
 }
 
-fn map(dir: &CStr, name: &str) -> Result<Mapped, Errno> {
-    let (fd, len) = open(dir, name, 0)?;
-    let at = hostile(fd, (len as usize).max(1));
-    close(fd);
-    Ok(Mapped {
-        at: at?.addr(),
-        len,
-    })
-}
-
 /// Whether there is a store in this directory.
 #[must_use]
 pub fn is_there(dir: &CStr) -> bool {
@@ -181,10 +261,17 @@ const _: () = assert!(HEADER_LEN.is_multiple_of(align_of::<Generation>()));
 
 /// The generation in this file.
 fn open_generation(dir: &CStr, name: &str) -> Result<&'static Generation, Errno> {
-    let (fd, len) = open(dir, name, O_RDWR)?;
-    let mut head = [0; HEADER_LEN];
-    let read = pread(fd, &mut head, 0);
-    let is_one = read == Ok(HEADER_LEN) && Generation::check_file(&head, len).is_ok();
+    let mut room = [0; PATH_MAX];
+    let path = joined(dir, name.as_bytes(), &mut room)?;
+    let flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    let fd = openat(Fd::CWD, path, flags, 0)?;
+    // One byte more, to see that there is none.
+    let mut whole = [0; GENERATION_LEN + 1];
+    let len = pread(fd, &mut whole, 0);
+    let is_one = len.is_ok_and(|len| {
+        let head = whole.first_chunk();
+        head.is_some_and(|head| Generation::check_file(head, len as u64).is_ok())
+    });
     let mapped = if is_one {
         shared(fd, GENERATION_LEN)
     } else {
@@ -331,16 +418,14 @@ pub fn vfs(
     };
     let files = match mode {
         Mode::Off => Err(Errno::ENOENT),
-        _ => map(dir, names::KEYS).and_then(|keys| {
-            Ok(Files {
-                keys,
-                loader_cache: map(dir, names::LOADER_CACHE)?,
-            })
-        }),
+        _ => Files::open(dir),
     };
     // Without an index of its own a run still tells the others what it changes.
     let is_there = files.is_ok();
     let Some(generation) = generation((dir, is_there), run, mode != Mode::Off) else {
+        if let Ok(files) = files {
+            files.close();
+        }
         return Ok((vfs, None));
     };
     let coherence = arena.place(Coherence::new(mode, run.shadow, generation))?;
@@ -358,19 +443,21 @@ pub fn vfs(
     };
     let files = arena.place(files)?;
     let room = arena_of(arena, INDEX_ROOM)?;
-    if let Ok(catalogue) = Catalogue::open(files, room) {
-        let catalogue = match tell::verdicts() {
-            Some(verdicts) => catalogue.counted(verdicts),
-            None => catalogue,
-        };
-        let catalogue: &Catalogue<'_> = arena.place(catalogue)?;
-        vfs = vfs.with_index(catalogue, coherence);
-        let is_image = catalogue.is_of_an_image() && is_on_an_image(run);
-        if (mode == Mode::Frozen || is_image)
-            && let Some(attributes) = Attributes::new(catalogue, is_image)
-        {
-            vfs = vfs.with_attributes(arena.place(attributes)?);
-        }
+    let catalogue = Catalogue::open_counted(files, room, tell::verdicts());
+    let Ok(catalogue) = catalogue else {
+        files.close();
+        return Ok((vfs, Some(coherence)));
+    };
+    // Those of a run before this one, if there was one.
+    guest_begins();
+    files.stay_open(&catalogue);
+    let catalogue: &Catalogue<'_> = arena.place(catalogue)?;
+    vfs = vfs.with_index(catalogue, coherence);
+    let is_image = catalogue.is_of_an_image() && is_on_an_image(run);
+    if (mode == Mode::Frozen || is_image)
+        && let Some(attributes) = Attributes::new(catalogue, is_image)
+    {
+        vfs = vfs.with_attributes(arena.place(attributes)?);
     }
     Ok((vfs, Some(coherence)))
 }

@@ -14,9 +14,9 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::slice;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::catalogue::{Chunk, DirState};
+use elfuse_format::pages::PAGE_LEN;
 
 /// Zeroed memory, handed out from its start.
 #[derive(Debug)]
@@ -42,10 +42,8 @@ pub(super) unsafe trait Zeroed: Sync {}
 unsafe impl Zeroed for AtomicU64 {}
 // SAFETY: zero is a number.
 unsafe impl<const N: usize> Zeroed for [AtomicU64; N] {}
-// SAFETY: a cell that is empty.
-unsafe impl Zeroed for Chunk<'_> {}
-// SAFETY: a cell that is empty, and a lease, which is three numbers.
-unsafe impl Zeroed for DirState<'_> {}
+// SAFETY: zero is a number.
+unsafe impl Zeroed for AtomicU8 {}
 // SAFETY: state 0 is `EMPTY`, and then the value is not looked at; `T: Copy` has nothing to drop.
 unsafe impl<T: Copy + Send + Sync> Zeroed for Once<T> {}
 
@@ -100,18 +98,26 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// So many zero bytes; `None` if there is no room.
-    pub(super) fn bytes(&self, len: usize) -> Option<&'a mut [u8]> {
-        let start = self.take(len, 1)?;
-        // SAFETY: `take` gives out bytes inside the memory, and none twice; they are initialised (zero) and live for `'a`.
-        Some(unsafe { slice::from_raw_parts_mut(start.as_ptr(), len) })
+    /// So many zero bytes that are the caller's alone, from the start of a page; `None` if there is no room.
+    pub(super) fn pages(&self, len: usize) -> Option<NonNull<u8>> {
+        self.take(len, PAGE_LEN)
+    }
+
+    /// A place for a value, which is never dropped; `None` if there is no room.
+    pub(super) fn place<T: Send + Sync + 'a>(&self, value: T) -> Option<&'a T> {
+        let place = self.take(size_of::<T>(), align_of::<T>())?.cast::<T>();
+        // SAFETY: `take` gives out bytes inside the memory, and none twice; aligned for `T`, and they live for `'a`.
+        unsafe {
+            place.write(value);
+            Some(place.as_ref())
+        }
     }
 
     /// So many values made of zero bytes; `None` if there is no room.
     pub(super) fn zeroed<T: Zeroed>(&self, count: usize) -> Option<&'a [T]> {
         let size = count.checked_mul(size_of::<T>())?;
         let start = self.take(size, align_of::<T>())?;
-        // SAFETY: as in `bytes`; aligned for `T`, of which `T: Zeroed` says that zero bytes are one.
+        // SAFETY: as in `place`; of `T` `T: Zeroed` says that zero bytes are one.
         Some(unsafe { slice::from_raw_parts(start.cast().as_ptr(), count) })
     }
 }
@@ -133,8 +139,10 @@ unsafe impl<T: Send + Sync> Sync for Once<T> {}
 impl<T: Copy> Once<T> {
     /// The value, made by `make` if nobody has made it yet; `None` while somebody else is at it. That may be for good: a thread that
     /// is at it when its process forks does not exist in the child.
+    ///
+    /// Where `make` makes none it is as if it had not been asked.
     #[inline]
-    pub(super) fn get_or_make(&self, make: impl FnOnce() -> T) -> Option<&T> {
+    pub(super) fn get_or_try(&self, make: impl FnOnce() -> Option<T>) -> Option<&T> {
         if self.state.load(Ordering::Acquire) != READY {
             self.fill(make)?;
         }
@@ -143,7 +151,7 @@ impl<T: Copy> Once<T> {
     }
 
     #[cold]
-    fn fill(&self, make: impl FnOnce() -> T) -> Option<()> {
+    fn fill(&self, make: impl FnOnce() -> Option<T>) -> Option<()> {
         match self
             .state
             .compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Acquire)
@@ -152,7 +160,10 @@ impl<T: Copy> Once<T> {
             Err(_) => return None,
             Ok(_) => {}
         }
-        let value = make();
+        let Some(value) = make() else {
+            self.state.store(EMPTY, Ordering::Release);
+            return None;
+        };
         // SAFETY: only who moved the state from `EMPTY` to `BUSY` writes, and nobody reads before `READY`.
         unsafe { (*self.value.get()).write(value) };
         self.state.store(READY, Ordering::Release);
@@ -162,7 +173,9 @@ impl<T: Copy> Once<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arena, AtomicU64, Once};
+    extern crate std;
+
+    use super::{Arena, AtomicU64, Once, PAGE_LEN};
     use core::sync::atomic::Ordering;
 
     fn with_arena(test: impl FnOnce(&Arena<'_>)) {
@@ -174,31 +187,41 @@ mod tests {
     #[test]
     fn no_byte_is_handed_out_twice_and_none_beyond_the_end() {
         with_arena(|arena| {
-            let first = arena.bytes(3).unwrap();
-            first.fill(1);
+            let first = arena.place([1_u8; 3]).unwrap();
             let numbers = arena.zeroed::<AtomicU64>(2).unwrap();
             assert!(numbers.iter().all(|n| n.load(Ordering::Relaxed) == 0));
             assert_eq!(numbers.as_ptr() as usize % align_of::<AtomicU64>(), 0);
-            assert!(arena.bytes(105).is_none());
-            let last = arena.bytes(104).unwrap();
-            assert!(last.iter().all(|&byte| byte == 0));
-            assert!(arena.bytes(1).is_none());
+            assert!(arena.place([2_u8; 105]).is_none());
+            let last = arena.place([2_u8; 104]).unwrap();
+            assert!(arena.place(3_u8).is_none());
             assert!(arena.zeroed::<AtomicU64>(usize::MAX).is_none());
-            assert_eq!(first, [1; 3]);
+            assert_eq!((first, last), (&[1; 3], &[2; 104]));
+            assert!(numbers.iter().all(|n| n.load(Ordering::Relaxed) == 0));
         });
+    }
+
+    #[test]
+    fn pages_start_where_a_page_does() {
+        let mut memory = std::vec![7; 4 * PAGE_LEN];
+        let arena = Arena::cleared(&mut memory);
+        arena.place(1_u8).unwrap();
+        let pages = arena.pages(PAGE_LEN + 1).unwrap();
+        assert!(pages.addr().get().is_multiple_of(PAGE_LEN));
+        assert!(arena.pages(2 * PAGE_LEN).is_none());
     }
 
     #[test]
     fn a_value_is_made_once_and_is_not_there_while_it_is_being_made() {
         with_arena(|arena| {
             let once = &arena.zeroed::<Once<u32>>(1).unwrap()[0];
-            let made = once.get_or_make(|| {
+            assert_eq!(once.get_or_try(|| None), None);
+            let made = once.get_or_try(|| {
                 // As a signal handler would, that interrupts the making.
-                assert_eq!(once.get_or_make(|| unreachable!()), None);
-                7
+                assert_eq!(once.get_or_try(|| unreachable!()), None);
+                Some(7)
             });
             assert_eq!(made, Some(&7));
-            assert_eq!(once.get_or_make(|| 8), Some(&7));
+            assert_eq!(once.get_or_try(|| Some(8)), Some(&7));
         });
     }
 }

@@ -13,19 +13,16 @@
 //! Times of access are those of the capture: reading changes them, and is no change here.
 
 use elfuse_format::attributes::{
-    ArchivedAttributeRow, ArchivedTerms, BASIC, BIRTH, MOUNT_ID, PIECE_LEN, PIECE_ROWS,
-    StoredNumber, Terms, piece, piece_of, row_flags, terms_flags,
+    ArchivedAttributeRow, ArchivedTerms, BASIC, BIRTH, MOUNT_ID, StoredNumber, Terms, row_flags,
+    terms_flags,
 };
-use elfuse_format::header::{CHUNK_ROWS, PartKind};
+use elfuse_format::header::PartKind;
 use elfuse_format::keys::{ArchivedTime, Time};
 
-use super::arena::Once;
 use super::catalogue::Catalogue;
 use super::coherence::{Coherence, Mode};
-use super::verdict::Verdict;
+use super::mirror::Table;
 use crate::index::DirId;
-
-type Cell<'a, T> = Once<Result<&'a [T], Verdict>>;
 
 /// The parts of an index's keys.
 #[derive(Debug, Clone, Copy)]
@@ -33,9 +30,8 @@ pub struct Attributes<'a> {
     catalogue: &'a Catalogue<'a>,
     terms: Terms,
     is_unchangeable: bool,
-    starts: &'a [Cell<'a, StoredNumber>],
-    pieces: &'a [Cell<'a, ArchivedAttributeRow>],
-    len: u64,
+    starts: Table<StoredNumber>,
+    rows: Table<ArchivedAttributeRow>,
 }
 
 /// What is known of one place.
@@ -52,16 +48,13 @@ impl<'a> Attributes<'a> {
     /// write to it.
     #[must_use]
     pub fn new(catalogue: &'a Catalogue<'a>, is_unchangeable: bool) -> Option<Self> {
-        let len = catalogue.keys_part_len(PartKind::Attributes)?;
-        let rows: &[ArchivedTerms] = catalogue.keys_rows(PartKind::AttributeTerms, 0).ok()?;
-        let pieces = usize::try_from(len.div_ceil(PIECE_LEN as u64)).ok()?;
+        let terms: Table<ArchivedTerms> = catalogue.keys_table(PartKind::AttributeTerms)?;
         Some(Self {
             catalogue,
-            terms: rows.first()?.to_native(),
+            terms: catalogue.keys_row(&terms, 0).ok()?.to_native(),
             is_unchangeable,
-            starts: catalogue.cells(PartKind::AttributeStarts)?,
-            pieces: catalogue.empty_cells(pieces)?,
-            len,
+            starts: catalogue.keys_table(PartKind::AttributeStarts)?,
+            rows: catalogue.keys_table(PartKind::Attributes)?,
         })
     }
 
@@ -78,29 +71,14 @@ impl<'a> Attributes<'a> {
     /// The row of an entry of a directory.
     #[inline]
     pub(super) fn entry(&self, dir: DirId, entry: u32) -> Option<&'a ArchivedAttributeRow> {
-        let chunk = dir.get() / CHUNK_ROWS as u32;
-        let cell = self.starts.get(chunk as usize)?;
-        let starts =
-            cell.get_or_make(|| self.catalogue.keys_rows(PartKind::AttributeStarts, chunk));
-        let starts = starts?.as_ref().ok()?;
-        let start = starts.get(dir.get() as usize % CHUNK_ROWS)?.to_native();
-        self.row(start.checked_add(entry)?)
+        let start = self.catalogue.keys_row(&self.starts, dir.get()).ok()?;
+        self.row(start.to_native().checked_add(entry)?)
     }
 
     #[inline]
     fn row(&self, number: u32) -> Option<&'a ArchivedAttributeRow> {
-        let cell = self.pieces.get(number as usize / PIECE_ROWS)?;
-        let rows = cell.get_or_make(|| self.load(number));
-        let rows = rows?.as_ref().ok()?;
-        let row = rows.get(number as usize % PIECE_ROWS)?;
+        let row = self.catalogue.keys_row(&self.rows, number).ok()?;
         row.has(row_flags::KNOWN).then_some(row)
-    }
-
-    fn load(&self, number: u32) -> Result<&'a [ArchivedAttributeRow], Verdict> {
-        let (offset, len) = piece_of(number, self.len).ok_or(Verdict::Corrupt)?;
-        let kind = PartKind::Attributes;
-        let bytes = self.catalogue.keys_bytes(kind, offset, len)?;
-        piece(bytes).map_err(|_| Verdict::Corrupt)
     }
 
     /// What is known of the root, for comparing with what the host says of it.

@@ -1,27 +1,21 @@
 //! What the keys say of ELF files: which may be mapped as they are, and which have a patched copy to be mapped in their place.
 //!
-//! Rows are looked up by the identity of the very file that is to be mapped, so no name is believed here. A chunk is copied and checked when
-//! it is touched, like everything of an index; what does not hold counts as a file that nothing is known of.
+//! Rows are looked up by the identity of the very file that is to be mapped, so no name is believed here. They are copied and checked when
+//! they are touched, like everything of an index; what does not hold counts as a file that nothing is known of.
 
 use elfuse_format::header::PartKind;
 use elfuse_format::keys::State;
-use elfuse_format::text::{
-    ArchivedTextCopy, ArchivedTextIdentity, COPIES_PER_CHUNK, TextVerdict, find_identity,
-    identity_chunk,
-};
+use elfuse_format::text::{ArchivedTextCopy, ArchivedTextIdentity, TextVerdict, find_identity};
 
-use super::arena::Once;
 use super::catalogue::Catalogue;
-use super::verdict::Verdict;
-
-type Chunk<'a, T> = Once<Result<&'a [T], Verdict>>;
+use super::mirror::Table;
 
 /// The two parts of an index's keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Texts<'a> {
     catalogue: &'a Catalogue<'a>,
-    identities: &'a [Chunk<'a, ArchivedTextIdentity>],
-    copies: &'a [Chunk<'a, ArchivedTextCopy>],
+    identities: Table<ArchivedTextIdentity>,
+    copies: Table<ArchivedTextCopy>,
 }
 
 /// What is known of a file.
@@ -46,8 +40,8 @@ impl<'a> Texts<'a> {
     pub fn new(catalogue: &'a Catalogue<'a>) -> Option<Self> {
         Some(Self {
             catalogue,
-            identities: catalogue.cells(PartKind::TextIdentities)?,
-            copies: catalogue.cells(PartKind::TextCopies)?,
+            identities: catalogue.keys_table(PartKind::TextIdentities)?,
+            copies: catalogue.keys_table(PartKind::TextCopies)?,
         })
     }
 
@@ -63,10 +57,8 @@ impl<'a> Texts<'a> {
             .iter()
             .position(|row| row.dev.to_native() == state.dev)?;
         let device = u16::try_from(device).ok()?;
-        let count = u32::try_from(self.identities.len()).ok()?;
-        let chunk = identity_chunk(device, state.ino, count);
-        let rows = self.rows(self.identities, PartKind::TextIdentities, chunk)?;
-        let row = find_identity(rows, device, state.ino)?;
+        let rows = |number| self.catalogue.keys_row(&self.identities, number);
+        let row = find_identity(self.identities.count(), (device, state.ino), rows).ok()??;
         if !row.holds(Some(state.dev), state, size) {
             return None;
         }
@@ -74,25 +66,12 @@ impl<'a> Texts<'a> {
             TextVerdict::Clean => Some(Text::Clean),
             verdict => {
                 let number = row.copy()?;
-                let chunk = number / COPIES_PER_CHUNK as u32;
-                let rows = self.rows(self.copies, PartKind::TextCopies, chunk)?;
                 Some(Text::Copy {
                     is_complete: verdict == TextVerdict::Complete,
-                    row: rows.get(number as usize % COPIES_PER_CHUNK)?,
+                    row: self.catalogue.keys_row(&self.copies, number).ok()?,
                 })
             }
         }
-    }
-
-    fn rows<T: elfuse_format::header::rows::Row + Sync>(
-        &self,
-        cells: &'a [Chunk<'a, T>],
-        kind: PartKind,
-        chunk: u32,
-    ) -> Option<&'a [T]> {
-        let cell = cells.get(chunk as usize)?;
-        let rows = cell.get_or_make(|| self.catalogue.keys_rows(kind, chunk));
-        rows?.as_ref().ok().copied()
     }
 
     /// Whether a file of `size` bytes in this state is the copy that `row` means.

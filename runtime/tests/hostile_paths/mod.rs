@@ -91,13 +91,6 @@ struct Files {
 }
 
 impl Source for Files {
-    fn len(&self, file: IndexFile) -> u64 {
-        match file {
-            IndexFile::LoaderCache => self.loader_cache.len() as u64,
-            IndexFile::Keys => self.keys.len() as u64,
-        }
-    }
-
     fn copy(&self, file: IndexFile, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
         let bytes = match file {
             IndexFile::LoaderCache => &self.loader_cache,
@@ -113,7 +106,7 @@ impl Source for Files {
 /// Keys that hold, for whatever rows a loader cache has.
 fn keys_of(loader_cache: &[u8]) -> Option<Vec<u8>> {
     let parsed = LoaderCache::parse(loader_cache).ok()?;
-    let rows = (0..).map_while(|chunk| parsed.dir_chunk(chunk).ok());
+    let rows = parsed.dirs().unwrap_or_default();
     let keys = KeysContent {
         bound_to: parsed.binding(),
         devices: vec![DeviceRow {
@@ -122,7 +115,7 @@ fn keys_of(loader_cache: &[u8]) -> Option<Vec<u8>> {
             fs_id: 0,
         }],
         dirs: rows
-            .flatten()
+            .iter()
             .take(4096)
             .map(|row| DirKey {
                 ino: 8,

@@ -19,14 +19,11 @@ use elfuse_runtime::vfs::{Fault, IndexFile, Source};
 pub(crate) struct Store {
     pub(crate) loader_cache: RwLock<Vec<u8>>,
     pub(crate) keys: RwLock<Vec<u8>>,
-    /// Lengths as they were when the files were mapped.
-    lens: [u64; 2],
 }
 
 impl Store {
     pub(crate) fn new(loader_cache: Vec<u8>, keys: Vec<u8>) -> Self {
         Self {
-            lens: [loader_cache.len() as u64, keys.len() as u64],
             loader_cache: RwLock::new(loader_cache),
             keys: RwLock::new(keys),
         }
@@ -41,10 +38,6 @@ impl Store {
 }
 
 impl Source for Store {
-    fn len(&self, file: IndexFile) -> u64 {
-        self.lens[file as usize]
-    }
-
     fn copy(&self, file: IndexFile, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
         let bytes = self.file(file).read().unwrap();
         let start = usize::try_from(offset).map_err(|_| Fault)?;

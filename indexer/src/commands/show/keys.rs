@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use elfuse_format::header::PartKind;
 use elfuse_format::keys::{
     ArchivedDirKey, ArchivedFileKey, ArchivedTime, Keys, Seal, flags::FOREIGN_FILE_SYSTEM,
 };
@@ -183,23 +182,18 @@ fn devices(keys: &Keys<'_>) -> anyhow::Result<Vec<Device>> {
 
 fn directories(keys: &Keys<'_>, paths: Option<&Paths<'_>>) -> anyhow::Result<Vec<DirShown>> {
     let mut shown = Vec::new();
-    for chunk in (0..).take_while(|&index| keys.file().has(PartKind::DirKeys, index)) {
-        for key in keys.dir_chunk(chunk)? {
-            let number = u32::try_from(shown.len())?;
-            shown.push(dir_shown(key, paths.map(|paths| Bytes(paths.dir(number)))));
-        }
+    for key in keys.dirs()? {
+        let number = u32::try_from(shown.len())?;
+        shown.push(dir_shown(key, paths.map(|paths| Bytes(paths.dir(number)))));
     }
     Ok(shown)
 }
 
 fn files(keys: &Keys<'_>, paths: Option<&Paths<'_>>) -> anyhow::Result<Vec<FileShown>> {
-    let mut shown = Vec::new();
     let mut elves = paths.into_iter().flat_map(Paths::elves);
-    for chunk in (0..).take_while(|&index| keys.file().has(PartKind::FileKeys, index)) {
-        let rows = keys.file_chunk(chunk)?.iter();
-        shown.extend(rows.map(|key| file_shown(key, elves.next().map(Bytes))));
-    }
-    Ok(shown)
+    let rows = keys.files()?.iter();
+    let shown = rows.map(|key| file_shown(key, elves.next().map(Bytes)));
+    Ok(shown.collect())
 }
 
 fn inputs(keys: &Keys<'_>, cache: Option<&LoaderCache<'_>>) -> anyhow::Result<Vec<FileShown>> {
@@ -211,51 +205,45 @@ fn inputs(keys: &Keys<'_>, cache: Option<&LoaderCache<'_>>) -> anyhow::Result<Ve
 }
 
 fn texts(keys: &Keys<'_>) -> anyhow::Result<Vec<TextShown>> {
-    let mut shown = Vec::new();
-    for chunk in (0..).take_while(|&at| keys.file().has(PartKind::TextIdentities, at)) {
-        let rows = keys.text_identities(chunk)?.iter();
-        shown.extend(rows.map(|row| TextShown {
-            verdict: verdict_name(row.verdict()),
-            copy: row.copy(),
+    let rows = keys.text_identities()?.iter();
+    let shown = rows.map(|row| TextShown {
+        verdict: verdict_name(row.verdict()),
+        copy: row.copy(),
+        device: row.device.to_native(),
+        ino: row.ino.to_native(),
+        size: row.size.to_native(),
+        mtime: time(&row.mtime),
+        ctime: time(&row.ctime),
+    });
+    Ok(shown.collect())
+}
+
+fn copies(keys: &Keys<'_>) -> anyhow::Result<Vec<CopyShown>> {
+    let rows = keys.text_copies()?.iter();
+    let shown = rows.map(|row| {
+        let flags = row.flags.to_native();
+        CopyShown {
+            content_hash: hex_of(&row.content_hash),
+            set_version: row.set_version.to_native(),
+            block: format!("{:#x}", row.block.to_native()),
+            data_bytes: row.data_len.to_native(),
+            code_bytes: row.code_len.to_native(),
+            slots: row.slots.to_native(),
+            annex: row.annex.to_native(),
+            p_offset: row.p_offset.to_native(),
+            p_vaddr: row.p_vaddr.to_native(),
+            p_filesz: row.p_filesz.to_native(),
+            checksum: hex(row.checksum.to_native()),
+            some_leases_not_ended: flags & copy_flags::ENDINGS_LEFT != 0,
+            has_cpuid: flags & copy_flags::CPUID != 0,
             device: row.device.to_native(),
             ino: row.ino.to_native(),
             size: row.size.to_native(),
             mtime: time(&row.mtime),
             ctime: time(&row.ctime),
-        }));
-    }
-    Ok(shown)
-}
-
-fn copies(keys: &Keys<'_>) -> anyhow::Result<Vec<CopyShown>> {
-    let mut shown = Vec::new();
-    for chunk in (0..).take_while(|&at| keys.file().has(PartKind::TextCopies, at)) {
-        let rows = keys.text_copies(chunk)?.iter();
-        shown.extend(rows.map(|row| {
-            let flags = row.flags.to_native();
-            CopyShown {
-                content_hash: hex_of(&row.content_hash),
-                set_version: row.set_version.to_native(),
-                block: format!("{:#x}", row.block.to_native()),
-                data_bytes: row.data_len.to_native(),
-                code_bytes: row.code_len.to_native(),
-                slots: row.slots.to_native(),
-                annex: row.annex.to_native(),
-                p_offset: row.p_offset.to_native(),
-                p_vaddr: row.p_vaddr.to_native(),
-                p_filesz: row.p_filesz.to_native(),
-                checksum: hex(row.checksum.to_native()),
-                some_leases_not_ended: flags & copy_flags::ENDINGS_LEFT != 0,
-                has_cpuid: flags & copy_flags::CPUID != 0,
-                device: row.device.to_native(),
-                ino: row.ino.to_native(),
-                size: row.size.to_native(),
-                mtime: time(&row.mtime),
-                ctime: time(&row.ctime),
-            }
-        }));
-    }
-    Ok(shown)
+        }
+    });
+    Ok(shown.collect())
 }
 
 fn print_texts(shown: &Shown, out: &mut Output) -> io::Result<()> {

@@ -3,7 +3,6 @@
 use std::io;
 
 use elfuse_format::FormatError;
-use elfuse_format::header::PartKind;
 use elfuse_format::loader_cache::{
     ArchivedClosures, ArchivedObjectRow, ArchivedProgramRow, LoaderCache, NONE, Reason,
     program_flags,
@@ -28,13 +27,11 @@ impl<'a> Paths<'a> {
             rows: Vec::new(),
             blocks: Vec::new(),
         };
-        for chunk in (0..).take_while(|&index| cache.file().has(PartKind::Dirs, index)) {
-            for row in cache.dir_chunk(chunk)? {
-                paths
-                    .rows
-                    .push((row.parent.to_native(), row.entry.to_native()));
-                paths.blocks.push(cache.block(row)?);
-            }
+        for row in cache.dirs()? {
+            paths
+                .rows
+                .push((row.parent.to_native(), row.entry.to_native()));
+            paths.blocks.push(cache.block(row)?);
         }
         Ok(paths)
     }
@@ -186,19 +183,17 @@ pub(super) fn show(header: HeaderShown, bytes: &[u8], out: &mut Output) -> anyho
 
 fn directories(cache: &LoaderCache<'_>, paths: &Paths<'_>) -> anyhow::Result<Vec<DirShown>> {
     let mut shown = Vec::new();
-    for chunk in (0..).take_while(|&index| cache.file().has(PartKind::Dirs, index)) {
-        for row in cache.dir_chunk(chunk)? {
-            let block = paths.blocks.get(shown.len()).copied().flatten();
-            shown.push(DirShown {
-                path: Bytes(paths.dir(u32::try_from(shown.len())?)),
-                covered: block.is_some(),
-                entries: block.map_or(0, |block| block.len() as u64),
-                elf_files: block.map_or(0, |block| block.elf_count() as u64),
-                children: row.child_count.to_native(),
-                block_bytes: row.block_len.to_native(),
-                block_checksum: hex(row.block_checksum.to_native()),
-            });
-        }
+    for row in cache.dirs()? {
+        let block = paths.blocks.get(shown.len()).copied().flatten();
+        shown.push(DirShown {
+            path: Bytes(paths.dir(u32::try_from(shown.len())?)),
+            covered: block.is_some(),
+            entries: block.map_or(0, |block| block.len() as u64),
+            elf_files: block.map_or(0, |block| block.elf_count() as u64),
+            children: row.child_count.to_native(),
+            block_bytes: row.block_len.to_native(),
+            block_checksum: hex(row.block_checksum.to_native()),
+        });
     }
     Ok(shown)
 }

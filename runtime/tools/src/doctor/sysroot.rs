@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use elfuse_format::FormatError;
-use elfuse_format::header::{CHUNK_ROWS, PartKind};
 use elfuse_format::keys::{Keys, State as KeyState, Time, flags};
 use elfuse_format::loader_cache::LoaderCache;
 use elfuse_format::names;
@@ -229,45 +228,40 @@ fn coverage(
         foreign: keys.flags() & flags::FOREIGN_FILE_SYSTEM != 0,
         ..Coverage::default()
     };
-    let chunks = (0..).take_while(|&chunk| cache.file().has(PartKind::Dirs, chunk));
-    let most = chunks.clone().count() * CHUNK_ROWS;
+    let (rows, dir_keys) = (cache.dirs()?, keys.dirs()?);
     let mut paths: Vec<Option<Vec<u8>>> = vec![Some(Vec::new())];
-    for chunk in chunks {
-        let (rows, dir_keys) = (cache.dir_chunk(chunk)?, keys.dir_chunk(chunk)?);
-        for (at, (row, key)) in rows.iter().zip(dir_keys).enumerate() {
-            let dir = chunk as usize * CHUNK_ROWS + at;
-            coverage.directories += 1;
-            let Some(path) = paths.get_mut(dir).and_then(Option::take) else {
-                continue;
-            };
-            let device = devices.get(usize::from(key.device.to_native())).copied();
-            let host = root.join(OsStr::from_bytes(&path));
-            let holds = key_state(&host)
-                .is_ok_and(|found| key.holds(device, &found, row.block_checksum.to_native()));
-            if holds {
-                coverage.holding += 1;
-            } else if coverage.first_stale.is_none() {
-                coverage.first_stale = Some(path.clone());
+    for (dir, (row, key)) in rows.iter().zip(dir_keys).enumerate() {
+        coverage.directories += 1;
+        let Some(path) = paths.get_mut(dir).and_then(Option::take) else {
+            continue;
+        };
+        let device = devices.get(usize::from(key.device.to_native())).copied();
+        let host = root.join(OsStr::from_bytes(&path));
+        let holds = key_state(&host)
+            .is_ok_and(|found| key.holds(device, &found, row.block_checksum.to_native()));
+        if holds {
+            coverage.holding += 1;
+        } else if coverage.first_stale.is_none() {
+            coverage.first_stale = Some(path.clone());
+        }
+        let Some(block) = cache.block(row)? else {
+            continue;
+        };
+        for entry in block
+            .entries()
+            .filter(|entry| entry.kind() == Some(Kind::Directory))
+        {
+            let (rank, name) = entry.rank().zip(entry.name()).ok_or(MALFORMED)?;
+            let child = row.first_child.to_native() as usize + rank as usize;
+            // A directory comes after its parent, and has a row: what is claimed here is allocated for.
+            if rank >= row.child_count.to_native() || child <= dir || child >= rows.len() {
+                return Err(MALFORMED);
             }
-            let Some(block) = cache.block(row)? else {
-                continue;
-            };
-            for entry in block
-                .entries()
-                .filter(|entry| entry.kind() == Some(Kind::Directory))
-            {
-                let (rank, name) = entry.rank().zip(entry.name()).ok_or(MALFORMED)?;
-                let child = row.first_child.to_native() as usize + rank as usize;
-                // A directory comes after its parent, and has a row: what is claimed here is allocated for.
-                if rank >= row.child_count.to_native() || child <= dir || child >= most {
-                    return Err(MALFORMED);
-                }
-                if paths.len() <= child {
-                    paths.resize(child + 1, None);
-                }
-                let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-                paths[child] = Some([&path, slash, name].concat());
+            if paths.len() <= child {
+                paths.resize(child + 1, None);
             }
+            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+            paths[child] = Some([&path, slash, name].concat());
         }
     }
     Ok(coverage)
