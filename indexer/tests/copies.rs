@@ -192,6 +192,21 @@ fn a_build_without_patching_removes_copies_and_one_with_it_makes_them() {
 }
 
 #[test]
+fn a_copy_that_was_too_young_to_be_believed_is_by_the_next_build() {
+    let Some(sysroot) = Sysroot::new() else {
+        return;
+    };
+    // Everything else is old enough after this.
+    sysroot.build(&["--no-patch"]);
+    sysroot.build(&["--no-wait"]);
+    sysroot.build(&[]);
+    let (_, stats) = sysroot.run(&["stats"]);
+    assert_eq!(stats["index"]["copies"], 1);
+    let (_, unchanged) = sysroot.run(&["build"]);
+    assert_eq!(unchanged["unchanged"], true);
+}
+
+#[test]
 fn stats_and_keys_have_the_copies() {
     let Some(sysroot) = Sysroot::new() else {
         return;

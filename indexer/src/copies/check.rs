@@ -1,15 +1,15 @@
 //! Whether copies and verdicts are what their originals make.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 
 use elfuse_format::elf_facts::ContentHash;
-use elfuse_format::text::{TextVerdict, copy_name};
+use elfuse_format::text::{ArchivedTextCopy, TextVerdict, copy_name};
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 
-use super::{each_file, open_existing, read_copy};
+use super::{each_file, is_ours, open_existing, read_copy};
 use crate::index::Index;
 use crate::patch::scan::{FirstLook, first_look};
 use crate::patch::{self, MAX_FILE};
@@ -114,18 +114,29 @@ fn expected(
     Some((analysis.verdict(), analysis.copy(hash)))
 }
 
-/// Whether all copies that an index names are there as they were.
+/// Whether the copies that are there are those that an index names, as they were. One that it does not name may have been too young to
+/// be believed when the index was made.
 #[must_use]
 pub fn stand(index: &Index, store: impl AsFd) -> bool {
-    let mut copies = index.copies().peekable();
-    if copies.peek().is_none() {
-        return true;
-    }
-    let Ok(dir) = open_existing(store) else {
-        return false;
+    let named: HashMap<_, _> = index
+        .copies()
+        .map(|row| (copy_name(&row.content_hash), row))
+        .collect();
+    let dir = match open_existing(store) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return named.is_empty(),
+        Err(_) => return false,
+        Ok(dir) => dir,
     };
-    copies.all(|row| {
-        let found = sys::stat_at(&dir, &copy_name(&row.content_hash));
+    let holds = |(name, row): (&[u8; 64], &&ArchivedTextCopy)| {
+        let found = sys::stat_at(&dir, name);
         found.is_ok_and(|found| index.copy_holds(row, &found.identity))
-    })
+    };
+    let is_named =
+        |name: &[u8]| <&[u8; 64]>::try_from(name).is_ok_and(|name| named.contains_key(name));
+    let entries = sys::list(dir.as_fd(), usize::MAX - 1);
+    named.iter().all(holds)
+        && entries.is_ok_and(|entries| {
+            let names = entries.iter().map(|entry| &*entry.name);
+            names.filter(|name| is_ours(name)).all(is_named)
+        })
 }
