@@ -1,7 +1,7 @@
 //! Copies between the guest's memory and ours.
 //!
 //! # Safety
-//! A guest address may be anything. It is touched in two places only: by the three loops in the assembly below, whose faults
+//! A guest address may be anything. It is touched in two places only: by the loops in the assembly below, whose faults
 //! [`fix_up`] turns into a return, and by the kernel. Both write into, or read from, Rust buffers of the length that is passed. A guest that passes an address inside the runtime's own
 //! image can read and write the runtime: it shares the address space and the runtime is no security boundary.
 #![allow(unsafe_code)]
@@ -18,7 +18,7 @@ use crate::sys::host::gettid;
 use crate::sys::nr;
 use crate::sys::raw::{Nr, call};
 
-// elfuse_copy(to: rdi, from: rsi, len: rdx) -> bytes NOT copied. What is a few whole words is copied by words: `rep movsb` takes long to begin.
+// elfuse_copy(to: rdi, from: rsi, len: rdx) -> bytes NOT copied. A little is copied by words: `rep movsb` takes long to begin.
 // elfuse_copy_string(to: rdi, from: rsi, len: rdx) -> bytes copied, the NUL included; 0: no NUL within len; -1: a fault.
 // elfuse_copy_short(to: rdi, from: rsi, len: rdx) -> as elfuse_copy_string; len is a multiple of 8, 16 at least, and what lies behind the
 // NUL is written too. Whole words are read at multiples of 8, so none from a page that the string does not reach.
@@ -28,13 +28,13 @@ global_asm!(
     ".globl elfuse_string_faults, elfuse_string_faults_end, elfuse_string_fixed",
     ".globl elfuse_words_read_faults, elfuse_words_write_faults, elfuse_words_fixed",
     "elfuse_copy:",
-    "test dl, 7",
-    "jnz 4f",
     "cmp rdx, 256",
     "ja 4f",
     "xor ecx, ecx",
+    "mov r8, rdx",
+    "and r8, -8",
     "2:",
-    "cmp rcx, rdx",
+    "cmp rcx, r8",
     "je 3f",
     "elfuse_words_read_faults:",
     "mov rax, qword ptr [rsi + rcx]",
@@ -42,7 +42,17 @@ global_asm!(
     "mov qword ptr [rdi + rcx], rax",
     "add rcx, 8",
     "jmp 2b",
+    ".globl elfuse_byte_read_faults, elfuse_byte_write_faults",
     "3:",
+    "cmp rcx, rdx",
+    "je 5f",
+    "elfuse_byte_read_faults:",
+    "movzx eax, byte ptr [rsi + rcx]",
+    "elfuse_byte_write_faults:",
+    "mov byte ptr [rdi + rcx], al",
+    "inc rcx",
+    "jmp 3b",
+    "5:",
     "elfuse_words_fixed:",
     "mov rax, rdx",
     "sub rax, rcx",
@@ -136,6 +146,8 @@ unsafe extern "C" {
     static elfuse_copy_fixed: u8;
     static elfuse_words_read_faults: u8;
     static elfuse_words_write_faults: u8;
+    static elfuse_byte_read_faults: u8;
+    static elfuse_byte_write_faults: u8;
     static elfuse_words_fixed: u8;
     static elfuse_string_faults: u8;
     static elfuse_string_fixed: u8;
@@ -151,6 +163,8 @@ pub fn fix_up(rip: usize) -> Option<usize> {
     let words = [
         (&raw const elfuse_words_read_faults).addr(),
         (&raw const elfuse_words_write_faults).addr(),
+        (&raw const elfuse_byte_read_faults).addr(),
+        (&raw const elfuse_byte_write_faults).addr(),
     ];
     let strings = [
         (&raw const elfuse_string_faults).addr(),
