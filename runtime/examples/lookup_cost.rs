@@ -81,20 +81,25 @@ mod cost {
             .collect();
         let pair = words.as_chunks::<2>().0.iter().find(|pair| pair[0] == 26);
         clock::begin(pair.map_or(0, |pair| pair[1]));
-        let tree = tree(
-            &[
-                "usr/",
-                "usr/lib/",
-                "usr/lib/python3/",
-                "usr/lib/python3/dist-packages/",
-                "usr/lib/python3/dist-packages/numpy/",
-                "lib -> usr/lib",
-                "file",
-                "usr/lib/file",
-                "usr/lib/python3/dist-packages/numpy/file",
-            ],
-            &[],
-        );
+        // More names than fit a block that is made sure of as a whole.
+        let names: Vec<String> = (0..1000)
+            .map(|number| format!("usr/bin/program{number}"))
+            .collect();
+        let mut entries = vec![
+            "usr/",
+            "usr/bin/",
+            "usr/bin/file",
+            "usr/lib/",
+            "usr/lib/python3/",
+            "usr/lib/python3/dist-packages/",
+            "usr/lib/python3/dist-packages/numpy/",
+            "lib -> usr/lib",
+            "file",
+            "usr/lib/file",
+            "usr/lib/python3/dist-packages/numpy/file",
+        ];
+        entries.extend(names.iter().map(String::as_str));
+        let tree = tree(&entries, &[]);
         let_the_clock_tick();
         let strings = Strings::of(&tree);
         let store = build(&tree.sysroot());
@@ -114,6 +119,7 @@ mod cost {
             for directory in [
                 "",
                 "/usr/lib",
+                "/usr/bin",
                 "/usr/lib/python3/dist-packages/numpy",
                 "/lib",
             ] {

@@ -92,26 +92,33 @@ impl Children {
 
 /// What `name` is in the directory that has these names.
 #[inline(always)]
-pub(crate) fn step<'a, N: Names<'a>>(
+pub(crate) fn step<'a, N, E>(
     names: &N,
     name: &[u8],
-    children: impl FnOnce() -> Result<Children, N::Error>,
-) -> Result<Step<'a>, N::Error> {
+    children: impl FnOnce() -> Result<Children, E>,
+) -> Result<Step<'a>, E>
+where
+    N: Names<'a>,
+    E: From<N::Error> + From<FormatError>,
+{
     const MALFORMED: FormatError = FormatError::Malformed {
         what: "directory block",
     };
-    let Some(entry) = find(names, name)? else {
-        return Ok(Step::Absent);
+    let entry = match find(names, name) {
+        Ok(Some(entry)) => entry,
+        Ok(None) => return Ok(Step::Absent),
+        Err(why) => return Err(why.into()),
     };
-    match entry.kind().ok_or(MALFORMED)? {
-        Kind::File => Ok(Step::File),
-        Kind::Other => Ok(Step::Other),
-        Kind::Symlink => entry.target(names).map(Step::Symlink),
-        Kind::Directory => {
+    match entry.kind() {
+        Some(Kind::File) => Ok(Step::File),
+        Some(Kind::Other) => Ok(Step::Other),
+        Some(Kind::Symlink) => Ok(Step::Symlink(entry.target(names)?)),
+        Some(Kind::Directory) => {
             let rank = entry.rank().ok_or(MALFORMED)?;
             let child = children()?.child(rank).ok_or(MALFORMED)?;
             Ok(Step::Directory(child))
         }
+        None => Err(MALFORMED.into()),
     }
 }
 

@@ -93,7 +93,6 @@ pub(super) enum Probed<'a> {
 ///
 /// # Errors
 /// [`FormatError::Malformed`] where slots or names lie: then neither answer may be given. Those of [`Names`].
-#[inline(always)]
 pub fn find<'a, N: Names<'a>>(names: &N, name: &[u8]) -> Result<Option<Found<'a>>, N::Error> {
     Ok(match probe(names, name)? {
         Probed::Slot(found) => Some(found),
@@ -107,7 +106,7 @@ fn name_of<'a, N: Names<'a>>(names: &N, row: &ArchivedEntryRow) -> Result<&'a [u
     names.text(row.name_start.to_native() as usize, row.name_len.into())
 }
 
-#[inline(always)]
+#[inline]
 pub(super) fn probe<'a, N: Names<'a>>(names: &N, name: &[u8]) -> Result<Probed<'a>, N::Error> {
     let slots = names.slot_count();
     if slots == 0 && names.entry_count() == 0 {

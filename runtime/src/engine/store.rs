@@ -20,17 +20,15 @@ use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
-    MADV_POPULATE_WRITE, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE,
-    PATH_MAX, RLIMIT_NOFILE, S_IFMT, S_IFREG,
+    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, RLIMIT_NOFILE,
+    S_IFMT, S_IFREG,
 };
 use crate::sys::clock;
 use crate::sys::host::{
     Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, soft_limit,
     unlink, write,
 };
-use crate::sys::memory::{
-    self, advise, anonymous, anonymous_shared, hostile, replace_shared, shared,
-};
+use crate::sys::memory::{self, anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
     Absences, Arena as IndexArena, Attributes, Catalogue, Coherence, Fault, Generation, IndexFile,
@@ -42,9 +40,6 @@ const INDEX_ROOM: usize = 64 << 20;
 
 /// Memory that absent names, and where the beginnings of paths lead, are remembered in.
 const ABSENCE_ROOM: usize = 512 << 10;
-
-/// From how many bytes on the memory for a copy is made at once.
-const POPULATED: usize = 4 * PAGE;
 
 /// A file of the store: open until the guest begins, mapped from then on. Reading costs less than a look into a mapping whose pages
 /// have to be found first; but the descriptors are the guest's.
@@ -106,12 +101,6 @@ impl Opened {
         let end = offset.checked_add(into.len() as u64);
         if end.is_none_or(|end| end > self.len.load(Ordering::Relaxed)) {
             return Err(Fault);
-        }
-        if into.len() >= POPULATED {
-            // One fault for all pages instead of one for each; older kernels than 5.14 do not know it.
-            let start = into.as_ptr().addr().next_multiple_of(PAGE);
-            let end = (into.as_ptr().addr() + into.len()) & !(PAGE - 1);
-            let _ = advise(start, end - start, MADV_POPULATE_WRITE);
         }
         let from = Address(at + offset as usize);
         Memory::ByKernel.read(from, into).map_err(|_| Fault)

@@ -31,6 +31,7 @@ pub struct Catalogue<'a> {
     dir_keys: Table<ArchivedDirKey>,
     /// Where the blocks start in the loader cache, and their length together.
     blocks: (u64, u64),
+    is_for_frozen_trees: bool,
     devices: &'a [ArchivedDeviceRow],
     states: &'a [Cell<'a>],
 }
@@ -111,6 +112,7 @@ impl<'a> Catalogue<'a> {
         let parts = loader_cache.parts(fail)?;
         let dirs: Table<ArchivedDirRow> = Mirror::table(&parts, PartKind::Dirs).map_err(fail)?;
         let blocks = parts.find(PartKind::Blocks).map_err(fail)?;
+        let is_for_frozen_trees = keys.header().flags & flags::FOREIGN_FILE_SYSTEM != 0;
         Ok(Self {
             arena,
             loader_cache: arena.place(loader_cache).ok_or(IndexError::NoRoom)?,
@@ -118,6 +120,7 @@ impl<'a> Catalogue<'a> {
             dirs,
             dir_keys,
             blocks: (blocks.offset, blocks.len),
+            is_for_frozen_trees,
             devices,
             states: arena
                 .zeroed(dirs.count() as usize)
@@ -144,7 +147,7 @@ impl<'a> Catalogue<'a> {
     #[inline]
     #[must_use]
     pub fn is_for_frozen_trees(&self) -> bool {
-        self.keys.header().flags & flags::FOREIGN_FILE_SYSTEM != 0
+        self.is_for_frozen_trees
     }
 
     /// A table of the keys; `None`: it has none of the kind.
@@ -251,8 +254,8 @@ impl<'a> Directory<'a> {
     pub(super) fn step(&self, name: &[u8]) -> Result<Step<'a>, Verdict> {
         let children = || Ok(self.state.children);
         match &self.state.names {
-            Names::Whole(block) => index::step(block, name, children).map_err(|_| Verdict::Corrupt),
-            Names::Paged(paged) => paged_step(paged, name, self.state.children),
+            Names::Whole(block) => index::step(block, name, children),
+            Names::Paged(paged) => index::step(paged, name, children),
         }
     }
 
@@ -326,9 +329,4 @@ impl<'a> Directory<'a> {
         ticket.grant(&self.state.lease, note);
         judged
     }
-}
-
-#[inline(never)]
-fn paged_step<'a>(paged: &Paged<'a>, name: &[u8], children: Children) -> Result<Step<'a>, Verdict> {
-    index::step(paged, name, || Ok(children)).map_err(Miss::verdict)
 }

@@ -58,12 +58,18 @@ pub(super) enum Miss {
     Known(Verdict),
 }
 
-impl Miss {
-    pub(super) fn verdict(self) -> Verdict {
-        match self {
-            Self::Busy => Verdict::NotCovered,
-            Self::Known(verdict) => verdict,
+impl From<Miss> for Verdict {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Busy => Self::NotCovered,
+            Miss::Known(verdict) => verdict,
         }
+    }
+}
+
+impl From<FormatError> for Verdict {
+    fn from(_: FormatError) -> Self {
+        Self::Corrupt
     }
 }
 
@@ -131,9 +137,20 @@ impl<'a> Mirror<'a> {
     pub(super) fn open(
         source: &'a dyn Source,
         arena: &Arena<'a>,
+        file: (IndexFile, Kind),
+        verdicts: Option<&'a Verdicts>,
+        fail: fn(FormatError) -> IndexError,
+    ) -> Result<Self, IndexError> {
+        Self::open_within(source, arena, file, verdicts, fail, MIRROR_ROOM)
+    }
+
+    fn open_within(
+        source: &'a dyn Source,
+        arena: &Arena<'a>,
         (file, kind): (IndexFile, Kind),
         verdicts: Option<&'a Verdicts>,
         fail: fn(FormatError) -> IndexError,
+        room: u64,
     ) -> Result<Self, IndexError> {
         let mut first = [0; PAGE_LEN];
         let read = source.copy(file, 0, &mut first);
@@ -144,11 +161,11 @@ impl<'a> Mirror<'a> {
             .tree()
             .ok_or(fail(FormatError::MissingPart { part: 0 }))?;
         let tree_len = tree.file_len() - tree.start();
-        let body = MIRROR_ROOM.checked_sub(tree_len).map(|room| match room {
-            room if room >= tree.start() => tree.start(),
-            room => Page::of(room).offset(),
-        });
-        let body = body.ok_or(IndexError::NoRoom)?;
+        let left = room.checked_sub(tree_len).ok_or(IndexError::NoRoom)?;
+        let body = Page::of(left).offset().min(tree.start());
+        if body == 0 {
+            return Err(IndexError::NoRoom);
+        }
         let len = usize::try_from(body + tree_len).map_err(|_| IndexError::NoRoom)?;
         let mirror = Self {
             source,
@@ -362,5 +379,145 @@ impl<'a> Mirror<'a> {
             }
         };
         Ok(page.checksum(bytes) == sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::vec;
+    use std::vec::Vec;
+
+    use elfuse_format::header::{Header, Kind, PartKind, Writer, rows};
+    use elfuse_format::keys::{ArchivedDeviceRow, DeviceRow};
+    use elfuse_format::pages::{PAGE_LEN, SUM_LEN, Tree};
+
+    use super::{Arena, Fault, IndexError, IndexFile, Mirror, Miss, Source, Verdict, Verdicts};
+
+    const ROWS: u64 = 4000;
+
+    struct Bytes {
+        file: Vec<u8>,
+        copies: AtomicU32,
+    }
+
+    impl Source for Bytes {
+        fn copy(&self, _: IndexFile, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+            self.copies.fetch_add(1, Ordering::Relaxed);
+            let from = self.file.get(offset as usize..).ok_or(Fault)?;
+            into.copy_from_slice(from.get(..into.len()).ok_or(Fault)?);
+            Ok(())
+        }
+    }
+
+    /// A file of one table, whose rows say which they are.
+    fn source() -> Bytes {
+        let row = |dev| DeviceRow {
+            dev,
+            fs_type: dev * 3,
+            fs_id: !dev,
+        };
+        let mut file = Writer::new();
+        let table: Vec<_> = (0..ROWS).map(row).collect();
+        file.part(PartKind::Devices, rows::encode(&table));
+        Bytes {
+            file: file.finish(Kind::Keys, 0, 0).unwrap(),
+            copies: AtomicU32::new(0),
+        }
+    }
+
+    fn tree_of(source: &Bytes) -> Tree {
+        Header::parse(&source.file).unwrap().tree().unwrap()
+    }
+
+    fn with<T>(
+        source: &Bytes,
+        room: u64,
+        test: impl FnOnce(Result<&Mirror<'_>, IndexError>, &Verdicts) -> T,
+    ) -> T {
+        let mut memory = vec![0; 1 << 20];
+        let arena = Arena::cleared(&mut memory);
+        let verdicts = Verdicts::new();
+        let file = (IndexFile::Keys, Kind::Keys);
+        let fail = IndexError::Keys;
+        let mirror = Mirror::open_within(source, &arena, file, Some(&verdicts), fail, room);
+        test(mirror.as_ref().map_err(|error| *error), &verdicts)
+    }
+
+    fn row(mirror: &Mirror<'_>, number: u32) -> Result<u64, Miss> {
+        let parts = mirror.parts(IndexError::Keys).unwrap();
+        let table = Mirror::table::<ArchivedDeviceRow>(&parts, PartKind::Devices).unwrap();
+        let row = mirror.row(&table, number)?;
+        let dev = row.dev.to_native();
+        let rest = (row.fs_type.to_native(), row.fs_id.to_native());
+        assert_eq!(rest, (dev * 3, !dev));
+        Ok(dev)
+    }
+
+    #[test]
+    fn each_row_is_what_was_written_and_no_page_is_copied_twice() {
+        let source = source();
+        with(&source, 1 << 20, |mirror, verdicts| {
+            let mirror = mirror.unwrap();
+            for _ in 0..2 {
+                for number in (0..ROWS as u32).rev() {
+                    assert_eq!(row(mirror, number), Ok(number.into()));
+                }
+            }
+            let [_, bytes] = verdicts.all_copied();
+            assert_eq!(bytes, source.file.len() as u64);
+            assert_eq!(row(mirror, ROWS as u32), Err(Miss::Known(Verdict::Corrupt)));
+        });
+    }
+
+    #[test]
+    fn a_file_longer_than_the_room_is_read_as_far_as_that_goes() {
+        let source = source();
+        let len = source.file.len() as u64;
+        let tree_len = len - tree_of(&source).start();
+        for room in (0..len + 4 * PAGE_LEN as u64).step_by(1000) {
+            with(&source, room, |mirror, _| {
+                let Ok(mirror) = mirror else {
+                    assert!(room < tree_len + PAGE_LEN as u64, "{room}");
+                    return;
+                };
+                let found: Vec<_> = (0..ROWS as u32).map(|number| row(mirror, number)).collect();
+                let count = found.iter().take_while(|row| row.is_ok()).count();
+                let uncovered = Err(Miss::Known(Verdict::NotCovered));
+                assert!(found[count..].iter().all(|row| *row == uncovered), "{room}");
+                let least = room.saturating_sub(tree_len + 2 * PAGE_LEN as u64) / 24;
+                assert!(count as u64 >= least.min(ROWS), "{count} in {room}");
+                assert_eq!(count == ROWS as usize, room >= len, "{room}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_page_that_rots_takes_its_own_rows_and_a_page_of_sums_those_below() {
+        let whole = source();
+        let tree = elfuse_format::header::Header::parse(&whole.file)
+            .unwrap()
+            .tree()
+            .unwrap();
+        let lost = |at: u64| {
+            let mut source = source();
+            source.file[at as usize] ^= 1;
+            with(&source, 1 << 20, |mirror, _| {
+                let mirror = mirror.unwrap();
+                let rows = (0..ROWS as u32).map(|number| row(mirror, number));
+                let lost = rows.filter(|row| *row == Err(Miss::Known(Verdict::Corrupt)));
+                lost.count()
+            })
+        };
+        let of_a_page = lost(10 * PAGE_LEN as u64);
+        assert!(
+            (PAGE_LEN / 24..=PAGE_LEN / 24 + 2).contains(&of_a_page),
+            "{of_a_page}"
+        );
+        let of_sums = lost(tree.start() + PAGE_LEN as u64);
+        let pages = PAGE_LEN / SUM_LEN;
+        assert!((pages * PAGE_LEN / 24..=pages * PAGE_LEN / 24 + 2).contains(&of_sums));
     }
 }
