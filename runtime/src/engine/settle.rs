@@ -234,7 +234,7 @@ impl<'v> Setting<'v> {
         const PROCFS_ROOT: u64 = 1;
         let name = self.string(path).ok()?;
         let found = lstatat(Fd::CWD, name);
-        if procfs && found.is_ok_and(|found| found.ino != PROCFS_ROOT) {
+        if procfs && !found.is_ok_and(|found| found.ino == PROCFS_ROOT) {
             require_procfs();
         }
         match found {
