@@ -60,6 +60,11 @@ fn plain_directory(path: &CStr) -> Option<Fd> {
         .flatten()
 }
 
+/// Whether this looks like the root of a procfs (`PROC_ROOT_INO`, and its mode): else that it is one has to be asked for.
+fn is_procfs_root(found: &Stat) -> bool {
+    found.ino == 1 && found.mode == S_IFDIR | 0o555
+}
+
 fn is_directory(found: &Stat) -> bool {
     found.mode & S_IFMT == S_IFDIR
 }
@@ -230,11 +235,9 @@ impl<'v> Setting<'v> {
 
     /// Canonical path of a directory of the host's root, which nearly always is a directory and no symlink.
     fn top_directory(&mut self, path: &'static [u8], procfs: bool) -> Option<&'static [u8]> {
-        /// `PROC_ROOT_INO`: without it nothing of a procfs is mounted there.
-        const PROCFS_ROOT: u64 = 1;
         let name = self.string(path).ok()?;
         let found = lstatat(Fd::CWD, name);
-        if procfs && found.is_ok_and(|found| found.ino != PROCFS_ROOT) {
+        if procfs && !found.is_ok_and(|found| is_procfs_root(&found)) {
             require_procfs();
         }
         match found {

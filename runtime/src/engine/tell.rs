@@ -192,10 +192,18 @@ pub fn freeze() {
 }
 
 /// The process ends: the one that the run began with prints what was counted.
+///
+/// Nearly all have nothing to say. They are told so where they stand: a child of fork(2) would have to find the pages of what follows.
+#[inline]
 pub fn end() {
-    if counters().is_none() && !HISTOGRAM.enabled() {
-        return;
+    if counters().is_some() || HISTOGRAM.enabled() {
+        print_at_end();
     }
+}
+
+#[cold]
+#[inline(never)]
+fn print_at_end() {
     let run = &process().run;
     if getpid().cast_signed() != run.top_level_pid {
         return;
