@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,36 @@ static void lookups(void) {
     ssize_t link = readlink("/proc/self/exe", text, sizeof text - 1);
     printf("open %d, missing %d %d, stat %d, access %d, exe %zd %s\n", fd >= 0, missing, why, listed, there, link, text);
     close(fd);
+}
+
+/* fstatat(2) by an empty path, and by what is nearly one. */
+static void by_descriptor(void) {
+    struct stat found = {0};
+    char *edge = (char *)mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + 4096;
+    munmap(edge, 4096);
+    edge[-1] = 0;
+    strcpy(edge - 16, "/w/f");
+    const char *paths[] = {"", edge - 1, edge, (const char *)8, "/w/f", "f", edge - 16, "missing"};
+    int descriptors[] = {open("/w/f", O_RDONLY), open("/w", O_RDONLY), AT_FDCWD, -1};
+    sigset_t all, none;
+    sigfillset(&all);
+    for (int blocked = 0; blocked < 2; blocked++) {
+        sigprocmask(SIG_BLOCK, blocked ? &all : NULL, &none);
+        for (size_t d = 0; d < sizeof descriptors / sizeof *descriptors; d++)
+            for (size_t p = 0; p < sizeof paths / sizeof *paths; p++)
+                for (int flags = 0; flags <= AT_EMPTY_PATH + 0x100; flags += 0x100) {
+                    if (flags & 0xe00)
+                        continue;
+                    found.st_ino = 0;
+                    errno = 0;
+                    long result = syscall(SYS_newfstatat, descriptors[d], paths[p], &found, flags);
+                    printf("%d %zu %zu %x: %ld %d %lu\n", blocked, d, p, flags, result, errno, (unsigned long)found.st_ino);
+                }
+        errno = 0;
+        long result = syscall(SYS_newfstatat, descriptors[0], "", (void *)8, AT_EMPTY_PATH);
+        printf("%d into nowhere: %ld %d\n", blocked, result, errno);
+    }
+    sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 static atomic_int stage;
@@ -113,6 +144,8 @@ int main(int count, char **words) {
         int images = 0;
         if (strcmp(words[i], "lookups") == 0) {
             lookups();
+        } else if (strcmp(words[i], "status") == 0) {
+            by_descriptor();
         } else if (strcmp(words[i], "code") == 0) {
             make_code(0);
         } else if (strcmp(words[i], "protect") == 0) {

@@ -185,6 +185,13 @@ fn a_second_copy_of_a_library_is_the_original_and_arms_the_filter() {
 }
 
 #[test]
+fn an_empty_path_means_the_descriptor_and_a_bad_one_is_efault_whatever_is_blocked() {
+    let indexed = Indexed::new();
+    assert_eq!(indexed.same(&["lookups", "status"]), [false, false]);
+    assert_eq!(indexed.same(&["code", "status"]), [false, true]);
+}
+
+#[test]
 fn what_is_closed_or_replaced_is_seen_and_paths_lead_where_they_did() {
     let indexed = Indexed::with(|guest| {
         guest.add("traps-dynamic", "bin/traps-dynamic");

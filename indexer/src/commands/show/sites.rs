@@ -157,7 +157,7 @@ fn print(shown: &Shown, out: &mut Output) -> io::Result<()> {
             _ => String::new(),
         };
         let line = format!(
-            "  {:>10}  {call:<18} {:<8} {state}  {place}",
+            "  {:>10}  {call:<18} {:<11} {state}  {place}",
             site.vaddr, site.class
         );
         writeln!(out.text(), "{}", line.trim_end())?;
