@@ -23,7 +23,12 @@ enum Damage {
 fn damage(bytes: &[u8], random: &mut Random) -> (Damage, Vec<u8>) {
     let mut damaged = bytes.to_vec();
     let how = match random.below(10) {
-        0..5 => Damage::Flip(random.below(8 * bytes.len())),
+        0..4 => Damage::Flip(random.below(8 * bytes.len())),
+        // Among the last are the checksums of pages.
+        4 => {
+            let len = bytes.len().min(64);
+            Damage::Flip(8 * (bytes.len() - len) + random.below(8 * len))
+        }
         // Among the first bytes is all that says how to read the rest.
         5 => Damage::Flip(random.below(8 * bytes.len().min(512))),
         6 => Damage::Truncate(random.below(bytes.len())),

@@ -65,9 +65,12 @@ fn break_index(directory: &Path, random: &mut Random, stop: &Stop) {
         let open = OpenOptions::new().write(true).open(path);
         match (random.below(5), open) {
             (0, Ok(file)) => drop(file.set_len(random.below(content.len() + 1) as u64)),
-            (1 | 2, Ok(file)) => {
+            (part @ (1 | 2), Ok(file)) => {
                 let byte = [(random.number() & 0xff) as u8];
-                let at = random.below(content.len().max(1)) as u64;
+                // Anywhere, or among the last bytes, which are checksums of pages.
+                let len = content.len().max(1);
+                let among = if part == 1 { len } else { len.min(1024) };
+                let at = (len - among + random.below(among)) as u64;
                 let _ = file.write_at(&byte, at);
             }
             (3, _) => drop(fs::remove_file(path)),
