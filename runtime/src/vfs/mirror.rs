@@ -14,7 +14,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::slice;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use elfuse_format::FormatError;
 use elfuse_format::header::{HEADER_LEN, Header, Kind, PartKind, PartRow, PartTable, rows};
@@ -90,6 +90,11 @@ const GOOD: u8 = 2;
 /// It could not be read, or is not what its checksum says.
 const BAD: u8 = 3;
 
+/// How many times pages are fetched as they are asked for. Who asks for more is going to ask for others: then their neighbours come with them.
+const ALONE: u32 = 64;
+/// Pages that come together: as many as a page of memory has.
+const TOGETHER: usize = 4096 / PAGE_LEN;
+
 /// A file, mirrored.
 pub(super) struct Mirror<'a> {
     source: &'a dyn Source,
@@ -101,6 +106,8 @@ pub(super) struct Mirror<'a> {
     body: u64,
     /// A state for each page that has a place.
     states: &'a [AtomicU8],
+    /// How many times pages were fetched.
+    fetches: AtomicU32,
     verdicts: Option<&'a Verdicts>,
 }
 
@@ -177,6 +184,7 @@ impl<'a> Mirror<'a> {
             states: arena
                 .zeroed(len.div_ceil(PAGE_LEN))
                 .ok_or(IndexError::NoRoom)?,
+            fetches: AtomicU32::new(0),
             verdicts,
         };
         if let Some(verdicts) = verdicts {
@@ -324,10 +332,38 @@ impl<'a> Mirror<'a> {
             while end <= last && self.claim(end).is_ok() {
                 end += 1;
             }
-            self.fill(at..end)?;
+            let asked = at..end;
+            if let Err(Miss::Busy) = self.fill(self.with_neighbours(asked.clone())) {
+                return Err(Miss::Busy);
+            }
+            // A neighbour that is bad is another's misfortune.
+            let states = &self.states[asked];
+            if states
+                .iter()
+                .any(|state| state.load(Ordering::Acquire) != GOOD)
+            {
+                return Err(CORRUPT);
+            }
             at = end;
         }
         Ok(())
+    }
+
+    /// Pages that were claimed, and those around them that it pays to fetch with them, claimed too.
+    fn with_neighbours(&self, claimed: Range<usize>) -> Range<usize> {
+        let body = self.body as usize / PAGE_LEN;
+        let count = self.fetches.fetch_add(1, Ordering::Relaxed);
+        if count < ALONE || claimed.end > body {
+            return claimed;
+        }
+        let Range { mut start, mut end } = claimed;
+        while !start.is_multiple_of(TOGETHER) && self.claim(start - 1).is_ok() {
+            start -= 1;
+        }
+        while !end.is_multiple_of(TOGETHER) && end < body && self.claim(end).is_ok() {
+            end += 1;
+        }
+        start..end
     }
 
     /// Copies and checks pages that were claimed.
