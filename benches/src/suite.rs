@@ -124,6 +124,15 @@ fn reason(kind: Kind, mode: &str, over_ns: f64, is_armed: bool) -> Option<&'stat
         }
         (Kind::Path, "off") => "without an index each component of the path is looked up by itself",
         (Kind::Path, "strict") => "`strict` asks the host each time",
+        (Kind::Path, _) => {
+            "served: the entry, what the index and the mounts say of the path, and the call itself from the sysroot's descriptor"
+        }
+        (Kind::Signal, _) => {
+            "served: handlers and masks for SIGSYS, SIGSEGV and SIGBUS are the runtime's, so each of these is looked at before it is made"
+        }
+        (Kind::Fstat, _) => {
+            "glibc's is newfstatat with an empty path, which the entry has to look at first"
+        }
         (Kind::Signal, _) if is_trapped => {
             "trapped: handlers and masks for SIGSYS, SIGSEGV and SIGBUS, which are the runtime's, have to be watched"
         }
