@@ -124,6 +124,13 @@ pub fn go_on(table: &Table) {
     }
 }
 
+/// A handler begins in this thread. Where it interrupted what is about to make a child of vfork(2), it would be taken for what goes on after that
+/// child: then nothing is learnt any more.
+pub fn interrupted(table: &Table) {
+    let order = Ordering::SeqCst;
+    let _ = (table.closed).compare_exchange(clock::thread(), FOR_GOOD, order, order);
+}
+
 /// Forgets which of these descriptors are files.
 fn forget(table: &Table, first: u32, last: u32) {
     let end = KNOWN_LEN.min(last.saturating_add(1)) as usize;

@@ -20,6 +20,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use super::descriptors;
 use super::process::process;
 use crate::guest::Memory;
 use crate::sys::abi::{SIG_BLOCK, SignalSet, UContext};
@@ -130,4 +131,5 @@ pub fn handler_entered(frame: &UContext) {
         IN_DOUBT.store(true, Ordering::Relaxed);
     }
     forget(thread());
+    descriptors::interrupted(process().pool.descriptors());
 }

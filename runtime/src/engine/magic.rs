@@ -43,7 +43,16 @@ fn runtime_path() -> Result<&'static [u8], Errno> {
         // SAFETY: zeros are one of these, and nobody else knows of it.
         let kept = unsafe { &mut *made };
         let read = readlinkat(Fd::CWD, c"/proc/self/exe", &mut kept.path);
-        kept.len = *read.as_ref().unwrap_or(&0);
+        let text = read.map(|len| &kept.path[..len]);
+        // It may be gone by now, as it may be when it is compared.
+        kept.len = match text.map(|text| text.strip_suffix(DELETED).unwrap_or(text)) {
+            Ok(path) => path.len(),
+            Err(errno) => {
+                // SAFETY: as below.
+                unsafe { unmap(at, LEN) };
+                return Err(errno);
+            }
+        };
         let placed =
             RUNTIME.compare_exchange(null_mut(), made, Ordering::AcqRel, Ordering::Acquire);
         known = placed.map_or_else(

@@ -15,6 +15,7 @@ use elfuse_format::header::HEADER_LEN;
 use elfuse_format::names;
 
 use super::arena::Arena;
+use super::process::process;
 use super::tell;
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
@@ -113,7 +114,8 @@ static IS_MENDED: AtomicBool = AtomicBool::new(false);
 /// How a mapping may be read that faults where its file has been cut. To ask for the mask and touch the mapping costs a small part of a copy by
 /// the kernel, which has to find and pin the page.
 fn how_to_copy() -> Memory {
-    if IS_MENDED.load(Ordering::Relaxed) {
+    // A child of vfork may have been made without handlers.
+    if IS_MENDED.load(Ordering::Relaxed) && !process().pool.is_guest_in_memory() {
         Memory::under(signal_mask(SIG_BLOCK, SignalSet::default()))
     } else {
         Memory::ByKernel
@@ -170,6 +172,10 @@ impl Files {
 /// Gives the descriptors back that were open for the runtime alone. While there is one thread, and with the handlers installed.
 pub fn guest_begins() {
     IS_MENDED.store(true, Ordering::Relaxed);
+    give_back();
+}
+
+fn give_back() {
     let files = OPEN.swap(core::ptr::null_mut(), Ordering::Relaxed);
     // SAFETY: null, or the address of files that are never dropped, and used through atomics only.
     if let Some(files) = unsafe { files.as_ref() } {
@@ -452,7 +458,7 @@ pub fn vfs(
         return Ok((vfs, Some(coherence)));
     };
     // Those of a run before this one, if there was one.
-    guest_begins();
+    give_back();
     files.stay_open(&catalogue);
     let catalogue: &Catalogue<'_> = arena.place(catalogue)?;
     vfs = vfs.with_index(catalogue, coherence);

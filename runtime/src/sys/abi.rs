@@ -175,6 +175,7 @@ pub const CLONE_VM: usize = 0x100;
 pub const CLONE_FILES: usize = 0x400;
 pub const CLONE_VFORK: usize = 0x4000;
 pub const CLONE_THREAD: usize = 0x1_0000;
+pub const CLONE_CLEAR_SIGHAND: usize = 0x1_0000_0000;
 
 pub const O_ACCMODE: usize = 3;
 pub const O_RDONLY: usize = 0;

@@ -143,6 +143,13 @@ static void cloned(void) {
     wait_for("a child that shares the directory", child);
     char text[100];
     say("here: %s, open %s\n", getcwd(text, sizeof text), how(open("f", O_RDONLY)));
+    child = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+    if (child == 0) {
+        syscall(SYS_close_range, 3, ~0U, 0);
+        _exit(0);
+    }
+    wait_for("a child that shares the descriptors and closes them", child);
+    paths_work("after it");
 }
 
 /* A tracer passes on what it does not know: a signal of the runtime is none of its business. */

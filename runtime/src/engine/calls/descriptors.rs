@@ -3,8 +3,9 @@
 
 use crate::engine::call::Call;
 use crate::engine::descriptors::{closing, distrust, split};
+use crate::errno::Errno;
 use crate::guest::Address;
-use crate::sys::abi::{CLONE_FILES, CLONE_THREAD, CLONE_VFORK, CLONE_VM};
+use crate::sys::abi::{CLONE_CLEAR_SIGHAND, CLONE_FILES, CLONE_THREAD, CLONE_VFORK, CLONE_VM};
 use crate::sys::raw::Raw;
 
 /// An argument that is an `unsigned int`.
@@ -47,8 +48,8 @@ fn making(call: &Call<'_>, flags: usize) {
     let has = |flag: usize| flags & flag != 0;
     match (has(CLONE_VM), has(CLONE_FILES), has(CLONE_THREAD)) {
         (true, false, _) => split(call.process, has(CLONE_VFORK)),
-        // Who closes something in it would be taken for a child with descriptors of its own.
-        (true, true, false) => distrust(call.process),
+        // Who closes something in it would be taken for a child with descriptors of its own; or is not seen at all, having memory of its own.
+        (true, true, false) | (false, true, _) => distrust(call.process),
         _ => {}
     }
 }
@@ -63,6 +64,10 @@ pub fn clone(call: &mut Call<'_>) -> Raw {
 pub fn clone3(call: &mut Call<'_>) -> Raw {
     // What cannot be read the kernel will not read either.
     if let Ok(flags) = call.memory.read_word(Address(call.args[0])) {
+        // The child would lose the runtime's handlers with the guest's. C libraries do without where a kernel is too old for it.
+        if flags & CLONE_CLEAR_SIGHAND != 0 {
+            return Errno::EINVAL.into();
+        }
         making(call, flags);
     }
     call.in_place()
