@@ -38,6 +38,8 @@ pub enum Kind {
     Snapshot = 5,
     /// `.elfuse/cpuid`: [`crate::cpuid`], written by the runtime.
     Cpuid = 6,
+    /// `.elfuse/resident/*.count`: [`crate::snapshot::counts`], written by the runtime.
+    Counts = 7,
 }
 
 impl Kind {
@@ -51,6 +53,7 @@ impl Kind {
             4 => Self::Generation,
             5 => Self::Snapshot,
             6 => Self::Cpuid,
+            7 => Self::Counts,
             _ => return None,
         })
     }
@@ -65,6 +68,7 @@ impl Kind {
             Self::Generation => "generation",
             Self::Snapshot => "snapshot",
             Self::Cpuid => "CPUID table",
+            Self::Counts => "resident program's counters",
         }
     }
 }

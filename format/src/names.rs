@@ -16,6 +16,8 @@ pub const GENERATION: &str = "generation";
 pub const CPUID: &str = "cpuid";
 /// Directory in the store: [`crate::snapshot`].
 pub const RESIDENT: &str = "resident";
+/// List in the store of programs to be kept, one a line.
+pub const RESIDENT_LIST: &str = "resident.list";
 /// What the name of a snapshot ends with.
 pub const SNAPSHOT_SUFFIX: &str = ".snap";
 /// What the name of a snapshot's counters ends with.

@@ -7,6 +7,8 @@
 //! or lies where it was linked to. [`Snapshot::parse`] has compared every row with what it points into, so that who follows them
 //! need not.
 
+pub mod counts;
+
 use rkyv::{Archive, Serialize};
 
 use crate::checksum::checksum;
@@ -210,11 +212,13 @@ pub enum Value {
     ArgumentCount = 13,
     /// The thread's number, four bytes.
     ThreadId = 14,
+    /// The time stamp counter: when the dynamic linker began.
+    Ticks = 15,
 }
 
 impl Value {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::StackPointer,
         Self::Arguments,
         Self::Environment,
@@ -229,6 +233,7 @@ impl Value {
         Self::Break,
         Self::ArgumentCount,
         Self::ThreadId,
+        Self::Ticks,
     ];
 
     /// The value that a number stands for.
@@ -265,6 +270,7 @@ impl Value {
             Self::Break => "start of the heap",
             Self::ArgumentCount => "argc",
             Self::ThreadId => "thread id",
+            Self::Ticks => "time stamp counter",
         }
     }
 }
@@ -439,7 +445,11 @@ impl<'a> Snapshot<'a> {
 
     fn check(&self) -> Result<(), FormatError> {
         let when = |is_good: bool, what: &'static str| {
-            if is_good { Ok(()) } else { Err(MALFORMED(what)) }
+            if is_good {
+                Ok(())
+            } else {
+                Err(MALFORMED(what))
+            }
         };
         let files = self.files.len() as u64;
         when(files > u64::from(PROGRAM), "snapshot files")?;
@@ -479,11 +489,17 @@ impl<'a> Snapshot<'a> {
         for run in self.runs {
             let number = run.region.to_native();
             let region = self.regions.get(number as usize);
-            let (first, count) = (u64::from(run.first.to_native()), u64::from(run.pages.to_native()));
+            let (first, count) = (
+                u64::from(run.first.to_native()),
+                u64::from(run.pages.to_native()),
+            );
             let fits = region.is_some_and(|region| {
                 (first + count) * PAGE <= region.len.to_native() && !region.is_executable()
             });
-            when(fits && count > 0 && (number, first) >= previous, "snapshot runs")?;
+            when(
+                fits && count > 0 && (number, first) >= previous,
+                "snapshot runs",
+            )?;
             previous = (number, first + count);
             pages += count;
         }

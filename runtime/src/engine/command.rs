@@ -267,6 +267,7 @@ fn settle(
         mounts: Inherited::no_mounts(),
         host_fallback: options.host_fallback,
         cpuid_table: options.cpuid_table,
+        resident: options.resident,
         stats: options.stats,
         stats_fd,
         counters_fd,

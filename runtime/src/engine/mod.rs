@@ -22,6 +22,7 @@ pub mod pool;
 pub mod proc;
 pub mod process;
 mod quick;
+pub mod resident;
 pub mod say;
 pub mod signals;
 pub mod stacks;

@@ -18,6 +18,7 @@ use super::call::Call;
 use super::command;
 use super::pool::Pool;
 use super::process::{self, Process, Trust};
+use super::resident::{self, Kept};
 use super::say::say;
 use super::stacks::Stacks;
 use super::tell::{self, Step};
@@ -25,7 +26,7 @@ use super::text::Code;
 use super::{cpuid, exec, image, signals, store};
 use crate::errno::Errno;
 use crate::loader::elf::{Header, ProgramHeaders};
-use crate::loader::map::Base;
+use crate::loader::map::{Base, Bias};
 use crate::loader::plan::Plan;
 use crate::loader::stack::{Auxiliary, auxiliary, words_down};
 use crate::options::Inherited;
@@ -86,7 +87,8 @@ impl Vector {
     }
 
     /// A value of the auxiliary vector; 0 if it is not there.
-    fn auxiliary(&self, key: usize) -> usize {
+    #[must_use]
+    pub fn auxiliary(&self, key: usize) -> usize {
         auxiliary(&self.words[self.auxiliary_at()..], key).unwrap_or(0)
     }
 
@@ -278,6 +280,23 @@ pub fn launch(
         ));
         exit(NOT_EXECUTABLE)
     };
+    let persona = personality();
+    let no_randomize = persona & ADDR_NO_RANDOMIZE != 0;
+    let random = if no_randomize { 0 } else { random() };
+    if let Some(kept) = resident::restore(arena, process, &vector, file) {
+        close(file);
+        tell::done(Step::Mapped, run.trace);
+        let images = Images::of(&kept);
+        go_on(
+            arena,
+            process,
+            vector,
+            skip,
+            mask,
+            (images, Some(kept)),
+            (persona, random),
+        );
+    }
     const HEAD: usize = PAGE;
     let room = arena
         .bytes(HEAD + 3 * PATH_MAX)
@@ -292,9 +311,6 @@ pub fn launch(
         open_guest(process, path).unwrap_or_else(|errno| broken("its interpreter", errno))
     });
     tell::done(Step::Inspected, run.trace);
-    let persona = personality();
-    let no_randomize = persona & ADDR_NO_RANDOMIZE != 0;
-    let random = if no_randomize { 0 } else { random() };
     let program = load(arena, process, file, Base::Program { random }).unwrap_or_else(|errno| {
         let what = match errno {
             // It is linked to them, as elfuse is to its own.
@@ -312,6 +328,83 @@ pub fn launch(
     });
     close(file);
     tell::done(Step::Interpreter, run.trace);
+    let images = Images { program, loader };
+    go_on(
+        arena,
+        process,
+        vector,
+        skip,
+        mask,
+        (images, None),
+        (persona, random),
+    )
+}
+
+/// A program that is mapped, and its interpreter.
+struct Images {
+    program: Image,
+    loader: Option<Image>,
+}
+
+impl Images {
+    /// Those of a program that goes on from its snapshot: its dynamic linker starts behind its work.
+    fn of(kept: &Kept) -> Self {
+        let (phdr, phnum) = kept.phdrs();
+        let [code_start, code_end, data_start, data_end] = kept.extent();
+        let code = |bias| image::Mapped {
+            bias,
+            is_complete: kept.is_complete,
+            asks_cpuid: false,
+        };
+        let program = Image {
+            code: code(Bias(0)),
+            entry: kept.entry(),
+            phdr,
+            phnum,
+            brk: kept.heap(),
+            extent: crate::loader::plan::Extent {
+                code: (code_start, code_end),
+                data: (data_start, data_end),
+                end: kept.heap() as u64,
+            },
+            executable_stack: false,
+        };
+        let loader = Image {
+            code: code(Bias(kept.base() as u64)),
+            entry: kept.resume(),
+            ..program
+        };
+        Self {
+            program,
+            loader: Some(loader),
+        }
+    }
+}
+
+/// Makes the stack the guest's, and goes to what is mapped.
+fn go_on(
+    arena: &mut Arena,
+    process: &'static Process,
+    vector: Vector,
+    skip: usize,
+    mask: SignalSet,
+    (Images { program, loader }, kept): (Images, Option<Kept>),
+    (persona, random): (usize, u64),
+) -> ! {
+    let run = &process.run;
+    let no_randomize = persona & ADDR_NO_RANDOMIZE != 0;
+    let words = resident::Stack {
+        pointer: 0,
+        arguments: vector.arguments - skip,
+        first_argument: vector.argument_words().get(skip).copied().unwrap_or(0),
+        auxiliary: 0,
+        random: vector.auxiliary(at::RANDOM),
+        random_words: random_words(&vector),
+        platform: vector.auxiliary(at::PLATFORM),
+        execfn: 0,
+        vdso: vector.auxiliary(at::SYSINFO_EHDR),
+        heap: 0,
+    };
     let auxiliary = Auxiliary {
         phdr: program.phdr,
         phnum: program.phnum,
@@ -375,12 +468,39 @@ pub fn launch(
     // Whoever started elfuse may have blocked everything.
     signal_mask(SIG_SETMASK, mask.without(SIGSYS));
     let entry = loader.map_or(program.entry, |loader| loader.entry);
-    enter(entry, stack.pointer)
+    let Some(kept) = kept else {
+        enter(entry, stack.pointer, 0)
+    };
+    let filled = kept.fill(&resident::Stack {
+        pointer: stack.pointer,
+        auxiliary: stack.auxiliary,
+        execfn: auxiliary.execfn,
+        heap: start_brk,
+        ..words
+    });
+    if let Err(errno) = filled {
+        fail(format_args!(
+            "cannot go on with the resident {}: {}; `--no-resident` loads it",
+            crate::text::Shown(run.exe),
+            errno.text()
+        ));
+    }
+    enter(entry, stack.pointer, program.entry)
+}
+
+/// The bytes that AT_RANDOM leads to.
+fn random_words(vector: &Vector) -> [u64; 2] {
+    let at = vector.auxiliary(at::RANDOM);
+    if at == 0 {
+        return [0; 2];
+    }
+    // SAFETY: sixteen bytes on the initial stack, at any alignment.
+    unsafe { core::ptr::read_unaligned(core::ptr::with_exposed_provenance(at)) }
 }
 
 /// Bytes of the guest's stack that serving a call takes below the kernel's frame, at most. Measured: less than 3 KiB for a path and less
 /// than 4 KiB for an exec, in development builds too. A test holds it.
-const HANDLER_STACK: usize = 8192;
+pub const HANDLER_STACK: usize = 8192;
 
 /// Opens a guest path of the runtime's own: an interpreter.
 fn open_guest(process: &'static Process, path: &[u8]) -> Result<Fd, Errno> {
@@ -526,13 +646,12 @@ fn name(run: &Inherited<'_>) {
     }
 }
 
-/// Goes to the guest's entry point with the registers as the kernel leaves them.
-fn enter(entry: usize, stack: usize) -> ! {
+/// Goes to the guest's entry point with the registers as the kernel leaves them, but for rax.
+fn enter(entry: usize, stack: usize, rax: usize) -> ! {
     // SAFETY: both are of mappings made for the guest; nothing of the runtime's is on the stack above the pointer.
     unsafe {
         asm!(
             "mov rsp, {stack}",
-            "xor eax, eax",
             "xor ebx, ebx",
             "xor ecx, ecx",
             "xor edx, edx",
@@ -551,6 +670,7 @@ fn enter(entry: usize, stack: usize) -> ! {
             "ret",
             stack = in(reg) stack,
             in("r11") entry,
+            in("rax") rax,
             options(noreturn),
         )
     }
