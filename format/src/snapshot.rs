@@ -116,6 +116,8 @@ pub enum Outcome {
     Error(u32),
     /// It is a directory.
     Directory,
+    /// It is there, and no directory.
+    Other,
 }
 
 impl Outcome {
@@ -126,6 +128,7 @@ impl Outcome {
             Self::File(file) => (1, file),
             Self::Error(errno) => (2, errno),
             Self::Directory => (3, 0),
+            Self::Other => (4, 0),
         }
     }
 }
@@ -460,7 +463,7 @@ impl<'a> Snapshot<'a> {
             let is_known = match lookup.outcome() {
                 Some(Outcome::File(file)) => u64::from(file) < files,
                 Some(Outcome::Error(errno)) => (1..4096).contains(&errno),
-                Some(Outcome::Directory) => true,
+                Some(Outcome::Directory | Outcome::Other) => true,
                 None => false,
             };
             when(is_path && is_known, "snapshot lookups")?;
@@ -574,6 +577,7 @@ impl ArchivedLookup {
             1 => Outcome::File(value),
             2 => Outcome::Error(value),
             3 => Outcome::Directory,
+            4 => Outcome::Other,
             _ => return None,
         })
     }

@@ -14,8 +14,8 @@ use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::loader::stack::raised;
 use crate::sys::abi::{
-    O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, RLIMIT_STACK, S_IFMT,
-    S_IFREG, at,
+    O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, RLIMIT_STACK, S_IFDIR,
+    S_IFMT, S_IFREG, at,
 };
 use crate::sys::host::{Fd, close, fstat, limits, openat};
 
@@ -147,6 +147,13 @@ impl Files {
                     self.put(number, found);
                 }
                 (Outcome::Directory, Ok(found)) => close(found),
+                (Outcome::Other, Ok(found)) => {
+                    let mode = fstat(found).map(|found| found.mode & S_IFMT);
+                    close(found);
+                    if mode.is_ok_and(|mode| mode == S_IFDIR) {
+                        return Err(Refusal::Lookup);
+                    }
+                }
                 (Outcome::Error(expected), Err(Errno(errno))) if u32::from(errno) == expected => {}
                 (_, Ok(found)) => {
                     close(found);
@@ -206,6 +213,7 @@ fn open(call: &Call<'_>, path: &[u8], outcome: Outcome) -> Result<Fd, Errno> {
     let host = at.host.filter(|_| !at.magic).ok_or(Errno::ELOOP)?;
     let flags = match outcome {
         Outcome::Directory => O_PATH | O_DIRECTORY,
+        Outcome::Other => O_PATH,
         // Without effect, whatever is there by now.
         Outcome::File(_) | Outcome::Error(_) => O_RDONLY | O_NONBLOCK,
     };

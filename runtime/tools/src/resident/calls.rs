@@ -7,6 +7,8 @@ use elfuse_format::snapshot::Outcome;
 pub enum Call {
     /// It changes nothing that lasts, or what it changes is in the mappings.
     Plain,
+    /// Memory is mapped where the kernel likes: so many bytes.
+    Map(u64),
     /// Where the heap starts is asked.
     Break,
     /// A file is opened; the path is at this address.
@@ -74,7 +76,15 @@ pub fn judge(nr: u64, args: [u64; 6]) -> Option<Call> {
         libc::SYS_brk if first == 0 => Call::Break,
         libc::SYS_read | libc::SYS_pread64 | libc::SYS_fstat | libc::SYS_lseek => Call::Plain,
         libc::SYS_munmap | libc::SYS_mprotect | libc::SYS_madvise => Call::Plain,
-        libc::SYS_mmap if fourth & libc::MAP_PRIVATE as u64 != 0 => Call::Plain,
+        libc::SYS_mmap if fourth & libc::MAP_PRIVATE as u64 != 0 => {
+            let is_fixed = fourth & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) as u64 != 0;
+            match first {
+                0 if !is_fixed => Call::Map(second),
+                _ if is_fixed => Call::Plain,
+                // A place that it would like: where else that leads is not known.
+                _ => return None,
+            }
+        }
         libc::SYS_openat if is_cwd && third & WRITES == 0 => Call::Open(second),
         libc::SYS_open if second & WRITES == 0 => Call::Open(first),
         libc::SYS_access => Call::Access(first),

@@ -139,11 +139,12 @@ fn images(first: &Run, second: &Run) -> anyhow::Result<[Image; 2]> {
         Ok(Image {
             mappings: all.clone(),
             pages: stopped::read_pages(&run.tracee, all, &there).context("reading its memory")?,
+            objects: run.objects.clone(),
             values: run.values.clone(),
             vdso: run.mappings.vdso,
             rseq: (run.log.rseq[0], run.log.rseq[1]),
             ticks: run.ticks,
-            loader: run.loader(),
+            loader: run.objects.get(1).copied().unwrap_or_default(),
         })
     };
     Ok([image(first)?, image(second)?])
@@ -176,6 +177,7 @@ struct Run {
     log: Log,
     files: Files,
     mappings: stopped::Mappings,
+    objects: Vec<stopped::Object>,
     exe: Vec<u8>,
     resume: u64,
     entry: u64,
@@ -183,6 +185,8 @@ struct Run {
     values: Vec<(Value, u64)>,
     /// The time stamp counter before it was started and after it was stopped.
     ticks: (u64, u64),
+    /// Below here nothing was mapped so far.
+    floor: u64,
 }
 
 /// Where a dynamic linker hands over: when the instruction there is about to be executed it is done, and its frames are gone.
@@ -234,12 +238,14 @@ impl Run {
             log: Log::default(),
             files: Files::default(),
             mappings: stopped::Mappings::default(),
+            objects: Vec::new(),
             exe: Vec::new(),
             resume: 0,
             entry: 0,
             auxiliary: BTreeMap::new(),
             values: Vec::new(),
             ticks: (before, before),
+            floor: 0,
         };
         match run.to_point(request) {
             Ok(true) => {}
@@ -269,12 +275,21 @@ impl Run {
                     if self.resume == 0 {
                         self.begin(request)?;
                     }
-                    pending = Some(self.judge(nr, args, ip)?);
+                    let call = self.judge(nr, args, ip)?;
+                    if let Call::Map(len) = call.call {
+                        let at = self.room(len);
+                        self.tracee.set_first_argument(at)?;
+                    }
+                    pending = Some(call);
                 }
                 Stop::Exit { value, ip } => {
                     // After a trap it is the return from the handler that brings the result.
                     if let Some(pending) = pending.as_mut().filter(|pending| pending.ip == ip) {
                         pending.value = Some(value);
+                        if let Call::Map(_) = pending.call {
+                            // A system call keeps its arguments, and the code behind it may count on that.
+                            self.tracee.set_first_argument(0)?;
+                        }
                     }
                 }
                 Stop::Signal(found) => {
@@ -310,6 +325,10 @@ impl Run {
         );
         let host = |address| self.host_path(address);
         let (program, loader) = (host(phdr)?, host(base)?);
+        self.objects = vec![
+            span(&program, |header| self.entry.wrapping_sub(header.entry))?,
+            span(&loader, |_| base)?,
+        ];
         let in_guest = program.strip_prefix(request.sysroot).ok();
         let in_guest = in_guest.with_context(|| {
             format!(
@@ -323,6 +342,8 @@ impl Run {
             .into_os_string()
             .as_bytes()
             .to_vec();
+        const STEP: u64 = 2 << 20;
+        self.floor = (base - STEP) & !(STEP - 1);
         const E_ENTRY: u64 = 24;
         let loader_entry = base + self.tracee.word(base + E_ENTRY)?;
         let mut start = [0; 16];
@@ -342,10 +363,19 @@ impl Run {
             .context("setting a hardware breakpoint")
     }
 
+    /// Where so many bytes are to be mapped. ld.so keeps a table of what it has mapped in the order of the addresses, which has to be the same
+    /// in both captures; the kernel's choice is not, as it aligns large files to huge pages.
+    fn room(&mut self, len: u64) -> u64 {
+        const HUGE: u64 = 2 << 20;
+        let align = if len < HUGE { 4096 } else { HUGE };
+        self.floor = self.floor.saturating_sub(len) & !(align - 1);
+        self.floor
+    }
+
     /// The host's path of the file mapped at an address.
     fn host_path(&self, address: u64) -> anyhow::Result<PathBuf> {
         let mut files = Files::default();
-        let mappings = stopped::mappings(&self.tracee, &mut files)?;
+        let mappings = stopped::mappings(&self.tracee, &mut files, &[])?;
         let mut all = mappings.all.iter();
         let found = all.find(|mapping| (mapping.start..mapping.end).contains(&address));
         let path = found.and_then(|mapping| files.paths.get(mapping.file as usize));
@@ -411,6 +441,12 @@ impl Run {
         let was_made = value >= 0;
         match call {
             Call::Plain => {}
+            Call::Map(len) if was_made => {
+                let start = value.cast_unsigned();
+                let end = (start + len).next_multiple_of(4096);
+                self.objects.push((start, end));
+            }
+            Call::Map(_) => {}
             Call::Break => self.log.heap = value.cast_unsigned(),
             Call::Open(_) => {
                 let link = PathBuf::from(format!("/proc/{}/fd/{value}", self.tracee.pid()));
@@ -423,11 +459,11 @@ impl Run {
                 /// Offset of `st_mode`.
                 const MODE: u64 = 24;
                 let mode = self.tracee.word(into + MODE)? as u32;
-                ensure!(
-                    mode & libc::S_IFMT == libc::S_IFDIR,
-                    "it looks at {shown} without opening it"
-                );
-                self.log.lookups.push((path, Outcome::Directory));
+                let outcome = match mode & libc::S_IFMT {
+                    libc::S_IFDIR => Outcome::Directory,
+                    _ => Outcome::Other,
+                };
+                self.log.lookups.push((path, outcome));
             }
             Call::Access(_) | Call::ReadLink(_) => {
                 bail!("it goes by {shown}, which is there ({name})")
@@ -453,7 +489,7 @@ impl Run {
             self.log.open
         );
         let known = self.files.identities.len();
-        self.mappings = stopped::mappings(&self.tracee, &mut self.files)?;
+        self.mappings = stopped::mappings(&self.tracee, &mut self.files, &self.objects)?;
         ensure!(
             self.files.identities.len() == known,
             "it maps {}, and no lookup led there",
@@ -499,22 +535,6 @@ impl Run {
             (Value::ThreadId, u64::from(tracee.pid().unsigned_abs())),
         ];
         Ok(())
-    }
-
-    /// The dynamic linker's mappings and those that join them.
-    fn loader(&self) -> (u64, u64) {
-        let base = self.auxiliary.get(&(at::BASE as u64)).copied().unwrap_or(0);
-        let all = self.mappings.all.iter();
-        let end = all
-            .skip_while(|mapping| mapping.start < base)
-            .fold(base, |end, mapping| {
-                if mapping.start == end {
-                    mapping.end
-                } else {
-                    end
-                }
-            });
-        (base, end)
     }
 
     /// The words of the auxiliary vector that have to be the same: all but addresses, and who runs it.
@@ -595,6 +615,17 @@ fn start_of(program: &Path) -> anyhow::Result<Vec<u8>> {
 fn headers<'b>(header: &Header, bytes: &'b [u8]) -> Option<&'b [u8]> {
     let start = usize::try_from(header.phdr_offset).ok()?;
     bytes.get(start..start.checked_add(header.phdrs_len())?)
+}
+
+/// Where the segments of a program or dynamic linker lie, from the first to the end of the last; `bias` is what its addresses are moved by.
+fn span(path: &Path, bias: impl Fn(&Header) -> u64) -> anyhow::Result<stopped::Object> {
+    let bytes = start_of(path)?;
+    let header = Header::parse(&bytes).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let rows = headers(&header, &bytes).context("program headers out of reach")?;
+    let plan = Plan::new(header, ProgramHeaders::new(rows))
+        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    let start = plan.start.wrapping_add(bias(&header));
+    Ok((start, start + plan.len))
 }
 
 /// The path of a program's dynamic linker.

@@ -28,13 +28,17 @@ pub struct Mapping {
     pub offset: u64,
     /// The number of the file, or [`NO_FILE`].
     pub file: u32,
+    /// The number of what was mapped at once: within it, all lies as it lay. Objects have their numbers by when they were mapped.
+    pub object: u32,
 }
 
 /// A process at the point where it is captured.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
-    /// Ascending.
+    /// By objects, ascending in each.
     pub mappings: Vec<Mapping>,
+    /// What was mapped at once: start, end. Parts may have been unmapped since.
+    pub objects: Vec<(u64, u64)>,
     /// Pages that may differ from their file, by the number of the mapping and of the page in it. Both images have the same ones.
     pub pages: BTreeMap<(u32, u32), Box<Page>>,
     /// What this process has for itself.
@@ -175,11 +179,7 @@ impl Known<'_> {
             return Meaning::Own;
         }
         let delta = second.wrapping_sub(first);
-        // One behind the end is an address of it too; what lies next to each other moves together.
-        let mut mappings = self.images[0].mappings.iter().zip(&self.deltas);
-        if mappings.any(|(mapping, moved)| {
-            *moved == delta && (mapping.start..=mapping.end).contains(&first)
-        }) {
+        if self.is_address(first, delta) {
             return Meaning::Moves;
         }
         let [one, other] = self.images.map(|image| image.vdso);
@@ -191,6 +191,18 @@ impl Known<'_> {
             return Meaning::Value(Value::Ticks, 0, 0);
         }
         Meaning::Unknown
+    }
+
+    /// Whether `address`, which lies `delta` further on in the other image, is one of an object that does. The dynamic linker also keeps
+    /// addresses outside of objects, to which it adds the number of a symbol; they are never further away than the object is long.
+    fn is_address(&self, address: u64, delta: u64) -> bool {
+        let objects = self.images.map(|image| image.objects.iter());
+        let [ours, theirs] = objects;
+        ours.zip(theirs).any(|((start, end), (other, _))| {
+            let len = end - start;
+            let near = start.saturating_sub(len)..=end.saturating_add(len);
+            delta != 0 && other.wrapping_sub(*start) == delta && near.contains(&address)
+        })
     }
 
     /// The values of so many bytes in both.
@@ -257,15 +269,27 @@ fn show(mapping: &Mapping) -> String {
         protection,
         offset,
         file,
+        object,
     } = mapping;
-    format!("{start:x}-{end:x} protection {protection} file {file} at {offset:#x}")
+    format!("{start:x}-{end:x} protection {protection} file {file} at {offset:#x} object {object}")
 }
 
 fn pair_up(first: &Image, second: &Image) -> Result<Vec<u64>, Difference> {
     let none = String::from("nothing");
     let shape = |mapping: &Mapping| {
         let len = mapping.end - mapping.start;
-        (len, mapping.protection, mapping.offset, mapping.file)
+        let offset = if mapping.file == NO_FILE {
+            0
+        } else {
+            mapping.offset
+        };
+        (
+            len,
+            mapping.protection,
+            offset,
+            mapping.file,
+            mapping.object,
+        )
     };
     let count = first.mappings.len().max(second.mappings.len());
     (0..count)
@@ -298,7 +322,10 @@ pub fn compare(first: &Image, second: &Image) -> Result<Common, Difference> {
         deltas,
     };
     let mut common = Common::default();
-    for (mapping, delta) in first.mappings.iter().zip(&known.deltas) {
+    let mut order: Vec<_> = (0..first.mappings.len()).collect();
+    order.sort_by_key(|number| first.mappings[*number].start);
+    for number in &order {
+        let (mapping, delta) = (&first.mappings[*number], &known.deltas[*number]);
         if mapping.protection & 6 == 6 {
             return Err(Difference::WritableCode(mapping.start));
         }
@@ -316,7 +343,12 @@ pub fn compare(first: &Image, second: &Image) -> Result<Common, Difference> {
         });
     }
     let mut spans = 0;
-    for (&(number, index), one) in &first.pages {
+    let pages = (0..).zip(&order).flat_map(|(region, number)| {
+        let number = *number as u32;
+        let pages = first.pages.range((number, 0)..=(number, u32::MAX));
+        pages.map(move |((_, index), page)| (region, number, *index, page))
+    });
+    for (region, number, index, one) in pages {
         let mapping = &first.mappings[number as usize];
         let address = mapping.start + u64::from(index) * PAGE;
         let other = second.pages.get(&(number, index)).unwrap_or(one);
@@ -337,7 +369,7 @@ pub fn compare(first: &Image, second: &Image) -> Result<Common, Difference> {
         page(
             &mut common,
             &known,
-            (number, index, address),
+            (region, index, address),
             [&one, &other],
             &mut spans,
         )?;

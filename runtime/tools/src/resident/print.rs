@@ -178,6 +178,7 @@ pub(super) fn show(entry: &Entry, json: bool, out: &mut dyn Write) -> anyhow::Re
             io::Error::from_raw_os_error(errno.cast_signed()).to_string()
         }
         Some(Outcome::Directory) => "a directory".to_owned(),
+        Some(Outcome::Other) => "no directory".to_owned(),
         None => "unknown".to_owned(),
     };
     if json {

@@ -112,11 +112,19 @@ pub struct Mappings {
     pub vdso: (u64, u64),
 }
 
-/// Reads the mappings of a process; its files become numbers.
+/// What was mapped at once, and keeps its shape wherever it lies: start, end.
+pub type Object = (u64, u64);
+
+/// Reads the mappings of a process; its files become numbers. They are cut where an object begins or ends, since what the kernel puts next to
+/// each other is chance, and come in the order of `objects`, of which a later one may have taken the place of an earlier one.
 ///
 /// # Errors
 /// It cannot be read, or there is something that is not kept.
-pub fn mappings(tracee: &Tracee, files: &mut Files) -> anyhow::Result<Mappings> {
+pub fn mappings(
+    tracee: &Tracee,
+    files: &mut Files,
+    objects: &[Object],
+) -> anyhow::Result<Mappings> {
     let text = fs::read(format!("/proc/{}/maps", tracee.pid())).context("reading its mappings")?;
     let mut found = Mappings::default();
     for line in text
@@ -141,17 +149,44 @@ pub fn mappings(tracee: &Tracee, files: &mut Files) -> anyhow::Result<Mappings> 
                 } else {
                     NO_FILE
                 };
-                push(&mut found.all, &line, file);
+                cut(&mut found.all, line, file, objects);
             }
         }
     }
+    found
+        .all
+        .sort_by_key(|mapping| (mapping.object, mapping.start));
     Ok(found)
 }
 
-fn push(all: &mut Vec<Mapping>, line: &Line<'_>, file: u32) {
+/// The number of the object that an address lies in, of several the last one; of what lies in none, their count. And how far that goes.
+fn object_of(objects: &[Object], address: u64) -> (u32, u64) {
+    let holding = objects
+        .iter()
+        .rposition(|(start, end)| (*start..*end).contains(&address));
+    let end = holding.map_or(u64::MAX, |number| objects[number].1);
+    let starts = objects.iter().map(|(start, _)| *start);
+    let next = starts.filter(|start| *start > address).min();
+    let number = holding.unwrap_or(objects.len());
+    (number as u32, next.unwrap_or(u64::MAX).min(end))
+}
+
+fn cut(all: &mut Vec<Mapping>, mut line: Line<'_>, file: u32, objects: &[Object]) {
+    let end = line.end;
+    while line.start < end {
+        let (object, object_end) = object_of(objects, line.start);
+        line.end = end.min(object_end);
+        push(all, &line, (file, object));
+        line.offset += line.end - line.start;
+        line.start = line.end;
+    }
+}
+
+fn push(all: &mut Vec<Mapping>, line: &Line<'_>, (file, object): (u32, u32)) {
     let goes_on = |last: &&mut Mapping| {
         let offset = last.offset + (last.end - last.start);
-        (last.end, last.protection, last.file) == (line.start, line.protection, file)
+        (last.end, last.protection, last.file, last.object)
+            == (line.start, line.protection, file, object)
             && (file == NO_FILE || offset == line.offset)
     };
     match all.last_mut().filter(goes_on) {
@@ -162,6 +197,7 @@ fn push(all: &mut Vec<Mapping>, line: &Line<'_>, file: u32) {
             protection: line.protection,
             offset: line.offset,
             file,
+            object,
         }),
     }
 }
@@ -249,7 +285,7 @@ pub fn boot_id() -> anyhow::Result<[u8; 16]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Line, parse, push};
+    use super::{Line, cut, parse, push};
 
     #[test]
     fn a_line_of_maps_is_read_with_blanks_in_its_path() {
@@ -269,6 +305,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_put_next_to_each_other_is_cut_apart() {
+        let objects = [(0x1000, 0x3000), (0x3000, 0x4000), (0x2000, 0x3000)];
+        let line = parse(b"1000-6000 rw-p 00000000 00:00 0 ").unwrap();
+        let mut all = Vec::new();
+        cut(&mut all, line, u32::MAX, &objects);
+        let pieces: Vec<_> = all
+            .iter()
+            .map(|piece| (piece.start, piece.object))
+            .collect();
+        assert_eq!(pieces, [(0x1000, 0), (0x3000, 1), (0x4000, 3)]);
+    }
+
+    #[test]
     fn mappings_that_go_on_are_one() {
         let text: [&[u8]; 5] = [
             b"1000-2000 r--p 00000000 fe:00 1 /a",
@@ -281,7 +330,7 @@ mod tests {
         for line in text {
             let line = parse(line).unwrap();
             let file = if line.path.is_empty() { u32::MAX } else { 0 };
-            push(&mut all, &line, file);
+            push(&mut all, &line, (file, 0));
         }
         let ranges: Vec<_> = all
             .iter()

@@ -215,6 +215,16 @@ impl Tracee {
         })
     }
 
+    /// Sets what it passes, or has passed, as the first argument of a system call.
+    ///
+    /// # Errors
+    /// Those of ptrace(2).
+    pub fn set_first_argument(&self, value: u64) -> io::Result<()> {
+        let at = std::mem::offset_of!(libc::user_regs_struct, rdi);
+        self.request(libc::PTRACE_POKEUSER, at, value as usize)
+            .map(drop)
+    }
+
     /// Copies memory of its.
     ///
     /// # Errors
