@@ -179,12 +179,13 @@ impl Known<'_> {
             return Meaning::Own;
         }
         let delta = second.wrapping_sub(first);
-        if self.is_address(first, delta) {
-            return Meaning::Moves;
-        }
         let [one, other] = self.images.map(|image| image.vdso);
         if one.0 != 0 && (one.0..=one.1).contains(&first) && delta == other.0.wrapping_sub(one.0) {
             return Meaning::Value(Value::Vdso, first - one.0, 0);
+        }
+        // After the vDSO, which may lie next to the dynamic linker, but goes its own way.
+        if self.is_address(first, delta) {
+            return Meaning::Moves;
         }
         let ran = self.images.map(|image| image.ticks.0..image.ticks.1);
         if ran[0].contains(&first) && ran[1].contains(&second) {
