@@ -458,3 +458,36 @@ fn attributes_are_read_by_the_rules_of_the_page_alone() {
     assert!(keys.check().is_err());
     assert!(keys.attributes(31).is_ok() && keys.attributes(32).is_err());
 }
+
+/// If this fails, the format has changed: that takes a new version number.
+#[test]
+fn the_bytes_of_a_small_snapshot_have_not_changed() {
+    let file = samples::snapshot();
+    insta::assert_snapshot!(hex_dump(&file[..4096]));
+    assert_eq!(file.len(), 3 * 4096);
+    assert!(file[4096..8192].iter().all(|byte| *byte == 0x11));
+}
+
+#[test]
+fn a_snapshot_is_read_by_the_rules_of_the_page_alone() {
+    let file = samples::snapshot();
+    let head = part(&file, 32, 0);
+    let head = table(head, head.len() - 8, 196);
+    assert_eq!(&head[..16], b"0123456789abcdef");
+    assert_eq!(u64_at(head, 48), 0x7e00_0000_1008, "where it goes on");
+    assert_eq!(u64_at(head, 88), 0x7e00_0000_3740, "the thread pointer");
+    let paths = part(&file, 40, 0);
+    assert_eq!(span(paths, head, 184), Some(&b"/bin/hello"[..]));
+    let regions = part(&file, 35, 0);
+    let regions = table(regions, regions.len() - 8, 32);
+    assert_eq!(u64_at(regions, 2 * 32), 0x7e00_0000_3000);
+    assert_eq!(u64_at(regions, 2 * 32 + 8), 3 * 4096);
+    assert_eq!(u32_at(regions, 2 * 32 + 24), 0xffff_ffff, "no file");
+    assert_eq!(u16_at(regions, 2 * 32 + 28), 3, "read and write");
+    let fix_ups = part(&file, 37, 0);
+    let fix_ups = table(fix_ups, fix_ups.len() - 8, 16);
+    assert_eq!((u64_at(fix_ups, 32), u32_at(fix_ups, 40)), (0x120, 1));
+    assert_eq!(u16_at(fix_ups, 46), 9, "the vDSO");
+    let slides = part(&file, 39, 0);
+    assert_eq!((slides.len(), slides[1]), (128, 0x81));
+}
