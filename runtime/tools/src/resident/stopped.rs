@@ -314,7 +314,7 @@ mod tests {
             .iter()
             .map(|piece| (piece.start, piece.object))
             .collect();
-        assert_eq!(pieces, [(0x1000, 0), (0x3000, 1), (0x4000, 3)]);
+        assert_eq!(pieces, [(0x1000, 0), (0x2000, 2), (0x3000, 1), (0x4000, 3)]);
     }
 
     #[test]
