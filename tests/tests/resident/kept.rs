@@ -31,11 +31,13 @@ impl Kept {
     pub(crate) fn without_snapshot() -> Self {
         let guest = Guest::new();
         static TOOLS: Once = Once::new();
-        TOOLS.call_once(|| guest.programs.build_tools());
-        let flags = ["-pie", "-fPIE", "-ldl", "-lpthread"];
-        guest
-            .programs
-            .compile("start/resident.c", "resident", &flags);
+        TOOLS.call_once(|| {
+            let flags = ["-pie", "-fPIE", "-ldl", "-lpthread"];
+            guest.programs.build_tools();
+            guest
+                .programs
+                .compile("start/resident.c", "resident", &flags);
+        });
         guest.add_glibc();
         guest.add_of_host("/lib/x86_64-linux-gnu/libm.so.6");
         guest.add("resident", "bin/resident");
