@@ -39,7 +39,7 @@ fn patched_copies_are_mapped_and_no_filter_is_installed_where_all_code_is_patche
         text(&kept.store),
         text(root),
     ];
-    elfuse_index!().run(&line).ended_with(0);
+    elfuse_index!().run(line).ended_with(0);
     kept.add(&[PROGRAM]);
     kept.is_used();
     let maps = |options: &[&str]| {

@@ -247,7 +247,7 @@ impl Run {
             ticks: (before, before),
             floor: 0,
         };
-        match run.to_point(request) {
+        match run.go_to_point(request) {
             Ok(true) => {}
             Ok(false) => {
                 let mut text = String::new();
@@ -262,7 +262,7 @@ impl Run {
     }
 
     /// Whether the point was reached; else it has ended.
-    fn to_point(&mut self, request: &Request<'_>) -> anyhow::Result<bool> {
+    fn go_to_point(&mut self, request: &Request<'_>) -> anyhow::Result<bool> {
         let mut pending: Option<Pending> = None;
         let mut signal = 0;
         loop {
