@@ -403,7 +403,6 @@ fn go_on(
         platform: vector.auxiliary(at::PLATFORM),
         execfn: 0,
         vdso: vector.auxiliary(at::SYSINFO_EHDR),
-        heap: 0,
     };
     let auxiliary = Auxiliary {
         phdr: program.phdr,
@@ -475,7 +474,6 @@ fn go_on(
         pointer: stack.pointer,
         auxiliary: stack.auxiliary,
         execfn: auxiliary.execfn,
-        heap: start_brk,
         ..words
     });
     if let Err(errno) = filled {

@@ -132,6 +132,27 @@ fn a_program_linked_to_low_addresses_is_kept() {
 }
 
 #[test]
+fn a_program_of_musl_is_kept_and_says_the_same() {
+    let kept = Kept::without_snapshot();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/start/hello.c");
+    let program = kept.guest.scratch.path("bin/musl");
+    let mut compiler = Command::new(need::tool("musl-gcc", "musl-tools"));
+    compiler.arg(source).arg("-o").arg(&program);
+    said(&mut compiler).well();
+    kept.guest.add_of_host("/lib/ld-musl-x86_64.so.1");
+    kept.add(&["/bin/musl"]);
+    let line = ["/bin/musl", "a"];
+    let native = kept.guest.native(&line);
+    assert_eq!(native.status, 7, "{native:#?}");
+    for _ in 0..3 {
+        assert_eq!(said(&mut kept.command(&[], &line)), native);
+    }
+    let list = kept.resident("list", &["--json"]).well();
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(list["programs"][0]["starts"], 3, "{list}");
+}
+
+#[test]
 fn what_is_kept_is_listed_shown_verified_pruned_and_removed() {
     let kept = Kept::new();
     kept.is_used();

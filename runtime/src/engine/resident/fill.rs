@@ -39,8 +39,12 @@ pub struct Stack {
     pub execfn: usize,
     /// AT_SYSINFO_EHDR.
     pub vdso: usize,
-    /// Where the heap starts.
-    pub heap: usize,
+}
+
+/// Where the heap ends, which at a start is where it begins. The kernel is asked: it may not have let itself be told.
+fn heap_end() -> u64 {
+    // SAFETY: the call changes nothing when it is given 0.
+    unsafe { call(nr::BRK, [0; 6]) }.0.cast_unsigned() as u64
 }
 
 impl Stack {
@@ -58,7 +62,7 @@ impl Stack {
             Value::Vdso => self.vdso,
             Value::Canary => return self.random_words[0] & !0xff,
             Value::Guard => return self.random_words[1],
-            Value::Break => self.heap,
+            Value::Break => return heap_end(),
             Value::ArgumentCount => self.arguments,
             Value::ThreadId => gettid() as usize,
             Value::Ticks => return clock::ticks(),

@@ -276,9 +276,14 @@ impl Run {
                         self.begin(request)?;
                     }
                     let call = self.judge(nr, args, ip)?;
-                    if let Call::Map(len) = call.call {
-                        let at = self.room(len);
-                        self.tracee.set_first_argument(at)?;
+                    match call.call {
+                        Call::Map(len) => {
+                            let at = self.room(len);
+                            self.tracee.set_first_argument(at)?;
+                        }
+                        // Who is not granted a heap maps memory instead.
+                        Call::Break(_) => self.tracee.set_first_argument(0)?,
+                        _ => {}
                     }
                     pending = Some(call);
                 }
@@ -286,9 +291,11 @@ impl Run {
                     // After a trap it is the return from the handler that brings the result.
                     if let Some(pending) = pending.as_mut().filter(|pending| pending.ip == ip) {
                         pending.value = Some(value);
-                        if let Call::Map(_) = pending.call {
-                            // A system call keeps its arguments, and the code behind it may count on that.
-                            self.tracee.set_first_argument(0)?;
+                        // A system call keeps its arguments, and the code behind it may count on that.
+                        match pending.call {
+                            Call::Map(_) => self.tracee.set_first_argument(0)?,
+                            Call::Break(wanted) => self.tracee.set_first_argument(wanted)?,
+                            _ => {}
                         }
                     }
                 }
@@ -447,7 +454,7 @@ impl Run {
                 self.objects.push((start, end));
             }
             Call::Map(_) => {}
-            Call::Break => self.log.heap = value.cast_unsigned(),
+            Call::Break(_) => self.log.heap = value.cast_unsigned(),
             Call::Open(_) => {
                 let link = PathBuf::from(format!("/proc/{}/fd/{value}", self.tracee.pid()));
                 let host = fs::read_link(&link)?;

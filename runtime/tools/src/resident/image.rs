@@ -187,6 +187,12 @@ impl Known<'_> {
         if self.is_address(first, delta) {
             return Meaning::Moves;
         }
+        if let Some(below) = self
+            .below_the_stack(first)
+            .filter(|_| self.stack_moved(delta))
+        {
+            return Meaning::Value(Value::StackPointer, below, 0);
+        }
         let ran = self.images.map(|image| image.ticks.0..image.ticks.1);
         if ran[0].contains(&first) && ran[1].contains(&second) {
             return Meaning::Value(Value::Ticks, 0, 0);
@@ -204,6 +210,24 @@ impl Known<'_> {
             let near = start.saturating_sub(len)..=end.saturating_add(len);
             delta != 0 && other.wrapping_sub(*start) == delta && near.contains(&address)
         })
+    }
+
+    /// How far from the stack pointer an address of a frame lies that has been left: musl's dynamic linker keeps one. Nobody looks there any more.
+    fn below_the_stack(&self, address: u64) -> Option<u64> {
+        const FRAMES: u64 = 1 << 16;
+        let below = self.stack_pointer(0)?.checked_sub(address)?;
+        (below < FRAMES).then_some(below.wrapping_neg())
+    }
+
+    fn stack_moved(&self, delta: u64) -> bool {
+        let both = self.stack_pointer(0).zip(self.stack_pointer(1));
+        both.is_some_and(|(one, other)| other.wrapping_sub(one) == delta)
+    }
+
+    fn stack_pointer(&self, which: usize) -> Option<u64> {
+        let mut values = self.images[which].values.iter();
+        let found = values.find(|(value, _)| *value == Value::StackPointer);
+        found.map(|(_, at)| *at)
     }
 
     /// The values of so many bytes in both.

@@ -134,6 +134,19 @@ fn what_each_process_has_for_itself_is_found_by_value_and_not_kept() {
 }
 
 #[test]
+fn an_address_of_a_frame_that_was_left_goes_with_the_stack_pointer_and_none_above_it_does() {
+    let mut images = two();
+    put(&mut images, 0, [0x7ffc_0000_1000, 0x7ffc_0000_2110]);
+    let [one, other] = &images;
+    let fix_up = compare(one, other).unwrap().fix_ups[0];
+    assert_eq!(fix_up.value, Value::StackPointer as u16);
+    assert_eq!(fix_up.addend, 0x110_u64.wrapping_neg());
+    put(&mut images, 0, [0x7ffc_0000_1120, 0x7ffc_0000_2230]);
+    let [one, other] = &images;
+    assert!(matches!(compare(one, other), Err(Difference::Word { .. })));
+}
+
+#[test]
 fn a_word_that_is_not_understood_keeps_the_program_out() {
     let mut images = two();
     put(&mut images, 20, [0xdead, 0xbeef]);
