@@ -7,6 +7,7 @@ pub mod calls;
 pub mod capture;
 pub mod image;
 mod print;
+pub mod program;
 pub mod stopped;
 mod store;
 pub mod trace;

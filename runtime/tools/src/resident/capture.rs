@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,13 +13,12 @@ use anyhow::{Context, bail, ensure};
 use elfuse_format::checksum::checksum;
 use elfuse_format::snapshot::{Content, Head, Outcome, PROGRAM, Value, Word, head_flags};
 use elfuse_format::span::Span;
-use elfuse_runtime::loader::elf::{Header, MAX_PHDRS, ProgramHeaders};
-use elfuse_runtime::loader::plan::Plan;
 use elfuse_runtime::sys::abi::at;
 use elfuse_runtime::sys::memory::OWN;
 
 use super::calls::{self, Call};
 use super::image::{self, Image};
+use super::program::Program;
 use super::stopped::{self, Files};
 use super::trace::{self, Stop, Tracee};
 
@@ -333,8 +331,8 @@ impl Run {
         let host = |address| self.host_path(address);
         let (program, loader) = (host(phdr)?, host(base)?);
         self.objects = vec![
-            span(&program, |header| self.entry.wrapping_sub(header.entry))?,
-            span(&loader, |_| base)?,
+            Program::read(&program)?.span(|header| self.entry.wrapping_sub(header.entry))?,
+            Program::read(&loader)?.span(|_| base)?,
         ];
         let in_guest = program.strip_prefix(request.sysroot).ok();
         let in_guest = in_guest.with_context(|| {
@@ -363,7 +361,7 @@ impl Run {
         })?;
         ensure!(self.files.number(&program)? == PROGRAM);
         let loader = self.files.number(&loader)?;
-        let path = interpreter(&program)?;
+        let path = Program::read(&program)?.interpreter()?;
         self.log.lookups.push((path, Outcome::File(loader)));
         self.tracee
             .break_at(self.resume)
@@ -571,17 +569,13 @@ impl Run {
     }
 
     fn head(&self, flags: u32) -> anyhow::Result<Head> {
-        let program = self.files.paths.first().context("no program")?;
-        let bytes = start_of(program)?;
-        let header = Header::parse(&bytes).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-        let rows = headers(&header, &bytes).context("program headers out of reach")?;
-        let plan = Plan::new(header, ProgramHeaders::new(rows))
-            .map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let program = Program::read(self.files.paths.first().context("no program")?)?;
+        let plan = program.plan()?;
         ensure!(
             !plan.phdrs.executable_stack(),
             "it wants an executable stack"
         );
-        let bias = self.entry.wrapping_sub(header.entry);
+        let bias = self.entry.wrapping_sub(plan.header.entry);
         let at = |vaddr: u64| vaddr.wrapping_add(bias);
         let extent = plan.extent();
         let (start, end) = self.mappings.vdso;
@@ -608,51 +602,6 @@ impl Run {
             flags,
         })
     }
-}
-
-/// So much of a program as its headers are in.
-fn start_of(program: &Path) -> anyhow::Result<Vec<u8>> {
-    let file = fs::File::open(program).with_context(|| format!("opening {}", program.display()))?;
-    let len = file.metadata()?.len().min(MAX_PHDRS as u64 + 4096);
-    let mut bytes = vec![0; usize::try_from(len)?];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
-fn headers<'b>(header: &Header, bytes: &'b [u8]) -> Option<&'b [u8]> {
-    let start = usize::try_from(header.phdr_offset).ok()?;
-    bytes.get(start..start.checked_add(header.phdrs_len())?)
-}
-
-/// Where the segments of a program or dynamic linker lie, from the first to the end of the last; `bias` is what its addresses are moved by.
-fn span(path: &Path, bias: impl Fn(&Header) -> u64) -> anyhow::Result<stopped::Object> {
-    let bytes = start_of(path)?;
-    let header = Header::parse(&bytes).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let rows = headers(&header, &bytes).context("program headers out of reach")?;
-    let plan = Plan::new(header, ProgramHeaders::new(rows))
-        .map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let start = plan.start.wrapping_add(bias(&header));
-    Ok((start, start + plan.len))
-}
-
-/// The path of a program's dynamic linker.
-fn interpreter(program: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = start_of(program)?;
-    let header = Header::parse(&bytes).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let rows = headers(&header, &bytes).context("program headers out of reach")?;
-    let (offset, len) = ProgramHeaders::new(rows)
-        .interpreter()
-        .context("it names no dynamic linker")?;
-    let mut path = vec![0; usize::try_from(len.min(4096))?];
-    fs::File::open(program)?.read_exact_at(&mut path, offset)?;
-    while path.last() == Some(&0) {
-        path.pop();
-    }
-    ensure!(
-        path.starts_with(b"/"),
-        "its dynamic linker has no absolute path"
-    );
-    Ok(path)
 }
 
 #[cfg(test)]
