@@ -29,6 +29,36 @@ fn what_a_program_executes_goes_on_from_its_snapshot_too() {
 }
 
 #[test]
+fn a_start_without_a_snapshot_asks_for_one_and_makes_no_other_call_more() {
+    let kept = Kept::without_snapshot();
+    let calls = |options: &[&str]| {
+        let command = kept.command(options, &[PROGRAM, "last"]);
+        let log = kept.guest.scratch.beside("strace");
+        let mut traced = Command::new(need::tool("strace", "strace"));
+        traced
+            .args(["-f", "-qq", "-e", "signal=none", "-o"])
+            .arg(&log)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env_clear()
+            .env("GREETING", "hello");
+        assert_eq!(said(&mut traced).status, 7);
+        let trace = std::fs::read_to_string(&log).expect("what strace wrote");
+        // Up to the guest's first own call, which is of its dynamic linker.
+        let own = trace.lines().take_while(|line| !line.contains(" brk("));
+        own.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // What the first start leaves to the others is there.
+    calls(&[]);
+    let (asks, anew) = (calls(&[]), calls(&["--no-resident"]));
+    let of_snapshots = |line: &&String| line.contains("/store/resident/");
+    assert_eq!(asks.iter().filter(of_snapshots).count(), 1, "{asks:#?}");
+    assert_eq!(anew.iter().filter(of_snapshots).count(), 0, "{anew:#?}");
+    assert!(anew.len() > 20, "strace saw little: {anew:#?}");
+    assert_eq!(asks.len(), anew.len() + 1, "{asks:#?} {anew:#?}");
+}
+
+#[test]
 fn patched_copies_are_mapped_and_no_filter_is_installed_where_all_code_is_patched() {
     let kept = Kept::without_snapshot();
     let root = kept.guest.scratch.root();
