@@ -33,10 +33,12 @@ pub enum Kind {
     LoaderCache = 3,
     /// `.elfuse/generation`. Reserved: written by the runtime.
     Generation = 4,
-    /// `.elfuse/resident/*`. Reserved: written by the runtime.
+    /// `.elfuse/resident/*.snap`: [`crate::snapshot`], written by `elfuse resident`.
     Snapshot = 5,
     /// `.elfuse/cpuid`: [`crate::cpuid`], written by the runtime.
     Cpuid = 6,
+    /// `.elfuse/resident/*.count`: [`crate::snapshot::counts`], written by the runtime.
+    Counts = 7,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             4 => Self::Generation,
             5 => Self::Snapshot,
             6 => Self::Cpuid,
+            7 => Self::Counts,
             _ => return None,
         })
     }
@@ -64,6 +67,7 @@ impl Kind {
             Self::Generation => "generation",
             Self::Snapshot => "snapshot",
             Self::Cpuid => "CPUID table",
+            Self::Counts => "resident program's counters",
         }
     }
 }
@@ -104,6 +108,26 @@ pub enum PartKind {
     Closures = 20,
     /// Loader cache, reserved: syscall sites of interpreters and libraries.
     Sites = 21,
+    /// Snapshot: one row of [`crate::snapshot::Head`].
+    SnapshotHead = 32,
+    /// Snapshot: [`crate::snapshot::File`].
+    SnapshotFiles = 33,
+    /// Snapshot: [`crate::snapshot::Lookup`].
+    SnapshotLookups = 34,
+    /// Snapshot: [`crate::snapshot::Region`].
+    SnapshotRegions = 35,
+    /// Snapshot: [`crate::snapshot::Run`].
+    SnapshotRuns = 36,
+    /// Snapshot: [`crate::snapshot::FixUp`].
+    SnapshotFixUps = 37,
+    /// Snapshot: [`crate::snapshot::Word`].
+    SnapshotAuxiliary = 38,
+    /// Snapshot: a bitmap of 64 bytes a page.
+    SnapshotSlides = 39,
+    /// Snapshot: the bytes of its paths.
+    SnapshotPaths = 40,
+    /// Snapshot: its pages. The last part, so that what is in front of it can be read at once.
+    SnapshotPages = 41,
 }
 
 impl PartKind {
@@ -127,6 +151,16 @@ impl PartKind {
             19 => Self::Sonames,
             20 => Self::Closures,
             21 => Self::Sites,
+            32 => Self::SnapshotHead,
+            33 => Self::SnapshotFiles,
+            34 => Self::SnapshotLookups,
+            35 => Self::SnapshotRegions,
+            36 => Self::SnapshotRuns,
+            37 => Self::SnapshotFixUps,
+            38 => Self::SnapshotAuxiliary,
+            39 => Self::SnapshotSlides,
+            40 => Self::SnapshotPaths,
+            41 => Self::SnapshotPages,
             _ => return None,
         })
     }
@@ -151,6 +185,16 @@ impl PartKind {
             Self::Sonames => "SONAME table",
             Self::Closures => "closures",
             Self::Sites => "syscall sites",
+            Self::SnapshotHead => "snapshot head",
+            Self::SnapshotFiles => "snapshot files",
+            Self::SnapshotLookups => "snapshot lookups",
+            Self::SnapshotRegions => "snapshot regions",
+            Self::SnapshotRuns => "snapshot runs",
+            Self::SnapshotFixUps => "snapshot fix-ups",
+            Self::SnapshotAuxiliary => "snapshot auxiliary words",
+            Self::SnapshotSlides => "snapshot slides",
+            Self::SnapshotPaths => "snapshot paths",
+            Self::SnapshotPages => "snapshot pages",
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | [`ld_so_cache`] | `ld.so.cache` in glibc's own format |
 //! | [`generation`] | `.elfuse/generation`: what runs on one sysroot tell each other |
 //! | [`cpuid`] | `.elfuse/cpuid`: what CPUID says on this machine |
+//! | [`snapshot`] | `.elfuse/resident/*.snap`: programs as their dynamic linker leaves them |
 //! | [`attributes`] | what the keys of a frozen tree say of each name |
 //! | [`text`] | `.elfuse/text/*`: patched copies, and what the keys say of them |
 //! | [`pages`] | the checksums of a file's pages |
@@ -42,6 +43,7 @@ pub mod loader_cache;
 pub mod names;
 pub mod pages;
 pub mod sidecar;
+pub mod snapshot;
 pub mod span;
 pub mod text;
 

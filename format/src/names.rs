@@ -14,6 +14,14 @@ pub const LD_SO_CACHE: &str = "ld.so.cache";
 pub const GENERATION: &str = "generation";
 /// File in the store: [`crate::cpuid`].
 pub const CPUID: &str = "cpuid";
+/// Directory in the store: [`crate::snapshot`].
+pub const RESIDENT: &str = "resident";
+/// List in the store of programs to be kept, one a line.
+pub const RESIDENT_LIST: &str = "resident.list";
+/// What the name of a snapshot ends with.
+pub const SNAPSHOT_SUFFIX: &str = ".snap";
+/// What the name of a snapshot's counters ends with.
+pub const COUNTS_SUFFIX: &str = ".count";
 /// Suffix of a file that is being written.
 pub const TEMPORARY_SUFFIX: &[u8] = b".tmp";
 

@@ -11,6 +11,7 @@ use elfuse_format::header::{self, Kind};
 use elfuse_format::keys::Keys;
 use elfuse_format::loader_cache::LoaderCache;
 use elfuse_format::sidecar::{self, Block};
+use elfuse_format::snapshot::{FixUp, Outcome, Region, Run, Snapshot, tables_len};
 use proptest::prelude::*;
 
 /// Every file in `fuzz/fixtures/TARGET`: inputs that once broke a reader.
@@ -28,6 +29,7 @@ fn replay(target: &str, read: fn(&[u8])) {
 #[test]
 fn what_fuzzing_found_breaks_no_reader_again() {
     replay("sidecar", hostile::sidecar);
+    replay("snapshot", hostile::snapshot);
     replay("keys", hostile::keys);
     replay("loader_cache", hostile::loader_cache);
     replay("ld_so_cache", hostile::ld_so_cache);
@@ -39,6 +41,12 @@ fn check(file: &[u8], kind: Kind) -> Result<(), FormatError> {
     match kind {
         Kind::Keys => Keys::parse(file)?.check(),
         Kind::LoaderCache => LoaderCache::parse(file)?.check(),
+        Kind::Snapshot => {
+            header::File::parse(file, kind)?.check()?;
+            let len = file.len() as u64;
+            let tables = tables_len(file, len)? as usize;
+            Snapshot::parse(&file[..tables], len).map(drop)
+        }
         _ => {
             header::File::parse(file, Kind::Sidecar)?.check()?;
             Block::parse(sidecar::payload(file)?)?.check()
@@ -50,6 +58,7 @@ fn each_sample(mut test: impl FnMut(Kind, Vec<u8>)) {
     test(Kind::Sidecar, hostile::wrapped(&samples::block()));
     test(Kind::Keys, samples::keys());
     test(Kind::LoaderCache, samples::loader_cache());
+    test(Kind::Snapshot, samples::snapshot());
 }
 
 #[test]
@@ -116,7 +125,7 @@ fn a_file_of_another_version_is_refused_by_its_number_alone() {
 #[test]
 fn a_file_of_one_kind_is_not_taken_for_another() {
     each_sample(|kind, file| {
-        for other in [Kind::Sidecar, Kind::Keys, Kind::LoaderCache] {
+        for other in [Kind::Sidecar, Kind::Keys, Kind::LoaderCache, Kind::Snapshot] {
             if other != kind {
                 let expected = FormatError::Kind {
                     expected: other as u16,
@@ -150,10 +159,65 @@ fn every_flipped_bit_behind_right_checksums_is_survived() {
             match kind {
                 Kind::Keys => hostile::keys(&file),
                 Kind::LoaderCache => hostile::loader_cache(&file),
+                Kind::Snapshot => hostile::snapshot(&file),
                 _ => hostile::sidecar(&file),
             }
         }
     });
+}
+
+#[test]
+fn a_snapshot_whose_rows_contradict_each_other_is_neither_written_nor_read() {
+    use elfuse_format::snapshot::Content;
+    assert!(samples::snapshot_content().to_bytes().is_ok());
+    let changes: [fn(&mut Content<'_>); 13] = [
+        |content| content.files.clear(),
+        |content| content.lookups[0].1 = Outcome::File(2),
+        |content| content.lookups[1].1 = Outcome::Error(0),
+        |content| content.lookups[1].0 = b"relative".to_vec(),
+        |content| content.regions.swap(0, 1),
+        |content| content.regions[1].start += 1,
+        |content| content.regions[1].file = 2,
+        |content| content.regions[2].protection = 7,
+        |content| content.runs[0].pages = 3,
+        |content| content.runs[0].region = 0,
+        |content| content.fix_ups.swap(0, 1),
+        |content| content.fix_ups[2].page = 2,
+        |content| content.fix_ups[0].value = 99,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut content = samples::snapshot_content();
+        change(&mut content);
+        let malformed = matches!(content.to_bytes(), Err(FormatError::Malformed { .. }));
+        assert!(malformed, "change {number}");
+    }
+    // The end of what a region may be, and one page beyond.
+    let mut content = samples::snapshot_content();
+    let last = Region {
+        start: 0x7fff_ffff_c000,
+        ..content.regions[2]
+    };
+    content.regions[2] = last;
+    assert!(content.to_bytes().is_ok());
+    content.regions[2].start += 4096;
+    assert!(content.to_bytes().is_err());
+    // Rows that overlap.
+    let mut content = samples::snapshot_content();
+    content.runs = vec![
+        Run {
+            region: 2,
+            first: 1,
+            pages: 1,
+        };
+        2
+    ];
+    assert!(content.to_bytes().is_err());
+    let mut content = samples::snapshot_content();
+    content.fix_ups[1] = FixUp {
+        at: 0x2c,
+        ..content.fix_ups[1]
+    };
+    assert!(content.to_bytes().is_err());
 }
 
 #[test]
@@ -224,6 +288,7 @@ proptest! {
         hostile::keys(&data);
         hostile::loader_cache(&data);
         hostile::ld_so_cache(&data);
+        hostile::snapshot(&data);
     }
 
     #[test]
@@ -238,6 +303,7 @@ proptest! {
             match kind {
                 Kind::Keys => hostile::keys(&file),
                 Kind::LoaderCache => hostile::loader_cache(&file),
+                Kind::Snapshot => hostile::snapshot(&file),
                 _ => hostile::sidecar(&file),
             }
         });

@@ -284,6 +284,7 @@ fn check_pages(file: &[u8]) -> usize {
 fn each_page_has_its_checksum_where_the_page_says() {
     assert_eq!(check_pages(&samples::keys()), 1);
     assert_eq!(check_pages(&samples::loader_cache()), 1);
+    assert_eq!(check_pages(&samples::snapshot()), 1);
     let content = samples::keys_content();
     let content = KeysContent {
         dirs: vec![content.dirs[0]; 20_000],
@@ -451,4 +452,41 @@ fn attributes_are_read_by_the_rules_of_the_page_alone() {
     }
     let expected: Vec<u64> = [90].into_iter().chain(0..40).chain([80, 81]).collect();
     assert_eq!(inodes, expected);
+}
+
+/// If this fails, the format has changed: that takes a new version number.
+#[test]
+fn the_bytes_of_a_small_snapshot_have_not_changed() {
+    let file = samples::snapshot();
+    insta::assert_snapshot!(hex_dump(&file[..4096]));
+    let pages = part(&file, 41);
+    assert_eq!(
+        pages.as_ptr_range().end.addr() - file.as_ptr().addr(),
+        3 * 4096
+    );
+    assert!(file[4096..8192].iter().all(|byte| *byte == 0x11));
+}
+
+#[test]
+fn a_snapshot_is_read_by_the_rules_of_the_page_alone() {
+    let file = samples::snapshot();
+    let head = part(&file, 32);
+    let head = table(head, head.len() - 8, 196);
+    assert_eq!(&head[..16], b"0123456789abcdef");
+    assert_eq!(u64_at(head, 48), 0x7e00_0000_1008, "where it goes on");
+    assert_eq!(u64_at(head, 88), 0x7e00_0000_3740, "the thread pointer");
+    let paths = part(&file, 40);
+    assert_eq!(span(paths, head, 184), Some(&b"/bin/hello"[..]));
+    let regions = part(&file, 35);
+    let regions = table(regions, regions.len() - 8, 32);
+    assert_eq!(u64_at(regions, 2 * 32), 0x7e00_0000_3000);
+    assert_eq!(u64_at(regions, 2 * 32 + 8), 3 * 4096);
+    assert_eq!(u32_at(regions, 2 * 32 + 24), 0xffff_ffff, "no file");
+    assert_eq!(u16_at(regions, 2 * 32 + 28), 3, "read and write");
+    let fix_ups = part(&file, 37);
+    let fix_ups = table(fix_ups, fix_ups.len() - 8, 16);
+    assert_eq!((u64_at(fix_ups, 32), u32_at(fix_ups, 40)), (0x120, 1));
+    assert_eq!(u16_at(fix_ups, 46), 9, "the vDSO");
+    let slides = part(&file, 39);
+    assert_eq!((slides.len(), slides[1]), (128, 0x81));
 }

@@ -163,6 +163,8 @@ pub struct RunOptions<'a> {
     pub host_fallback: bool,
     /// Whether ld.so's CPUID is answered from a table: not with `--no-cpuid-table`.
     pub cpuid_table: bool,
+    /// Whether programs that are kept resident go on from there: not with `--no-resident`.
+    pub resident: bool,
     /// `--workdir`: the guest's working directory, absolute.
     pub workdir: Option<&'a [u8]>,
     /// How many `--env` there are: see [`RunOptions::guest_environment`].
@@ -193,6 +195,7 @@ impl<'a> RunOptions<'a> {
             default_binds: true,
             host_fallback: false,
             cpuid_table: true,
+            resident: true,
             workdir: None,
             edit_count: 0,
             clear_env: false,
@@ -270,6 +273,7 @@ enum Opt {
     NoDefaultBinds,
     HostFallback,
     NoCpuidTable,
+    NoResident,
     Workdir,
     Env,
     ClearEnv,
@@ -307,6 +311,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     spec("--no-default-binds", Takes::Nothing, Opt::NoDefaultBinds),
     spec("--host-fallback", Takes::Nothing, Opt::HostFallback),
     spec("--no-cpuid-table", Takes::Nothing, Opt::NoCpuidTable),
+    spec("--no-resident", Takes::Nothing, Opt::NoResident),
     spec("--workdir", Takes::Value("DIR"), Opt::Workdir),
     spec("--env", Takes::Value("NAME=VALUE"), Opt::Env),
     spec("--clear-env", Takes::Nothing, Opt::ClearEnv),
@@ -374,6 +379,7 @@ pub fn parse<'a>(
             Opt::NoDefaultBinds => options.default_binds = false,
             Opt::HostFallback => options.host_fallback = true,
             Opt::NoCpuidTable => options.cpuid_table = false,
+            Opt::NoResident => options.resident = false,
             Opt::Workdir => {
                 if !value.starts_with(b"/") {
                     return Err(UsageError::NotAbsolute {

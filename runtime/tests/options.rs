@@ -48,7 +48,7 @@ fn a_sysroot_and_a_program_are_enough() {
     assert_eq!(options.index_dir, None);
     assert_eq!(options.coherence, Coherence::Lease);
     assert!(!options.shadow && !options.host_fallback && !options.clear_env);
-    assert!(options.default_binds && options.cpuid_table);
+    assert!(options.default_binds && options.cpuid_table && options.resident);
     assert_eq!((options.bind_count, options.edit_count), (0, 0));
     assert_eq!(options.workdir, None);
     assert_eq!(options.stats, Stats::Off);
@@ -69,6 +69,7 @@ fn every_option_is_understood_in_both_spellings() {
         "--no-default-binds",
         "--host-fallback",
         "--no-cpuid-table",
+        "--no-resident",
         "--workdir",
         "/w",
         "--env",
@@ -85,17 +86,18 @@ fn every_option_is_understood_in_both_spellings() {
         "--no-default-binds",
         "--host-fallback",
         "--no-cpuid-table",
+        "--no-resident",
         "--workdir=/w",
         "--env=K=V",
         "--clear-env",
         "--stats=text",
         "prog",
     ]);
-    assert_eq!(apart.program_at, 18);
-    assert_eq!(joined.program_at, 12);
+    assert_eq!(apart.program_at, 19);
+    assert_eq!(joined.program_at, 13);
     assert_eq!(
         RunOptions {
-            program_at: 18,
+            program_at: 19,
             ..joined
         },
         apart
@@ -105,7 +107,13 @@ fn every_option_is_understood_in_both_spellings() {
     assert_eq!(apart.workdir, Some(b"/w".as_slice()));
     assert_eq!((apart.bind_count, apart.edit_count), (1, 1));
     assert_eq!(apart.stats, Stats::Text);
-    assert!(!apart.default_binds && !apart.cpuid_table && apart.host_fallback && apart.clear_env);
+    assert!(
+        !apart.default_binds
+            && !apart.cpuid_table
+            && !apart.resident
+            && apart.host_fallback
+            && apart.clear_env
+    );
     assert_eq!(
         run(&["--stats=json", "--sysroot=/", "p"]).stats,
         Stats::Json

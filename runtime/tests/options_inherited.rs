@@ -41,6 +41,7 @@ fn typical() -> Inherited<'static> {
         mounts,
         host_fallback: false,
         cpuid_table: true,
+        resident: true,
         stats: Stats::Json,
         stats_fd: Some(1021),
         counters_fd: Some(1022),
@@ -287,6 +288,7 @@ proptest! {
             mounts,
             host_fallback: flags[1],
             cpuid_table: flags[3],
+            resident: flags[2],
             stats: Stats::from_number(choices.1).unwrap(),
             stats_fd: descriptors.1,
             counters_fd: descriptors.1,
@@ -318,6 +320,6 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_no_trouble(tail in prop::collection::vec(any::<u8>(), 0..200)) {
         hostile::inherited(&tail);
-        hostile::inherited(&[b"elfuse-inherited/3 s".as_slice(), &tail].concat());
+        hostile::inherited(&[b"elfuse-inherited/4 s".as_slice(), &tail].concat());
     }
 }

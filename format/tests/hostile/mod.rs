@@ -17,6 +17,7 @@ use elfuse_format::ld_so_cache::{Flags, LdSoCache, Wanted};
 use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
 use elfuse_format::pages;
 use elfuse_format::sidecar::{self, Block, Content, NewEntry};
+use elfuse_format::snapshot::{self, Snapshot};
 use elfuse_format::text;
 
 /// Rows touched one by one; a file may have more, and the fuzzer need not wait for all.
@@ -33,6 +34,48 @@ pub(crate) fn sidecar(data: &[u8]) {
         block(payload);
     }
     block(data);
+}
+
+/// A snapshot: as it is, and with the right checksums put on it.
+pub(crate) fn snapshot(data: &[u8]) {
+    touch_snapshot(data);
+    let mut file = data.to_vec();
+    repair(&mut file, Kind::Snapshot);
+    touch_snapshot(&file);
+}
+
+/// Follows everything that a snapshot's rows point to.
+fn touch_snapshot(data: &[u8]) {
+    let len = data.len() as u64;
+    let Ok(tables) = snapshot::tables_len(data, len) else {
+        return;
+    };
+    let Ok(found) = Snapshot::parse(&data[..tables as usize], len) else {
+        return;
+    };
+    let _ = (found.head(), found.exe(), found.moves());
+    for lookup in found.lookups {
+        assert!(found.path(lookup).starts_with(b"/"));
+        if let Some(snapshot::Outcome::File(file)) = lookup.outcome() {
+            assert!((file as usize) < found.files.len());
+        }
+    }
+    let mut pages = 0;
+    for run in found.runs {
+        let region = &found.regions[run.region.to_native() as usize];
+        let end = u64::from(run.first.to_native()) + u64::from(run.pages.to_native());
+        assert!(end * snapshot::PAGE <= region.len.to_native() && !region.is_executable());
+        pages += run.pages.to_native() as usize;
+    }
+    assert_eq!(pages, found.page_count());
+    let pages_len = pages as u64 * snapshot::PAGE;
+    assert!(found.pages_at.is_multiple_of(snapshot::PAGE) && found.pages_at + pages_len <= len);
+    for fix_up in found.fix_ups {
+        let width = fix_up.value().unwrap().width();
+        assert!(usize::from(fix_up.at.to_native()) + width <= snapshot::PAGE as usize);
+        assert!((fix_up.page.to_native() as usize) < pages);
+    }
+    assert_eq!(found.slide(pages), [0; snapshot::SLIDE_LEN]);
 }
 
 /// Touches everything in a payload. What passes the check must keep its promises.

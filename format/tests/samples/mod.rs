@@ -11,6 +11,7 @@ use elfuse_format::loader_cache::{
     NewSoname, Reason,
 };
 use elfuse_format::sidecar::{self, Content, NewEntry};
+use elfuse_format::snapshot::{self, NO_FILE, Outcome, Value, region_flags};
 use elfuse_format::span::Span;
 use elfuse_format::text::{
     NO_COPY, SET_VERSION, TextCopy, TextIdentity, TextVerdict, block_start, copy_flags,
@@ -250,4 +251,85 @@ fn text_copy() -> TextCopy {
         device: 0,
         flags: copy_flags::CPUID,
     }
+}
+
+/// Two files, three regions, a run of two pages in the last.
+pub(crate) fn snapshot_content() -> snapshot::Content<'static> {
+    let time = Time { secs: 7, nanos: 8 };
+    let file = |ino| snapshot::File {
+        dev: 5,
+        ino,
+        size: 9000,
+        mtime: time,
+        ctime: time,
+    };
+    let region = |start, pages, file, protection| snapshot::Region {
+        start,
+        len: pages * snapshot::PAGE,
+        offset: 0,
+        file,
+        protection,
+        flags: region_flags::MOVES,
+    };
+    let mut slide = [0; snapshot::SLIDE_LEN];
+    slide[1] = 0x81;
+    let fix_up = |page, at, value, addend| snapshot::FixUp {
+        addend,
+        page,
+        at,
+        value: value as u16,
+    };
+    let mut pages = vec![0x11; snapshot::PAGE as usize];
+    pages.resize(2 * snapshot::PAGE as usize, 0x22);
+    snapshot::Content {
+        head: snapshot::Head {
+            boot_id: *b"0123456789abcdef",
+            vdso_checksum: 1,
+            vdso_len: 8192,
+            stack_limits: [8 << 20, u64::MAX],
+            resume: 0x7e00_0000_1008,
+            entry: 0x5600_0000_1000,
+            phdr: 0x5600_0000_0040,
+            phnum: 11,
+            base: 0x7e00_0000_0000,
+            thread_pointer: 0x7e00_0000_3740,
+            clear_tid: 0x7e00_0000_3a10,
+            robust_list: [0x7e00_0000_3a20, 24],
+            rseq: [0x7e00_0000_4060, 32, 0x5305_3053],
+            heap: 0x5600_0000_2000,
+            extent: [1, 2, 3, 4],
+            exe: Span::ABSENT,
+            flags: snapshot::head_flags::PROGRAM_MOVES,
+        },
+        exe: b"/bin/hello",
+        files: vec![file(11), file(12)],
+        lookups: vec![
+            (b"/lib/ld.so".to_vec(), Outcome::File(1)),
+            (b"/etc/ld.so.preload".to_vec(), Outcome::Error(2)),
+            (b"/lib/glibc-hwcaps".to_vec(), Outcome::Directory),
+            (b"/bin/x86_64".to_vec(), Outcome::Other),
+        ],
+        regions: vec![
+            region(0x5600_0000_0000, 2, 0, 5),
+            region(0x7e00_0000_0000, 2, 1, 1),
+            region(0x7e00_0000_3000, 3, NO_FILE, 3),
+        ],
+        runs: vec![snapshot::Run {
+            region: 2,
+            first: 1,
+            pages: 2,
+        }],
+        slides: vec![slide, [0; snapshot::SLIDE_LEN]],
+        fix_ups: vec![
+            fix_up(0, 0x28, Value::Canary, 0),
+            fix_up(0, 0x34, Value::ThreadId, 0),
+            fix_up(1, 0, Value::Vdso, 0x120),
+        ],
+        auxiliary: vec![snapshot::Word { key: 16, value: 3 }],
+        pages,
+    }
+}
+
+pub(crate) fn snapshot() -> Vec<u8> {
+    snapshot_content().to_bytes().unwrap()
 }

@@ -196,7 +196,8 @@ impl Place<'_> {
 }
 
 /// The running kernel's boot id.
-fn boot_id() -> Option<[u8; 16]> {
+#[must_use]
+pub fn boot_id() -> Option<[u8; 16]> {
     let path = c"/proc/sys/kernel/random/boot_id";
     let fd = openat(Fd::CWD, path, O_RDONLY | O_CLOEXEC, 0).ok()?;
     let mut text = [0; 40];

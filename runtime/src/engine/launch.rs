@@ -16,6 +16,7 @@ use super::call::Call;
 use super::pool::{Text, Work};
 use super::process::Process;
 use super::program::{self, Rooms};
+use super::resident::{self, Kept};
 use super::say::say;
 use super::start::{NOT_EXECUTABLE, fail};
 use super::tell::{self, Step};
@@ -23,7 +24,7 @@ use super::vector::{Vector, string};
 use super::{cpuid, head, image, signals, store};
 use crate::errno::Errno;
 use crate::guest::Address;
-use crate::loader::map::Base;
+use crate::loader::map::{Base, Bias};
 use crate::loader::plan::{Extent, Plan};
 use crate::loader::stack::{Auxiliary, words_down};
 use crate::options::Inherited;
@@ -88,10 +89,30 @@ pub fn launch(
         ));
         exit(NOT_EXECUTABLE)
     };
-    let &Program {
-        file, skip, mask, ..
-    } = started;
-    let call = Call::own(process, mask);
+    let file = started.file;
+    let persona = personality();
+    let no_randomize = persona & ADDR_NO_RANDOMIZE != 0;
+    let entered = Entered {
+        persona,
+        random: if no_randomize { 0 } else { random() },
+    };
+    if let Some(kept) = resident::restore(arena, process, &vector, file) {
+        close(file);
+        if let Some(interpreter) = started.interpreter {
+            close(interpreter);
+        }
+        tell::done(Step::Mapped, run.trace);
+        let images = Images::of(&kept);
+        go_on(
+            arena,
+            process,
+            vector,
+            started,
+            (images, Some(kept)),
+            &entered,
+        );
+    }
+    let call = Call::own(process, started.mask);
     let mut taken = call.area().unwrap_or_else(|errno| broken("memory", errno));
     let Work {
         first,
@@ -125,10 +146,9 @@ pub fn launch(
             .unwrap_or_else(|errno| broken("its interpreter", errno))
     });
     tell::done(Step::Inspected, run.trace);
-    let persona = personality();
-    let no_randomize = persona & ADDR_NO_RANDOMIZE != 0;
-    let random = if no_randomize { 0 } else { random() };
-    let base = Base::Program { random };
+    let base = Base::Program {
+        random: entered.random,
+    };
     let program = load(process, &plan, file, base, second).unwrap_or_else(|errno| {
         let what = match errno {
             // It is linked to them, as elfuse is to its own.
@@ -151,6 +171,74 @@ pub fn launch(
     drop(taken);
     close(file);
     tell::done(Step::Interpreter, run.trace);
+    let images = Images { program, loader };
+    go_on(arena, process, vector, started, (images, None), &entered)
+}
+
+/// A program that is mapped, and its interpreter.
+#[derive(Debug, Clone, Copy)]
+struct Images {
+    program: Image,
+    loader: Option<Image>,
+}
+
+impl Images {
+    /// Those of a program that goes on from its snapshot: its dynamic linker starts behind its work.
+    fn of(kept: &Kept) -> Self {
+        let (phdr, phnum) = kept.phdrs();
+        let [code_start, code_end, data_start, data_end] = kept.extent();
+        let code = |bias| image::Mapped {
+            bias,
+            is_complete: kept.is_complete,
+            asks_cpuid: false,
+        };
+        let program = Image {
+            code: code(Bias(0)),
+            entry: kept.entry(),
+            phdr,
+            phnum,
+            brk: kept.heap(),
+            extent: Extent {
+                code: (code_start, code_end),
+                data: (data_start, data_end),
+                end: kept.heap() as u64,
+            },
+            executable_stack: false,
+        };
+        let loader = Image {
+            code: code(Bias(kept.base() as u64)),
+            entry: kept.resume(),
+            ..program
+        };
+        Self {
+            program,
+            loader: Some(loader),
+        }
+    }
+}
+
+/// How the kernel made the process, and what was drawn for it.
+#[derive(Debug, Clone, Copy)]
+struct Entered {
+    /// personality(2).
+    persona: usize,
+    /// What addresses are drawn from; 0 where they are not.
+    random: u64,
+}
+
+/// Makes the stack the guest's, and goes to what is mapped.
+fn go_on(
+    arena: &mut Arena,
+    process: &'static Process,
+    vector: Vector,
+    started: &Program,
+    (Images { program, loader }, kept): (Images, Option<Kept>),
+    &Entered { persona, random }: &Entered,
+) -> ! {
+    let run = &process.run;
+    let &Program { skip, mask, .. } = started;
+    let no_randomize = persona & ADDR_NO_RANDOMIZE != 0;
+    let own = kept.is_some().then(|| resident::Stack::of(&vector, skip));
     let auxiliary = Auxiliary {
         phdr: program.phdr,
         phnum: program.phnum,
@@ -218,12 +306,28 @@ pub fn launch(
         signal_mask(SIG_SETMASK, mask);
     }
     let entry = loader.map_or(program.entry, |loader| loader.entry);
-    enter(entry, stack.pointer)
+    let Some((kept, own)) = kept.zip(own) else {
+        enter(entry, stack.pointer, 0)
+    };
+    let filled = kept.fill(&resident::Stack {
+        pointer: stack.pointer,
+        auxiliary: stack.auxiliary,
+        execfn: auxiliary.execfn,
+        ..own
+    });
+    if let Err(errno) = filled {
+        fail(format_args!(
+            "cannot go on with the resident {}: {}; `--no-resident` loads it",
+            crate::text::Shown(run.exe),
+            errno.text()
+        ));
+    }
+    enter(entry, stack.pointer, program.entry)
 }
 
 /// Bytes of the guest's stack that serving a call takes below the kernel's frame, at most. Measured: less than 3 KiB for a path and less
 /// than 4 KiB for an exec, in development builds too. A test holds it.
-const HANDLER_STACK: usize = 8192;
+pub const HANDLER_STACK: usize = 8192;
 
 fn load(
     process: &Process,
@@ -352,13 +456,12 @@ fn name(run: &Inherited<'_>) {
     }
 }
 
-/// Goes to the guest's entry point with the registers as the kernel leaves them.
-fn enter(entry: usize, stack: usize) -> ! {
+/// Goes to the guest's entry point with the registers as the kernel leaves them, but for rax.
+fn enter(entry: usize, stack: usize, rax: usize) -> ! {
     // SAFETY: both are of mappings made for the guest; nothing of the runtime's is on the stack above the pointer.
     unsafe {
         asm!(
             "mov rsp, {stack}",
-            "xor eax, eax",
             "xor ebx, ebx",
             "xor ecx, ecx",
             "xor edx, edx",
@@ -377,6 +480,7 @@ fn enter(entry: usize, stack: usize) -> ! {
             "ret",
             stack = in(reg) stack,
             in("r11") entry,
+            in("rax") rax,
             options(noreturn),
         )
     }

@@ -27,6 +27,7 @@ pub mod proc;
 pub mod process;
 pub mod program;
 mod quick;
+pub mod resident;
 pub mod say;
 pub mod settle;
 pub mod signals;

@@ -409,6 +409,7 @@ pub fn settle(setting: &mut Setting<'_>) -> &'static Process {
         mounts: MountList::default(),
         host_fallback: options.host_fallback,
         cpuid_table: options.cpuid_table,
+        resident: options.resident,
         stats: options.stats,
         stats_fd: if prints { tell::error_now() } else { None },
         counters_fd,

@@ -7,6 +7,7 @@
 use core::ffi::CStr;
 
 use crate::loader::stack::auxiliary;
+use crate::sys::abi::at;
 
 /// The vector that the kernel made: argc, arguments, environment, auxiliary vector, word by word.
 #[derive(Debug)]
@@ -53,6 +54,16 @@ impl Vector {
     #[must_use]
     pub fn auxiliary(&self, key: usize) -> usize {
         auxiliary(&self.words[self.auxiliary_at()..], key).unwrap_or(0)
+    }
+
+    /// The sixteen bytes that AT_RANDOM leads to; zeros if it is not there.
+    #[must_use]
+    pub fn random_words(&self) -> [u64; 2] {
+        match self.auxiliary(at::RANDOM) {
+            0 => [0; 2],
+            // SAFETY: they are on the initial stack, at any alignment.
+            at => unsafe { core::ptr::read_unaligned(core::ptr::with_exposed_provenance(at)) },
+        }
     }
 
     /// Addresses of the arguments.

@@ -33,11 +33,17 @@ impl Auxiliary {
                 at::BASE => pair[1] = self.base,
                 at::ENTRY => pair[1] = self.entry,
                 at::EXECFN => pair[1] = self.execfn,
-                at::MINSIGSTKSZ => pair[1] = 2 * pair[1] + self.handler_stack,
+                at::MINSIGSTKSZ => pair[1] = raised(pair[1], self.handler_stack),
                 _ => {}
             }
         }
     }
+}
+
+/// AT_MINSIGSTKSZ for the guest, where the kernel says `minimum`: see [`Auxiliary::handler_stack`].
+#[must_use]
+pub const fn raised(minimum: usize, handler_stack: usize) -> usize {
+    2 * minimum + handler_stack
 }
 
 /// Value of `key` in the auxiliary vector `pairs`.

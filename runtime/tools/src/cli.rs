@@ -49,6 +49,7 @@ pub struct Cli {
 pub enum Command {
     Run(RunArgs),
     Doctor(DoctorArgs),
+    Resident(ResidentArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -102,6 +103,9 @@ pub struct RunArgs {
     /// in a virtual machine each takes some 7 us. The program's own CPUID instructions are never touched.
     #[arg(long, help_heading = "Index")]
     pub no_cpuid_table: bool,
+    /// Have the dynamic linker load each program anew, those too that `elfuse resident` keeps
+    #[arg(long, help_heading = "Index")]
+    pub no_resident: bool,
     /// Show HOST, a file or directory, to the guest as GUEST; repeat for several
     ///
     /// Without GUEST it is seen at the host's own path. What the sysroot holds there is covered. Where there are
@@ -209,6 +213,107 @@ pub enum ColorWhen {
     Always,
     /// Never.
     Never,
+}
+
+/// Keep programs as their dynamic linker leaves them, so that it need not run at each start
+///
+/// A program that is kept is mapped as it was before its first constructor ran, with its addresses moved and its random words made afresh.
+/// `elfuse run` does so by itself, while everything that the dynamic linker went by is unchanged: the program, its libraries, names
+/// that were not there, kernel and hardware, `ulimit -s`, no LD_* or GLIBC_TUNABLES. Else it starts the program normally.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A snapshot is of this host and this boot. To have programs kept elsewhere, ship a list of them:
+.elfuse/resident.list, which `elfuse resident add` takes where it is given no program.
+
+Exit status: 0 done; 1 a program cannot be kept, or a snapshot does not hold
+
+Examples:
+  elfuse resident add --sysroot ./sysroot perl git
+  elfuse resident list --sysroot ./sysroot
+  elfuse resident show --sysroot ./sysroot /usr/bin/perl
+  elfuse resident prune --sysroot ./sysroot && elfuse resident add --sysroot ./sysroot")]
+pub struct ResidentArgs {
+    #[command(subcommand)]
+    pub command: ResidentCommand,
+}
+
+/// The commands of `resident`.
+#[derive(Debug, Subcommand)]
+pub enum ResidentCommand {
+    /// Capture programs and keep them; those that are kept already are captured anew
+    Add(ResidentAddArgs),
+    /// What is kept: size, files, pages of its own, age, starts, why it was not used the last time
+    List(ResidentListArgs),
+    /// What a snapshot is bound to, and what is filled in at each start
+    Show(ResidentProgramsArgs),
+    /// Read snapshots whole and compare their checksums
+    Verify(ResidentListArgs),
+    /// Keep programs no longer
+    Rm(ResidentProgramsArgs),
+    /// Remove snapshots that cannot be used any more: damaged, of an earlier boot, of a program that was changed
+    Prune(ResidentListArgs),
+}
+
+/// Where snapshots are.
+#[derive(Debug, Args)]
+pub struct ResidentStoreArgs {
+    /// Root directory of the guest [env: ELFUSE_SYSROOT]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub sysroot: Option<PathBuf>,
+    /// Where the index is, if it was made with --index-dir: snapshots lie beside it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub index_dir: Option<PathBuf>,
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `resident add`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  elfuse resident add --sysroot ./sysroot perl /usr/bin/git
+  elfuse resident add --sysroot ./sysroot --list programs.txt")]
+pub struct ResidentAddArgs {
+    #[command(flatten)]
+    pub store: ResidentStoreArgs,
+    /// Also the programs in FILE, one a line; lines that begin with # do not count
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub list: Option<PathBuf>,
+    /// Have them lie at the same addresses at each start
+    ///
+    /// Starts of large programs are faster by that. What is given up is that nobody can know beforehand where their code lies
+    /// (address space layout randomisation).
+    #[arg(long)]
+    pub fixed: bool,
+    /// The programs, as `elfuse run` takes them
+    #[arg(value_name = "PROG")]
+    pub programs: Vec<OsString>,
+}
+
+/// Arguments of `resident list`, `verify` and `prune`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  elfuse resident list --sysroot ./sysroot --json | jq '.programs[].starts'
+  elfuse resident prune --sysroot ./sysroot")]
+pub struct ResidentListArgs {
+    #[command(flatten)]
+    pub store: ResidentStoreArgs,
+}
+
+/// Arguments of `resident show` and `rm`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  elfuse resident show --sysroot ./sysroot perl
+  elfuse resident rm --sysroot ./sysroot /usr/bin/perl")]
+pub struct ResidentProgramsArgs {
+    #[command(flatten)]
+    pub store: ResidentStoreArgs,
+    /// The programs: paths in the guest as `list` shows them, or last components of such
+    #[arg(value_name = "PROG", required = true)]
+    pub programs: Vec<OsString>,
 }
 
 /// Print shell completions

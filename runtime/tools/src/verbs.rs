@@ -24,6 +24,10 @@ pub fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Exit> {
              which is installed beside it"
         ),
         Command::Doctor(arguments) => doctor::run(arguments, use_color(arguments.color), out),
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Command::Resident(arguments) => crate::resident::run(arguments, out),
+        #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+        Command::Resident(_) => bail!("programs are kept resident on Linux on x86-64 only"),
         Command::Completions(arguments) => completions(arguments, out),
         Command::Man(arguments) => man(arguments, out),
     }

@@ -306,9 +306,11 @@ static void kept(void) {
 
 static void child_handler(int signal) {
     (void)signal;
-    int status;
+    /* Whom it interrupts may be about to look at its own. */
+    int status, before = errno;
     while (waitpid(-1, &status, WNOHANG) > 0)
         caught++;
+    errno = before;
     wrong += paths_wrong();
 }
 

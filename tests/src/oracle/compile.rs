@@ -75,6 +75,16 @@ impl Programs {
         programs
     }
 
+    /// `elfuse-tools`, built beside `elfuse`, which finds it there.
+    ///
+    /// # Panics
+    /// It cannot be built.
+    pub fn build_tools(&self) {
+        let profile = self.index.parent().expect("the profile's directory");
+        let target = profile.parent().expect("the target directory");
+        cargo_build("elfuse-tools", target, profile);
+    }
+
     /// Where `elfuse` is entered from patched sites.
     ///
     /// # Panics
@@ -148,9 +158,14 @@ fn elfuse(target: &Path, profile: &Path) -> PathBuf {
     if let Some(given) = std::env::var_os("ELFUSE_ORACLE_ELFUSE") {
         return given.into();
     }
+    cargo_build("elfuse-launcher", target, profile);
+    profile.join("elfuse")
+}
+
+fn cargo_build(package: &str, target: &Path, profile: &Path) {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo
-        .args(["build", "--quiet", "-p", "elfuse-launcher"])
+        .args(["build", "--quiet", "-p", package])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -162,5 +177,4 @@ fn elfuse(target: &Path, profile: &Path) -> PathBuf {
         status.as_ref().is_ok_and(std::process::ExitStatus::success),
         "the program under test cannot be built: {cargo:?} ended with {status:?}"
     );
-    profile.join("elfuse")
 }

@@ -52,7 +52,9 @@ fn children_that_share_memory_give_their_working_areas_back() {
 fn calls_that_siglongjmp_left_give_their_working_areas_back() {
     let (said, mapped) = exhaustion(&["jump out"]);
     assert_eq!(said.well(), "jumped 1000 times, opened 0, wrong 0\n");
-    assert_eq!(mapped, 0, "areas had run out");
+    // The last jump may leave all of them taken. Then the five calls that follow, deeper in the stack than those that were left, cannot
+    // tell that they were.
+    assert!(mapped <= 5, "areas had run out: {mapped}");
 }
 
 #[test]

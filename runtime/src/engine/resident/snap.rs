@@ -1,0 +1,94 @@
+//! The snapshot's file: found by the program's path, believed if it is the caller's own or root's, read as far as its tables go.
+
+use elfuse_format::header::HEADER_LEN;
+use elfuse_format::names;
+use elfuse_format::snapshot::counts::Refusal;
+use elfuse_format::snapshot::{Snapshot, tables_len};
+
+use crate::engine::arena::Arena;
+use crate::engine::say::Line;
+use crate::engine::store;
+use crate::engine::vector::Vector;
+use crate::errno::Errno;
+use crate::sys::abi::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, PATH_MAX, S_IFMT, S_IFREG, at};
+use crate::sys::host::{Fd, fstat, openat, pread};
+use core::ffi::CStr;
+
+/// What the files of a program are called in the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Names {
+    hash: u64,
+}
+
+impl Names {
+    /// Those of the program at this path of the guest.
+    #[must_use]
+    pub fn of(exe: &[u8]) -> Self {
+        Self {
+            hash: names::hash(exe),
+        }
+    }
+
+    /// Opens the file with this suffix.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(&self, store: &CStr, suffix: &str, flags: usize) -> Result<Fd, Errno> {
+        let mut name = Line::new();
+        name.put(format_args!(
+            "{}/{:016x}{suffix}",
+            names::RESIDENT,
+            self.hash
+        ));
+        let mut room = [0; PATH_MAX];
+        let path = store::joined(store, name.bytes(), &mut room)?;
+        openat(
+            Fd::CWD,
+            path,
+            flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+            0,
+        )
+    }
+}
+
+/// The snapshot of a program, if there is one.
+#[must_use]
+pub fn open(store: &CStr, names: &Names) -> Option<Fd> {
+    names.open(store, names::SNAPSHOT_SUFFIX, O_RDONLY).ok()
+}
+
+/// Reads and checks the tables.
+///
+/// # Errors
+/// [`Refusal::Owner`], [`Refusal::Malformed`], [`Refusal::Memory`].
+pub fn read(arena: &mut Arena, vector: &Vector, snap: Fd) -> Result<Snapshot<'static>, Refusal> {
+    /// More than most snapshots' tables take.
+    const FIRST: usize = 16 * 1024;
+    const OTHERS_MAY_WRITE: u32 = 0o022;
+    let found = fstat(snap).map_err(|_| Refusal::Owner)?;
+    let is_trusted = found.uid == 0 || found.uid as usize == vector.auxiliary(at::EUID);
+    if !is_trusted || found.mode & S_IFMT != S_IFREG || found.mode & OTHERS_MAY_WRITE != 0 {
+        return Err(Refusal::Owner);
+    }
+    let len = found.size.cast_unsigned();
+    let memory = |_| Refusal::Memory;
+    let start = arena.bytes(FIRST).map_err(memory)?;
+    let read = pread(snap, start, 0).map_err(memory)?;
+    let start = &start[..read];
+    if start.len() < HEADER_LEN {
+        return Err(Refusal::Malformed);
+    }
+    let malformed = |_| Refusal::Malformed;
+    let tables = tables_len(start, len).map_err(malformed)? as usize;
+    let tables: &'static [u8] = match start.get(..tables) {
+        Some(tables) => tables,
+        None => {
+            let whole = arena.bytes(tables).map_err(memory)?;
+            match pread(snap, whole, 0) {
+                Ok(read) if read == tables => whole,
+                _ => return Err(Refusal::Malformed),
+            }
+        }
+    };
+    Snapshot::parse(tables, len).map_err(malformed)
+}
