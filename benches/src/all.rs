@@ -9,11 +9,12 @@ use anyhow::Context;
 use crate::cli::AllOptions;
 use crate::report::{self, Report};
 use crate::workspace::Workspace;
-use crate::{fuse, guest, indexer, lookups, size, start, suite};
+use crate::{fuse, guest, indexer, lookups, resident, size, start, suite};
 
 /// Those whose goals stand in one table, in its order.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     start::NAME,
+    resident::NAME,
     fuse::NAME,
     guest::NAME,
     suite::NAME,
@@ -64,6 +65,7 @@ fn lines(options: &AllOptions) -> Vec<Vec<String>> {
     let within = &options.within;
     let names = [
         start::NAME,
+        resident::NAME,
         suite::NAME,
         guest::NAME,
         fuse::NAME,

@@ -36,6 +36,9 @@ pub enum Command {
     /// Times starts from sysroots of a thousand to a million entries
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     Size(Within),
+    /// Times starts of programs that are kept resident, at addresses that move and at fixed ones
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Resident(Within),
     /// Runs all of them but `indexer`, each as a process of its own
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     All(AllOptions),

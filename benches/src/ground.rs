@@ -266,6 +266,7 @@ impl Made<'_> {
         fs::copy(header, self.scratch.join("timing.h"))?;
         for (name, output, how) in [
             ("empty", "empty", ""),
+            ("empty", "empty-static", "-static"),
             ("lookups", "lookups", ""),
             ("suite", "suite", ""),
             ("suite", "suite-static", "-static"),

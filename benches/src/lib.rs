@@ -22,6 +22,8 @@ pub mod measure;
 pub mod namespace;
 pub mod report;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod resident;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod size;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod start;

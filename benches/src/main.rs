@@ -8,7 +8,9 @@ use elfuse_benches::indexer;
 use elfuse_benches::report::Report;
 use elfuse_benches::workspace::Workspace;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-use elfuse_benches::{all, cli::Within, fuse, guest, lookups, namespace, size, start, suite};
+use elfuse_benches::{
+    all, cli::Within, fuse, guest, lookups, namespace, resident, size, start, suite,
+};
 
 fn main() -> anyhow::Result<ExitCode> {
     let command = Cli::parse().command;
@@ -40,6 +42,10 @@ fn main() -> anyhow::Result<ExitCode> {
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         Command::Size(options) => within(&options, size::NAME, &workspace, || {
             size::run(&options, &workspace)
+        })?,
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Command::Resident(options) => within(&options, resident::NAME, &workspace, || {
+            resident::run(&options, &workspace)
         })?,
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         Command::All(options) => return all::run(&options, &workspace),

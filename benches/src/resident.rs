@@ -1,0 +1,322 @@
+//! Start-up of programs that are kept resident, at addresses drawn anew and at fixed ones, against native starts and against
+//! `elfuse run` without.
+
+use std::process::Command;
+
+use crate::chart::{Axis, Bar, Chart, Group, Role};
+use crate::cli::Within;
+use crate::ground::{Ground, Root};
+use crate::machine;
+use crate::namespace::succeed;
+use crate::report::{Goal, Report, Section, number};
+use crate::turns::{self, Expected, Rounds, Side, Taken};
+use crate::workspace::Workspace;
+
+/// Name of the section and of the files of results.
+pub const NAME: &str = "resident";
+
+const NATIVE: &str = "chroot()+exec";
+const WITHOUT: &str = "elfuse without";
+const SLIDE: &str = "resident";
+const FIXED: &str = "resident, fixed";
+const REFUSED: &str = "resident, refused";
+
+/// A program of the Debian sysroot, and how long it may take as a multiple of its native start.
+struct Program {
+    name: &'static str,
+    line: &'static [&'static str],
+    slide: Option<f64>,
+    fixed: Option<f64>,
+}
+
+const fn program(name: &'static str, line: &'static [&'static str]) -> Program {
+    Program {
+        name,
+        line,
+        slide: None,
+        fixed: None,
+    }
+}
+
+const PROGRAMS: [Program; 9] = [
+    Program {
+        slide: Some(0.45),
+        ..program("perl -e 1", &["/usr/bin/perl", "-e", "1"])
+    },
+    Program {
+        slide: Some(0.25),
+        fixed: Some(0.18),
+        ..program("ffmpeg -version", &["/usr/bin/ffmpeg", "-version"])
+    },
+    Program {
+        slide: Some(0.85),
+        ..program(
+            "emacs --batch --eval t",
+            &["/usr/bin/emacs", "--batch", "--eval", "t"],
+        )
+    },
+    program("getent passwd root", &["/usr/bin/getent", "passwd", "root"]),
+    program("git --version", &["/usr/bin/git", "--version"]),
+    program("python3 -c pass", &["/usr/bin/python3", "-c", "pass"]),
+    program("ruby -e 1", &["/usr/bin/ruby", "-e", "1"]),
+    program("node -e 0", &["/usr/bin/node", "-e", "0"]),
+    program("gcc -v", &["/usr/bin/gcc", "-v"]),
+];
+
+/// What a start may take longer where a snapshot is there and cannot be used, in seconds.
+const REFUSED_AT_MOST: f64 = 30e-6;
+/// The most of a start of a static program of glibc's that a resident dynamic one may take, where CPUID traps.
+const HELLO_AT_MOST: f64 = 0.30;
+
+/// Measures, and writes what was found.
+///
+/// # Errors
+/// If a program cannot be kept or does not start natively, or results cannot be written.
+pub fn run(options: &Within, workspace: &Workspace) -> anyhow::Result<Report> {
+    let ground = Ground::new(workspace, options.cache.as_deref())?;
+    workspace.build("elfuse-tools", "elfuse-tools")?;
+    let command = "cargo run --release -p elfuse-benches -- resident";
+    let mut report = Report::begin(NAME, command, workspace.commit());
+    let made = ground.made_root(workspace)?;
+    let debian = ground.root("debian", &workspace.sysroot("debian")?)?;
+    let rounds = || Rounds {
+        count: options.rounds(30),
+        by_length: !options.quick,
+        before: None,
+    };
+    let mut groups = Vec::new();
+    for program in &PROGRAMS {
+        eprintln!("{}", program.name);
+        let stores = Stores::new(&ground, &debian, "debian", program.line[0])?;
+        let taken = turns::take(&mut stores.sides(&ground, program.line), rounds())?;
+        let file_system = machine::file_system(&debian.tree);
+        report.sections.push(section(program, &taken, &file_system));
+        groups.push(group(program.name, &taken));
+    }
+    eprintln!("hello");
+    let stores = Stores::new(&ground, &made, "made", "/bin/empty")?;
+    let mut sides = vec![side(
+        "static glibc",
+        ground.chroot_exec(&made, &["/bin/empty-static"]),
+    )];
+    sides.extend(stores.sides(&ground, &["/bin/empty"]));
+    let taken = turns::take(&mut sides, rounds())?;
+    report.sections.push(hello(&taken));
+    report.end();
+    if options.quick {
+        eprint!("{}", report.markdown());
+        return Ok(report);
+    }
+    report.draw(&workspace.benches(), &chart(groups))?;
+    report.write(&workspace.benches())?;
+    Ok(report)
+}
+
+/// A tree with an index in which a program is kept at addresses that move, and another in which it is at fixed ones.
+struct Stores {
+    slide: Root,
+    fixed: Root,
+}
+
+impl Stores {
+    fn new(ground: &Ground, root: &Root, name: &str, program: &str) -> anyhow::Result<Self> {
+        // Not the index that other benchmarks start from: they would find these.
+        let kept = |how: &str| Root {
+            index: ground.cache.join(format!("index-{name}-{how}")),
+            ..root.clone()
+        };
+        let (slide, fixed) = (kept("kept"), kept("fixed"));
+        for (root, more) in [(&slide, None), (&fixed, Some("--fixed"))] {
+            ground.index(&root.tree, &root.index)?;
+            let mut add = ground.command(&ground.elfuse);
+            add.args(["resident", "add", "--sysroot"]).arg(&root.tree);
+            add.arg("--index-dir").arg(&root.index).args(more);
+            succeed(add.arg(program))?;
+        }
+        Ok(Self { slide, fixed })
+    }
+
+    fn sides(&self, ground: &Ground, line: &[&str]) -> Vec<Side> {
+        let run = |root, more: Option<&str>| {
+            let mut run = ground.command(&ground.elfuse);
+            run.args(["run", "--sysroot"]).arg(&self.slide.tree);
+            run.arg("--index-dir").arg(root).args(more);
+            run.arg("--").args(line);
+            run
+        };
+        let slide = &self.slide.index;
+        // Nobody reads it, and a snapshot is not used where malloc may be told something.
+        let mut refused = run(slide, None);
+        refused.env("MALLOC_", "");
+        let mut without = run(slide, Some("--no-resident"));
+        without.env("MALLOC_", "");
+        vec![
+            side(NATIVE, ground.chroot_exec(&self.slide, line)),
+            side(WITHOUT, without),
+            side(SLIDE, run(slide, None)),
+            side(FIXED, run(&self.fixed.index, None)),
+            side(REFUSED, refused),
+        ]
+    }
+}
+
+fn side(name: &str, command: Command) -> Side {
+    Side {
+        name: name.to_owned(),
+        command,
+        expected: Expected::SameOutput,
+    }
+}
+
+fn find<'a>(taken: &'a [Taken], name: &str) -> Option<&'a Taken> {
+    let found = taken.iter().find(|taken| taken.name == name);
+    found.filter(|taken| taken.fault.is_none())
+}
+
+/// The median ratio of a way to another; NaN where one has none.
+fn ratio(taken: &[Taken], way: &str, peer: &str) -> f64 {
+    let both = find(taken, way).zip(find(taken, peer));
+    both.map_or(f64::NAN, |(own, peer)| own.ratio_to(peer).p50)
+}
+
+fn section(program: &Program, taken: &[Taken], file_system: &str) -> Section {
+    let goals = [(SLIDE, program.slide), (FIXED, program.fixed)];
+    let goals = goals.into_iter().filter_map(|(way, at_most)| {
+        Some(Goal {
+            what: way.to_owned(),
+            at_most: at_most?,
+            found: ratio(taken, way, NATIVE),
+            unit: format!("x {NATIVE}"),
+        })
+    });
+    let refused = find(taken, REFUSED).zip(find(taken, WITHOUT));
+    let refused = Goal {
+        what: format!("{REFUSED}, over {WITHOUT}"),
+        at_most: REFUSED_AT_MOST * 1e6,
+        found: refused.map_or(f64::NAN, |(own, peer)| own.over(peer).p50 * 1e6),
+        unit: "us".to_owned(),
+    };
+    // Where a start takes long, what is between two of them is noise.
+    let is_short = taken[0].seconds().p50 < 0.005;
+    Section {
+        title: program.name.to_owned(),
+        about: vec![format!(
+            "On {file_system} and in the cache; all ways in turn, on one processor, timed from outside. `{SLIDE}`: at addresses drawn anew at each start, \
+             the default; `{REFUSED}`: there is a snapshot, and an environment that forbids it."
+        )],
+        peer: NATIVE.to_owned(),
+        rows: rows(taken, &taken[0]),
+        tables: Vec::new(),
+        goals: goals.chain(is_short.then_some(refused)).collect(),
+    }
+}
+
+fn hello(taken: &[Taken]) -> Section {
+    let peer = taken[0].name.clone();
+    let goal = Goal {
+        what: SLIDE.to_owned(),
+        at_most: HELLO_AT_MOST,
+        found: ratio(taken, SLIDE, &peer),
+        unit: format!("x {peer}"),
+    };
+    Section {
+        title: "An empty program, dynamic and resident, against a static one".to_owned(),
+        about: vec![
+            "A static program of glibc's executes CPUID some 68 times before `main`, which traps in a virtual machine; a resident one does not."
+                .to_owned(),
+        ],
+        rows: rows(taken, &taken[0]),
+        peer,
+        tables: Vec::new(),
+        goals: vec![goal],
+    }
+}
+
+fn rows(taken: &[Taken], peer: &Taken) -> Vec<crate::report::Row> {
+    let row = |one: &Taken| {
+        let fault = one.fault.iter().map(|fault| format!(": {fault}"));
+        one.row(one.name.clone() + &fault.collect::<String>(), peer, None)
+    };
+    taken.iter().map(row).collect()
+}
+
+fn group(name: &str, taken: &[Taken]) -> Group {
+    let bars = taken.iter().map(|one| {
+        let ratio = one.ratio_to(&taken[0]);
+        Bar {
+            label: one.name.clone(),
+            text: format!("{} ms, {:.2}x", number(one.seconds().p50 * 1e3), ratio.p50),
+            value: ratio.p50,
+            spread: (ratio.p25, ratio.p75),
+            limit: None,
+            role: if one.name == NATIVE {
+                Role::Peer
+            } else {
+                Role::Ours
+            },
+        }
+    });
+    Group {
+        title: name.to_owned(),
+        bars: bars.collect(),
+    }
+}
+
+fn chart(groups: Vec<Group>) -> Chart {
+    Chart {
+        title: "Start-up of resident programs, as a multiple of chroot()+exec".to_owned(),
+        unit: "bar: median of the rounds' ratios; whisker: p25 to p75".to_owned(),
+        groups,
+        axis: Some(Axis {
+            end: 1.5,
+            step: 0.5,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turns::Start;
+
+    fn taken(name: &str, milliseconds: f64) -> Taken {
+        let start = Start {
+            seconds: milliseconds / 1e3,
+            cpu_seconds: 0.0,
+            peak_bytes: 0,
+        };
+        Taken {
+            name: name.to_owned(),
+            starts: vec![Some(start)],
+            fault: None,
+            output: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_kept_and_not_used_misses_its_goals() {
+        let perl = &PROGRAMS[0];
+        let met = |ways: [f64; 5]| {
+            let names = [NATIVE, WITHOUT, SLIDE, FIXED, REFUSED];
+            let all: Vec<_> = names
+                .iter()
+                .zip(ways)
+                .map(|(name, ms)| taken(name, ms))
+                .collect();
+            let goals = section(perl, &all, "ext4").goals;
+            goals.iter().map(Goal::met).collect::<Vec<_>>()
+        };
+        assert_eq!(met([1.0, 0.8, 0.4, 0.3, 0.82]), [true, true]);
+        assert_eq!(met([1.0, 0.8, 0.8, 0.8, 0.9]), [false, false]);
+        // What takes long is not asked for microseconds.
+        assert_eq!(met([10.0, 8.0, 4.0, 3.0, 9.0]), [true]);
+    }
+
+    #[test]
+    fn a_way_that_does_not_work_has_missed() {
+        let mut all = vec![taken("static glibc", 1.0), taken(SLIDE, 0.1)];
+        assert!(hello(&all).goals[0].met());
+        all[1].fault = Some("other output".to_owned());
+        assert!(!hello(&all).goals[0].met());
+    }
+}
