@@ -133,14 +133,21 @@ fn reason(kind: Kind, mode: &str, over_ns: f64, is_armed: bool) -> Option<&'stat
         (Kind::Fstat, _) if is_trapped => {
             "trapped: glibc's is newfstatat with an empty path, which the filter cannot tell from others"
         }
-        // By perf(1), and by a limit of 256 descriptors, under which this is gone.
-        (Kind::Fork, _) if over_ns > 30e3 => {
-            "fork copies the table of descriptors up to the highest, and the runtime's own lie at the end of it"
+        (Kind::Fork, _) => {
+            "the kernel copies the runtime's mappings and dirty pages, too, and the child takes a fault for each part of its code that it comes to"
         }
-        (Kind::Fork, _) => "the child's copy of the page tables has those of the runtime in it",
         (Kind::Exec, _) => "the runtime executes itself, and maps the program a second time",
         (Kind::Plain, _) if is_armed && over_ns < 60.0 => {
             "the filter is asked: a few ns where the kernel knows its answer by number, up to 40 where it does not"
+        }
+        (Kind::Path, _) => {
+            "served: the entry, what the index and the mounts say of the path, and the call itself from the sysroot's descriptor"
+        }
+        (Kind::Signal, _) => {
+            "served: handlers and masks for SIGSYS, SIGSEGV and SIGBUS are the runtime's, so each of these is looked at before it is made"
+        }
+        (Kind::Fstat, _) => {
+            "glibc's is newfstatat with an empty path, which the entry has to look at first"
         }
         _ => return None,
     })

@@ -285,10 +285,10 @@ fn go_on(
         };
     }
     tell::done(Step::Stack, run.trace);
-    store::guest_begins();
     if let Err(errno) = signals::install() {
         fail(format_args!("cannot take SIGSYS: {}", errno.text()));
     }
+    store::guest_begins();
     let is_complete = images.all(|image| image.code.is_complete)
         && !program.executable_stack
         && persona & READ_IMPLIES_EXEC == 0;

@@ -1,14 +1,14 @@
 //! The index of a run: its files mapped, the memory that is shared with other runs, and lookup put together from both.
 //!
 //! # Safety
-//! The store's files are read, later mapped privately, and never looked at through a reference: bytes are copied out by the kernel, which says EFAULT where
-//! a file has been cut meanwhile. The generation is a mapping of its own, shared with whoever else maps the file, and only ever
+//! The store's files are read, later mapped privately, and never looked at through a reference: bytes are copied out by the kernel, or by a loop whose
+//! faults are mended, and either says EFAULT where a file has been cut meanwhile. The generation is a mapping of its own, shared with whoever else maps the file, and only ever
 //! used through atomics; where the file is cut under it, [`heal`] puts memory of the process's own in its place.
 #![allow(unsafe_code)]
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use elfuse_format::file_systems;
 use elfuse_format::header::HEADER_LEN;
@@ -21,12 +21,12 @@ use crate::guest::{Address, Memory};
 use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
     O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, RLIMIT_NOFILE,
-    S_IFMT, S_IFREG,
+    S_IFMT, S_IFREG, SIG_BLOCK, SignalSet,
 };
 use crate::sys::clock;
 use crate::sys::host::{
-    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, soft_limit,
-    unlink, write,
+    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, signal_mask,
+    soft_limit, unlink, write,
 };
 use crate::sys::memory::{self, anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
@@ -103,7 +103,20 @@ impl Opened {
             return Err(Fault);
         }
         let from = Address(at + offset as usize);
-        Memory::ByKernel.read(from, into).map_err(|_| Fault)
+        how_to_copy().read(from, into).map_err(|_| Fault)
+    }
+}
+
+/// Whether there is a handler that mends what faults.
+static IS_MENDED: AtomicBool = AtomicBool::new(false);
+
+/// How a mapping may be read that faults where its file has been cut. To ask for the mask and touch the mapping costs a small part of a copy by
+/// the kernel, which has to find and pin the page.
+fn how_to_copy() -> Memory {
+    if IS_MENDED.load(Ordering::Relaxed) {
+        Memory::under(signal_mask(SIG_BLOCK, SignalSet::default()))
+    } else {
+        Memory::ByKernel
     }
 }
 
@@ -154,8 +167,9 @@ impl Files {
     }
 }
 
-/// Gives the descriptors back that were open for the runtime alone. While there is one thread.
+/// Gives the descriptors back that were open for the runtime alone. While there is one thread, and with the handlers installed.
 pub fn guest_begins() {
+    IS_MENDED.store(true, Ordering::Relaxed);
     let files = OPEN.swap(core::ptr::null_mut(), Ordering::Relaxed);
     // SAFETY: null, or the address of files that are never dropped, and used through atomics only.
     if let Some(files) = unsafe { files.as_ref() } {
