@@ -13,10 +13,10 @@ pub const GENERATION: usize = HEADER_LEN + 8;
 /// may be believed.
 pub const STAMP: usize = HEADER_LEN + 16;
 
-/// The bytes of a new file. Its stamp is to be like no other file's: attributes that were captured under an earlier one are not to be
-/// taken for good under this.
+/// The bytes of a new file. Stamp and generation are to be like no other file's, or what was found out under an earlier one would be
+/// taken for good under this: the time in nanoseconds is far ahead of any that has counted up from an earlier time.
 #[must_use]
-pub fn new_file(stamp: u64) -> [u8; LEN] {
+pub fn new_file(generation: u64, stamp: u64) -> [u8; LEN] {
     let header = Header {
         kind: Kind::Generation as u16,
         header_len: HEADER_LEN as u32,
@@ -29,6 +29,7 @@ pub fn new_file(stamp: u64) -> [u8; LEN] {
     };
     let mut file = [0; LEN];
     file[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+    file[GENERATION..STAMP].copy_from_slice(&generation.to_le_bytes());
     file[STAMP..].copy_from_slice(&stamp.to_le_bytes());
     file
 }

@@ -39,6 +39,8 @@ pub enum Kind {
     Cpuid = 6,
     /// `.elfuse/resident/*.count`: [`crate::snapshot::counts`], written by the runtime.
     Counts = 7,
+    /// `/dev/shm/elfuse-…-compared`: [`crate::compared`], written by the runtime.
+    Compared = 8,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
             5 => Self::Snapshot,
             6 => Self::Cpuid,
             7 => Self::Counts,
+            8 => Self::Compared,
             _ => return None,
         })
     }
@@ -68,6 +71,7 @@ impl Kind {
             Self::Snapshot => "snapshot",
             Self::Cpuid => "CPUID table",
             Self::Counts => "resident program's counters",
+            Self::Compared => "compared directories",
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | [`loader_cache`] | `.elfuse/loader-cache`: roll-up of all sidecars, SONAME table, closures |
 //! | [`ld_so_cache`] | `ld.so.cache` in glibc's own format |
 //! | [`generation`] | `.elfuse/generation`: what runs on one sysroot tell each other |
+//! | [`compared`] | `/dev/shm/elfuse-…-compared`: directories of a frozen tree that were compared with their keys |
 //! | [`cpuid`] | `.elfuse/cpuid`: what CPUID says on this machine |
 //! | [`snapshot`] | `.elfuse/resident/*.snap`: programs as their dynamic linker leaves them |
 //! | [`attributes`] | what the keys of a frozen tree say of each name |
@@ -31,6 +32,7 @@ extern crate std;
 
 pub mod attributes;
 pub mod checksum;
+pub mod compared;
 pub mod cpuid;
 pub mod elf_facts;
 pub mod error;

@@ -129,7 +129,8 @@ impl Lock {
             return Ok(stamp);
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let mut seed = now.unwrap_or_default().as_nanos().to_le_bytes().to_vec();
+        let time_ns = now.unwrap_or_default().as_nanos() as u64;
+        let mut seed = time_ns.to_le_bytes().to_vec();
         seed.extend_from_slice(&std::process::id().to_le_bytes());
         let stamp = names::hash(&seed).max(1);
         if found.is_some() {
@@ -143,7 +144,7 @@ impl Lock {
             write().with_context(|| format!("writing {}", path().display()))?;
             return Ok(stamp);
         }
-        self.publish(names::GENERATION, &generation::new_file(stamp))?;
+        self.publish(names::GENERATION, &generation::new_file(time_ns, stamp))?;
         // All who run programs from the sysroot announce their changes there.
         let mode = Mode::from_raw_mode(0o666);
         rustix::fs::chmodat(&self.dir, names::GENERATION, mode, AtFlags::empty())

@@ -3,6 +3,7 @@
 pub mod arena;
 pub mod arm;
 pub mod block;
+pub mod board;
 pub mod call;
 pub mod calls;
 pub mod command;

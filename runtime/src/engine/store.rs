@@ -15,6 +15,7 @@ use elfuse_format::header::HEADER_LEN;
 use elfuse_format::names;
 
 use super::arena::Arena;
+use super::board;
 use super::process::process;
 use super::tell;
 use crate::errno::Errno;
@@ -27,7 +28,7 @@ use crate::sys::abi::{
 use crate::sys::clock;
 use crate::sys::host::{
     Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, signal_mask,
-    soft_limit, unlink, write,
+    soft_limit, unlink, wall_clock, write,
 };
 use crate::sys::memory::{self, anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
@@ -301,7 +302,9 @@ fn make_generation(dir: &CStr, name: &str, mode: usize) -> Result<&'static Gener
     let fd = openat(Fd::CWD, temporary, flags, mode)?;
     // Others than the one who made it count too, whatever the umask is.
     let _ = chmod(fd, mode);
-    let written = write(fd, &Generation::new_file());
+    let now = wall_clock();
+    let time_ns = (now.secs as u64).wrapping_mul(1_000_000_000) + now.nanos as u64;
+    let written = write(fd, &Generation::new_file(time_ns));
     close(fd);
     let is_good = open_generation(dir, name).is_ok();
     let placed = match written {
@@ -316,21 +319,21 @@ fn make_generation(dir: &CStr, name: &str, mode: usize) -> Result<&'static Gener
 }
 
 /// The generation that runs on this sysroot share: in the store; where that may not be written to, one of this user's; else one of this
-/// process's and its children.
+/// process's and its children. And whether it is a file's.
 fn generation(
     (dir, has_index): (&CStr, bool),
     run: &Inherited<'_>,
     make: bool,
-) -> Option<&'static Generation> {
+) -> Option<(&'static Generation, bool)> {
     // Also where this run has no use for the index: others may.
     if let Ok(found) = open_generation(dir, names::GENERATION) {
-        return Some(found);
+        return Some((found, true));
     }
     if make
         && has_index
         && let Ok(made) = make_generation(dir, names::GENERATION, 0o666)
     {
-        return Some(made);
+        return Some((made, true));
     }
     if !make {
         return None;
@@ -347,7 +350,10 @@ fn generation(
             .or_else(|_| make_generation(dir, name, 0o600))
             .ok()
     });
-    own.or_else(|| anonymous_shared(PAGE).ok().map(generation_at))
+    match own {
+        Some(own) => Some((own, true)),
+        None => Some((generation_at(anonymous_shared(PAGE).ok()?), false)),
+    }
 }
 
 /// Zeroed memory to be handed out in pieces, from signal handlers too.
@@ -431,7 +437,7 @@ pub fn vfs(
     };
     // Without an index of its own a run still tells the others what it changes.
     let is_there = files.is_ok();
-    let Some(generation) = generation((dir, is_there), run, mode != Mode::Off) else {
+    let Some((generation, is_shared)) = generation((dir, is_there), run, mode != Mode::Off) else {
         if let Ok(files) = files {
             files.close();
         }
@@ -462,6 +468,13 @@ pub fn vfs(
     files.stay_open(&catalogue);
     let catalogue: &Catalogue<'_> = arena.place(catalogue)?;
     vfs = vfs.with_index(catalogue, coherence);
+    if mode == Mode::Frozen
+        && !run.shadow
+        && is_shared
+        && let Some(compared) = board::compared(arena, run, catalogue, coherence)
+    {
+        vfs = vfs.with_compared(compared);
+    }
     let is_image = catalogue.is_of_an_image() && is_on_an_image(run);
     if (mode == Mode::Frozen || is_image)
         && let Some(attributes) = Attributes::new(catalogue, is_image)

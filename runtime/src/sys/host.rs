@@ -219,6 +219,16 @@ pub fn pread(fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
     unsafe { call(nr::PREAD64, args) }.result()
 }
 
+/// pwrite(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn pwrite(fd: Fd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+    let args = [fd.arg(), address(bytes), bytes.len(), offset as usize, 0, 0];
+    // SAFETY: the bytes are live.
+    unsafe { call(nr::PWRITE64, args) }.result()
+}
+
 /// read(2): how many bytes of `into` it filled.
 ///
 /// # Errors

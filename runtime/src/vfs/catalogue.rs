@@ -3,6 +3,7 @@
 //! Rows and names come out of the [mirrors](super::mirror) of the store's files, which copy and check what is asked for. What does not
 //! fit, lies, or is being copied by somebody else just now is not covered: the host is asked instead.
 
+use elfuse_format::compared::Bound;
 use elfuse_format::header::{Kind, PartKind, rows};
 use elfuse_format::keys::{ArchivedDeviceRow, ArchivedDirKey, Seal, State, flags};
 use elfuse_format::loader_cache::ArchivedDirRow;
@@ -134,6 +135,16 @@ impl<'a> Catalogue<'a> {
         match file {
             IndexFile::LoaderCache => self.loader_cache.file_len(),
             IndexFile::Keys => self.keys.file_len(),
+        }
+    }
+
+    /// What comparisons of its directories are good for, if they were made under this generation.
+    #[must_use]
+    pub fn bound(&self, generation: u64) -> Bound {
+        Bound {
+            keys: self.keys.header().payload_checksum,
+            generation,
+            directories: self.states.len() as u32,
         }
     }
 
@@ -308,6 +319,13 @@ impl<'a> Directory<'a> {
     /// Whether the host was last found to bear the names out, however long ago.
     pub(super) fn was_good(&self) -> bool {
         self.state.lease.was_good()
+    }
+
+    /// The same as if the host had just borne the names out.
+    pub(super) fn grant(&self, ticket: Ticket) -> Result<(), Verdict> {
+        self.state
+            .key
+            .map(|_| ticket.grant(&self.state.lease, Note::Good))
     }
 
     /// Whether the names may be believed, now that the host has said what the directory is. The ticket was taken before.

@@ -69,11 +69,11 @@ impl Generation {
         }
     }
 
-    /// The bytes of a new file. No attributes are good under it.
+    /// The bytes of a file that is made at this time, in nanoseconds. No attributes are good under it.
     #[must_use]
-    pub fn new_file() -> [u8; GENERATION_LEN] {
+    pub fn new_file(time_ns: u64) -> [u8; GENERATION_LEN] {
         // A stamp is given by who captures attributes: it has to be another than those of earlier files.
-        generation::new_file(0)
+        generation::new_file(time_ns, 0)
     }
 
     /// Whether a file of `len` bytes that starts with `head` is one.
@@ -263,6 +263,20 @@ impl<'a> Coherence<'a> {
             stamp,
             thread: now.thread,
         }))
+    }
+
+    /// The generation that a ticket was taken under in a frozen tree in which nothing turned out to be wrong; `None` elsewhere.
+    pub(super) fn generation_of(&self, ticket: Ticket) -> Option<u64> {
+        let stamp = ticket.0?.stamp;
+        let is_whole = self.mode == Mode::Frozen && self.epoch.load(Ordering::SeqCst) == 0;
+        is_whole.then_some(stamp)
+    }
+
+    /// The generation now; `None`: a change is being made.
+    #[must_use]
+    pub fn settled_generation(&self) -> Option<u64> {
+        self.stamp()
+            .filter(|_| self.epoch.load(Ordering::SeqCst) == 0)
     }
 
     /// Something that was believed turned out to be otherwise: what else was made of it is not to be believed either.
@@ -645,7 +659,7 @@ mod tests {
 
     #[test]
     fn a_generation_file_is_told_from_all_others() {
-        let file = Generation::new_file();
+        let file = Generation::new_file(5);
         let head: [u8; HEADER_LEN] = file[..HEADER_LEN].try_into().unwrap();
         assert_eq!(Generation::check_file(&head, GENERATION_LEN as u64), Ok(()));
         assert!(Generation::check_file(&head, GENERATION_LEN as u64 - 1).is_err());

@@ -12,6 +12,7 @@ use super::Vfs;
 use super::absence::{Absences, Place};
 use super::catalogue::{Catalogue, Directory};
 use super::coherence::{Coherence, Mode, Ticket};
+use super::compared::Compared;
 use super::host::{Host, HostStat, Moment};
 use super::verdict::{Verdict, Verdicts};
 use crate::errno::Errno;
@@ -21,6 +22,7 @@ pub(super) struct Guide<'m> {
     index: Option<(&'m Catalogue<'m>, &'m Coherence<'m>)>,
     absences: Option<(&'m Absences<'m>, &'m Coherence<'m>)>,
     coherence: Option<&'m Coherence<'m>>,
+    compared: Option<&'m Compared<'m>>,
     verdicts: Option<&'m Verdicts>,
     /// The moment, asked once a walk.
     now: Cell<Option<Moment>>,
@@ -51,6 +53,7 @@ impl<'m> Guide<'m> {
             index,
             absences,
             coherence: vfs.coherence,
+            compared: vfs.compared,
             verdicts: vfs.verdicts,
             now: Cell::new(None),
             here: None,
@@ -140,8 +143,21 @@ impl<'m> Guide<'m> {
             return Some(known);
         }
         let (_, coherence) = self.index?;
-        let held = directory.held(coherence, || self.now(host))?;
+        let held = directory.held(coherence, || self.now(host));
+        let held = held.or_else(|| self.found_earlier(host, directory))?;
         Some(self.note(held))
+    }
+
+    /// Whether an earlier run has compared the directory here.
+    fn found_earlier<H: Host>(
+        &self,
+        host: &H,
+        directory: Directory<'m>,
+    ) -> Option<Result<(), Verdict>> {
+        let ((_, coherence), compared) = (self.index?, self.compared?);
+        let ticket = coherence.ticket(|| self.now(host));
+        let is_good = compared.has(coherence, ticket, self.here?.dir);
+        is_good.then(|| directory.grant(ticket))
     }
 
     /// To be taken before the host is asked for what [`Guide::judge`] or [`Guide::learn`] is told.
@@ -156,6 +172,11 @@ impl<'m> Guide<'m> {
             Some(directory) => {
                 let was_good = directory.was_good();
                 let judged = directory.judge(ticket, found);
+                if let (Ok(()), Some(here), Some(compared), Some(coherence)) =
+                    (judged, self.here, self.compared, self.coherence)
+                {
+                    compared.note(coherence, ticket, here.dir);
+                }
                 if was_good
                     && judged.is_err()
                     && let Some(coherence) = self.coherence

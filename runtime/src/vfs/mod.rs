@@ -13,7 +13,8 @@
 //! | [`attributes`] | what stat returns in a frozen tree |
 //! | [`texts`] | which files may be mapped as what |
 //! | [`absence`] | names that the host said are absent |
-//! | `guide` | both along a walk |
+//! | [`compared`] | which directories earlier runs have compared with their keys |
+//! | `guide` | all of them along a walk |
 //! | `quick`, `prefixes`, `room` | the same walk where the index covers all of it |
 //! | [`coherence`] | how long an answer may be given without asking again |
 //! | [`verdict`] | counters |
@@ -26,6 +27,7 @@ pub mod arena;
 pub mod attributes;
 pub mod catalogue;
 pub mod coherence;
+pub mod compared;
 mod guide;
 pub mod host;
 pub mod mirror;
@@ -47,6 +49,7 @@ pub use arena::Arena;
 pub use attributes::{Attributes, Status};
 pub use catalogue::Catalogue;
 pub use coherence::{Coherence, Generation, Mode};
+pub use compared::{Board, Compared};
 pub use elfuse_format::sidecar::Kind;
 pub use host::{Base, Host, HostStat, Location, Moment};
 pub use mirror::{Fault, IndexFile, Source};
@@ -73,6 +76,7 @@ pub struct Vfs<'a> {
     absences: Option<&'a Absences<'a>>,
     prefixes: Option<Prefixes<'a>>,
     attributes: Option<&'a Attributes<'a>>,
+    compared: Option<&'a Compared<'a>>,
     verdicts: Option<&'a Verdicts>,
 }
 
@@ -204,6 +208,7 @@ impl<'a> Vfs<'a> {
             absences: None,
             prefixes: None,
             attributes: None,
+            compared: None,
             verdicts: None,
         }
     }
@@ -258,6 +263,15 @@ impl<'a> Vfs<'a> {
     pub const fn with_attributes(self, attributes: &'a Attributes<'a>) -> Self {
         Self {
             attributes: Some(attributes),
+            ..self
+        }
+    }
+
+    /// With what earlier runs have compared, where the tree is frozen; nothing of it is used under other rules.
+    #[must_use]
+    pub const fn with_compared(self, compared: &'a Compared<'a>) -> Self {
+        Self {
+            compared: Some(compared),
             ..self
         }
     }

@@ -165,6 +165,8 @@ int main(int count, char **words) {
         } else if (strcmp(words[i], "images") == 0) {
             dl_iterate_phdr(each, &images);
             printf("images %d\n", images);
+        } else if (strcmp(words[i], "make") == 0 && i + 1 < count) {
+            printf("make %d\n", mkdir(words[++i], 0755));
         } else if (strcmp(words[i], "exec") == 0) {
             fflush(stdout);
             execv("/bin/patched", words + i);

@@ -2,6 +2,7 @@
 //! found while it was built. The programs are `tests/cases/traps` and `tests/cases/start`; most say the same under the real kernel, which
 //! they are run by as well.
 
+mod compared;
 mod descriptors;
 mod entered;
 mod guest;

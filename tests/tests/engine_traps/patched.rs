@@ -11,13 +11,13 @@ use elfuse_tests::elfuse_index;
 use super::guest::{Guest, said};
 
 /// A guest with `/bin/patched` and glibc, and an index of it beside the root.
-struct Indexed {
-    guest: Guest,
-    index: PathBuf,
+pub(crate) struct Indexed {
+    pub(crate) guest: Guest,
+    pub(crate) index: PathBuf,
 }
 
 impl Indexed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| ())
     }
 
@@ -33,7 +33,7 @@ impl Indexed {
         built
     }
 
-    fn build(&self) {
+    pub(crate) fn build(&self) {
         let root = self.guest.scratch.root().as_os_str();
         let line = ["build".as_ref(), "--quiet".as_ref(), "--index-dir".as_ref()];
         let line: Vec<_> = line
@@ -43,14 +43,14 @@ impl Indexed {
         elfuse_index!().run(&line).ended_with(0);
     }
 
-    fn command(&self, options: &[&str], words: &[&str]) -> Command {
+    pub(crate) fn command(&self, options: &[&str], words: &[&str]) -> Command {
         let index = self.index.to_str().expect("UTF-8");
         let options = [&["--index-dir", index], options].concat();
         let line = [&["/bin/patched"], words].concat();
         self.guest.elfuse(&options, &line)
     }
 
-    fn run(&self, words: &[&str]) -> String {
+    pub(crate) fn run(&self, words: &[&str]) -> String {
         said(&mut self.command(&[], words)).well()
     }
 
