@@ -58,6 +58,13 @@ fn quick(vfs: &Vfs<'_>, host: &RealHost, path: &str, last: Last) -> Option<Said>
     })
 }
 
+/// The same, if it takes no call of the host's.
+fn unasked(vfs: &Vfs<'_>, host: &RealHost, path: &str, last: Last) -> Option<Said> {
+    let before = (host.readlinks.get(), host.stats.get());
+    let said = quick(vfs, host, path, last);
+    said.filter(|_| (host.readlinks.get(), host.stats.get()) == before)
+}
+
 /// A relative path takes the long way.
 fn walked(vfs: &Vfs<'_>, host: &RealHost, path: &str, last: Last) -> Said {
     let mut area = Area::new();
@@ -243,7 +250,7 @@ fn made_known(vfs: &Vfs<'_>, host: &RealHost, path: &str) {
         );
         quick(vfs, host, path, Last::Follow);
     }
-    assert!(quick(vfs, host, path, Last::Follow).is_some());
+    assert!(unasked(vfs, host, path, Last::Follow).is_some());
 }
 
 #[test]
@@ -255,7 +262,7 @@ fn nothing_is_remembered_beyond_the_leases_it_was_made_of() {
         let ends = |what: &str, end: &dyn Fn()| {
             made_known(vfs, host, PATH);
             end();
-            assert_eq!(quick(vfs, host, PATH, Last::Follow), None, "{what}");
+            assert_eq!(unasked(vfs, host, PATH, Last::Follow), None, "{what}");
         };
         let later = |by| move || host.frozen_at.set(host.frozen_at.get().map(|at| at + by));
         ends(
@@ -283,8 +290,57 @@ fn nothing_is_remembered_beyond_the_leases_it_was_made_of() {
         later(1_000_000)();
         made_known(vfs, host, PATH);
         later(1_100_000)();
-        assert_eq!(quick(vfs, host, PATH, Last::Follow), None);
+        assert_eq!(unasked(vfs, host, PATH, Last::Follow), None);
         walked(vfs, host, "/usr/lib/missing", Last::Follow);
+    });
+}
+
+#[test]
+fn directories_whose_leases_are_over_are_compared_on_the_short_way_and_each_once_a_lease() {
+    let tree = small();
+    let_the_clock_tick();
+    with_vfs(&tree, Mode::Lease, |vfs, host, coherence| {
+        let compared = |path: &str| {
+            let before = host.stats.get();
+            let said = quick(vfs, host, path, Last::Follow);
+            assert_eq!(said, Some(Said::Fails(Errno::ENOENT)), "{path}");
+            host.stats.get() - before
+        };
+        for _ in 0..2 {
+            // The root, usr, usr/lib and usr/lib/deep.
+            assert_eq!(compared("/usr/lib/deep/missing"), 4);
+            assert_eq!(compared("/usr/lib/deep/other"), 0);
+            assert_eq!(compared("/lib/deep/other"), 0);
+            assert_eq!(compared("/usr/missing/more"), 0);
+            coherence.end_leases();
+            assert_eq!(compared("/usr/missing"), 2);
+            assert_eq!(compared("/lib/missing"), 1);
+            coherence.end_leases();
+        }
+    });
+    with_vfs(&tree, Mode::Frozen, |vfs, host, _| {
+        let first = quick(vfs, host, "/lib/deep/missing", Last::Follow);
+        assert_eq!(first, Some(Said::Fails(Errno::ENOENT)));
+        assert!(unasked(vfs, host, "/usr/lib/missing", Last::Follow).is_some());
+    });
+}
+
+#[test]
+fn what_is_found_changed_on_the_short_way_is_left_to_the_walk_which_does_not_ask_again() {
+    let tree = small();
+    let_the_clock_tick();
+    with_vfs(&tree, Mode::Lease, |vfs, host, coherence| {
+        made_known(vfs, host, "/usr/lib/deep/missing");
+        tree.change("usr/lib/deep/missing", Some(&Node::File));
+        coherence.end_leases();
+        for path in ["/usr/lib/deep/missing", "/usr/lib/deep/other"] {
+            assert_eq!(quick(vfs, host, path, Last::Follow), None, "{path}");
+        }
+        let before = host.stats.get();
+        by_vfs(vfs, host, "/", "/usr/lib/deep/missing", follow(true)).unwrap();
+        by_vfs(vfs, host, "/", "/usr/lib/deep/other", follow(true)).unwrap_err();
+        // The name is asked for, not the state of a directory.
+        assert_eq!(host.stats.get(), before);
     });
 }
 

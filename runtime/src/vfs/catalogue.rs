@@ -305,17 +305,28 @@ impl<'a> Directory<'a> {
         }
     }
 
-    /// Whether the host was last found to bear the names out, however long ago.
-    pub(super) fn was_good(&self) -> bool {
-        self.state.lease.was_good()
+    /// Whether there is a key for the host to bear out.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.state.key.is_ok()
     }
 
-    /// Whether the names may be believed, now that the host has said what the directory is. The ticket was taken before.
+    /// Whether the names may be believed, now that the host has said what the directory is. The ticket was taken before. Where they were
+    /// believed, and wrongly, what else was made of them is not any more.
     pub(super) fn judge(
         &self,
+        coherence: &Coherence<'_>,
         ticket: Ticket,
         found: Result<HostStat, Errno>,
     ) -> Result<(), Verdict> {
+        let was_good = self.state.lease.was_good();
+        let judged = self.judge_alone(ticket, found);
+        if was_good && judged.is_err() {
+            coherence.was_wrong();
+        }
+        judged
+    }
+
+    fn judge_alone(&self, ticket: Ticket, found: Result<HostStat, Errno>) -> Result<(), Verdict> {
         let Ok(found) = found else {
             self.state.lease.revoke();
             return Err(Verdict::Stale);
