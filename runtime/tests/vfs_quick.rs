@@ -3,10 +3,12 @@
 
 mod vfs_support;
 
+use elfuse_format::keys::Time;
 use elfuse_runtime::errno::Errno;
+use elfuse_runtime::vfs::shadow::Mismatch;
 use elfuse_runtime::vfs::{
-    Area, Arena, Catalogue, Coherence, Found, Generation, Kind, Last, Mode, Prefixes, Quick, Room,
-    Start, Vfs, Want,
+    Area, Arena, Catalogue, Coherence, Found, Generation, Host, HostStat, Kind, Last, Location, Mode,
+    Moment, Prefixes, Quick, Room, Start, Vfs, Want,
 };
 use proptest::prelude::*;
 use rustix::fs::ResolveFlags;
@@ -322,6 +324,56 @@ fn directories_whose_leases_are_over_are_compared_on_the_short_way_and_each_once
         let first = quick(vfs, host, "/lib/deep/missing", Last::Follow);
         assert_eq!(first, Some(Said::Fails(Errno::ENOENT)));
         assert!(unasked(vfs, host, "/usr/lib/missing", Last::Follow).is_some());
+    });
+}
+
+/// A host that is glanced at where another one is.
+struct Careless<'h> {
+    host: &'h RealHost,
+    glanced_at: &'h RealHost,
+}
+
+impl Host for Careless<'_> {
+    fn readlink(&self, at: Location<'_>, into: &mut [u8]) -> Result<usize, Errno> {
+        self.host.readlink(at, into)
+    }
+    fn stat(&self, at: Location<'_>) -> Result<HostStat, Errno> {
+        self.host.stat(at)
+    }
+    fn glance(&self, at: Location<'_>) -> Option<HostStat> {
+        self.glanced_at.stat(at).ok()
+    }
+    fn now(&self) -> Moment {
+        self.host.now()
+    }
+    fn file_time(&self) -> Time {
+        self.host.file_time()
+    }
+    fn mismatch(&self, mismatch: &Mismatch<'_>) {
+        self.host.mismatch(mismatch);
+    }
+}
+
+#[test]
+fn a_glance_is_enough_for_a_directory_that_is_as_its_key_says_and_says_nothing_of_any_other() {
+    let (tree, other) = (small(), small());
+    let_the_clock_tick();
+    with_vfs(&tree, Mode::Lease, |vfs, host, coherence| {
+        for (glanced_at, asked) in [(&tree, 0), (&other, 4)] {
+            let glanced_at = RealHost::new(&glanced_at.sysroot());
+            let careless = Careless {
+                host,
+                glanced_at: &glanced_at,
+            };
+            coherence.end_leases();
+            let before = host.stats.get();
+            let mut room = Room::new();
+            let (path, want) = (b"/usr/lib/deep/missing", Want::new(Last::Follow));
+            let said = vfs.quick(&careless, path, want, &mut room);
+            assert_eq!(said, Some(Quick::Fails(Errno::ENOENT)));
+            assert_eq!(host.stats.get() - before, asked);
+            assert_eq!(glanced_at.stats.get(), 4);
+        }
     });
 }
 

@@ -305,6 +305,11 @@ impl<'a> Directory<'a> {
         }
     }
 
+    /// Whether this is the directory, as its key says.
+    pub(super) fn is_as(&self, found: &HostStat) -> bool {
+        self.state.key == Ok(found.state())
+    }
+
     /// Whether there is a key for the host to bear out.
     pub(super) fn is_sealed(&self) -> bool {
         self.state.key.is_ok()
