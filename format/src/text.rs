@@ -19,7 +19,7 @@ use crate::elf_facts::ContentHash;
 use crate::keys::{ArchivedTime, State, Time, identity_hash};
 
 /// Of the lists below, of how sites are judged, and of what stubs expect of the runtime. A copy made for another number is not used.
-pub const SET_VERSION: u32 = 4;
+pub const SET_VERSION: u32 = 5;
 
 /// What a call's number means to a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +35,8 @@ pub enum Class {
     Ending = 3,
     /// It reads from the descriptor that is its first argument: it ends leases unless that is known to be a file of the sysroot.
     Reading = 4,
+    /// fcntl(2): it ends leases where its command is above [`LAST_SILENT_COMMAND`].
+    Control = 6,
     /// It may close a descriptor or make it another one, or two processes share memory and not descriptors: the runtime looks at it first.
     Descriptors = 5,
 }
@@ -63,6 +65,13 @@ pub const READING: &[u32] = &[
     327, // preadv2
 ];
 
+/// Number of fcntl.
+pub const CONTROL: u32 = 72;
+
+/// The last of fcntl(2)'s commands that neither wait nor tell of others: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL. Behind it are locks, leases
+/// and signals; where a lock is free, or was waited for, the guest has been told by who gave it up.
+pub const LAST_SILENT_COMMAND: u32 = 4;
+
 /// Numbers of calls that change what descriptors stand for, ascending. What only makes new ones is not among them: it takes numbers that
 /// stand for nothing.
 pub const DESCRIPTORS: &[u32] = &[
@@ -90,7 +99,6 @@ pub const ENDING: &[u32] = &[
     61,  // wait4
     65,  // semop
     70,  // msgrcv
-    72,  // fcntl: F_SETLKW
     73,  // flock
     128, // rt_sigtimedwait
     202, // futex
@@ -130,6 +138,8 @@ pub const fn class(number: u32) -> Class {
         Class::Ending
     } else if contains(READING, number) {
         Class::Reading
+    } else if number == CONTROL {
+        Class::Control
     } else if contains(DESCRIPTORS, number) {
         Class::Descriptors
     } else {
@@ -580,13 +590,13 @@ mod write {
 #[cfg(test)]
 mod tests {
     use super::{
-        BLOCK_STEP, BLOCKS_END, BLOCKS_START, Class, DESCRIPTORS, ENDING, GUARDED, Layout, PAGE,
-        READING, SERVED, Segment, block_start, class, copy_name, words_len,
+        BLOCK_STEP, BLOCKS_END, BLOCKS_START, CONTROL, Class, DESCRIPTORS, ENDING, GUARDED, Layout,
+        PAGE, READING, SERVED, Segment, block_start, class, copy_name, words_len,
     };
 
     #[test]
     fn the_lists_are_ascending_and_have_no_number_in_common() {
-        let lists = [SERVED, GUARDED, ENDING, READING, DESCRIPTORS];
+        let lists = [SERVED, GUARDED, ENDING, READING, DESCRIPTORS, &[CONTROL]];
         let mut all: std::vec::Vec<u32> = lists.concat();
         for list in lists {
             assert!(list.is_sorted_by(|a, b| a < b));
@@ -595,13 +605,14 @@ mod tests {
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
         assert!(!all.contains(&15), "rt_sigreturn is never patched");
         assert_eq!(
-            [257, 9, 7, 0, 3, 39].map(class),
+            [257, 9, 7, 0, 3, 72, 39].map(class),
             [
                 Class::Served,
                 Class::Guarded,
                 Class::Ending,
                 Class::Reading,
                 Class::Descriptors,
+                Class::Control,
                 Class::Plain
             ]
         );

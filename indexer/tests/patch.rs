@@ -47,7 +47,7 @@ fn shapes(analysis: &Analysis<'_>) -> BTreeMap<String, Outcome> {
     sites.collect()
 }
 
-const FUNCTIONS: [(&str, Shape); 15] = [
+const FUNCTIONS: [(&str, Shape); 17] = [
     ("before_only", Shape::A),
     ("with_what_follows", Shape::A),
     ("through_r11", Shape::A),
@@ -61,6 +61,8 @@ const FUNCTIONS: [(&str, Shape); 15] = [
     ("reads_behind_a_branch", Shape::B),
     ("reads_always_as_flags_are_in_use", Shape::B),
     ("reads_always_as_the_descriptor_comes_later", Shape::B),
+    ("controls", Shape::B),
+    ("controls_always_as_the_command_comes_later", Shape::B),
     ("closes", Shape::A),
     ("cpuid_leaf", Shape::C),
 ];

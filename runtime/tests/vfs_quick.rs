@@ -3,10 +3,12 @@
 
 mod vfs_support;
 
+use elfuse_format::keys::Time;
 use elfuse_runtime::errno::Errno;
+use elfuse_runtime::vfs::shadow::Mismatch;
 use elfuse_runtime::vfs::{
-    Area, Arena, Catalogue, Coherence, Found, Generation, Kind, Last, Mode, Prefixes, Quick, Room,
-    Start, Vfs, Want,
+    Area, Arena, Catalogue, Coherence, Found, Generation, Host, HostStat, Kind, Last, Location,
+    Mode, Moment, Prefixes, Quick, Room, Start, Vfs, Want,
 };
 use proptest::prelude::*;
 use rustix::fs::ResolveFlags;
@@ -56,6 +58,13 @@ fn quick(vfs: &Vfs<'_>, host: &RealHost, path: &str, last: Last) -> Option<Said>
             Said::Leads(guest.strip_suffix(b"\0").unwrap().to_vec(), Some(kind))
         }
     })
+}
+
+/// The same, if it takes no call of the host's.
+fn unasked(vfs: &Vfs<'_>, host: &RealHost, path: &str, last: Last) -> Option<Said> {
+    let before = (host.readlinks.get(), host.stats.get());
+    let said = quick(vfs, host, path, last);
+    said.filter(|_| (host.readlinks.get(), host.stats.get()) == before)
 }
 
 /// A relative path takes the long way.
@@ -243,7 +252,7 @@ fn made_known(vfs: &Vfs<'_>, host: &RealHost, path: &str) {
         );
         quick(vfs, host, path, Last::Follow);
     }
-    assert!(quick(vfs, host, path, Last::Follow).is_some());
+    assert!(unasked(vfs, host, path, Last::Follow).is_some());
 }
 
 #[test]
@@ -255,7 +264,7 @@ fn nothing_is_remembered_beyond_the_leases_it_was_made_of() {
         let ends = |what: &str, end: &dyn Fn()| {
             made_known(vfs, host, PATH);
             end();
-            assert_eq!(quick(vfs, host, PATH, Last::Follow), None, "{what}");
+            assert_eq!(unasked(vfs, host, PATH, Last::Follow), None, "{what}");
         };
         let later = |by| move || host.frozen_at.set(host.frozen_at.get().map(|at| at + by));
         ends(
@@ -283,8 +292,107 @@ fn nothing_is_remembered_beyond_the_leases_it_was_made_of() {
         later(1_000_000)();
         made_known(vfs, host, PATH);
         later(1_100_000)();
-        assert_eq!(quick(vfs, host, PATH, Last::Follow), None);
+        assert_eq!(unasked(vfs, host, PATH, Last::Follow), None);
         walked(vfs, host, "/usr/lib/missing", Last::Follow);
+    });
+}
+
+#[test]
+fn directories_whose_leases_are_over_are_compared_on_the_short_way_and_each_once_a_lease() {
+    let tree = small();
+    let_the_clock_tick();
+    with_vfs(&tree, Mode::Lease, |vfs, host, coherence| {
+        let compared = |path: &str| {
+            let before = host.stats.get();
+            let said = quick(vfs, host, path, Last::Follow);
+            assert_eq!(said, Some(Said::Fails(Errno::ENOENT)), "{path}");
+            host.stats.get() - before
+        };
+        for _ in 0..2 {
+            // The root, usr, usr/lib and usr/lib/deep.
+            assert_eq!(compared("/usr/lib/deep/missing"), 4);
+            assert_eq!(compared("/usr/lib/deep/other"), 0);
+            assert_eq!(compared("/lib/deep/other"), 0);
+            assert_eq!(compared("/usr/missing/more"), 0);
+            coherence.end_leases();
+            assert_eq!(compared("/usr/missing"), 2);
+            assert_eq!(compared("/lib/missing"), 1);
+            coherence.end_leases();
+        }
+    });
+    with_vfs(&tree, Mode::Frozen, |vfs, host, _| {
+        let first = quick(vfs, host, "/lib/deep/missing", Last::Follow);
+        assert_eq!(first, Some(Said::Fails(Errno::ENOENT)));
+        assert!(unasked(vfs, host, "/usr/lib/missing", Last::Follow).is_some());
+    });
+}
+
+/// A host that is glanced at where another one is.
+struct Careless<'h> {
+    host: &'h RealHost,
+    glanced_at: &'h RealHost,
+}
+
+impl Host for Careless<'_> {
+    fn readlink(&self, at: Location<'_>, into: &mut [u8]) -> Result<usize, Errno> {
+        self.host.readlink(at, into)
+    }
+    fn stat(&self, at: Location<'_>) -> Result<HostStat, Errno> {
+        self.host.stat(at)
+    }
+    fn glance(&self, at: Location<'_>) -> Option<HostStat> {
+        self.glanced_at.stat(at).ok()
+    }
+    fn now(&self) -> Moment {
+        self.host.now()
+    }
+    fn file_time(&self) -> Time {
+        self.host.file_time()
+    }
+    fn mismatch(&self, mismatch: &Mismatch<'_>) {
+        self.host.mismatch(mismatch);
+    }
+}
+
+#[test]
+fn a_glance_is_enough_for_a_directory_that_is_as_its_key_says_and_says_nothing_of_any_other() {
+    let (tree, other) = (small(), small());
+    let_the_clock_tick();
+    with_vfs(&tree, Mode::Lease, |vfs, host, coherence| {
+        for (glanced_at, asked) in [(&tree, 0), (&other, 4)] {
+            let glanced_at = RealHost::new(&glanced_at.sysroot());
+            let careless = Careless {
+                host,
+                glanced_at: &glanced_at,
+            };
+            coherence.end_leases();
+            let before = host.stats.get();
+            let mut room = Room::new();
+            let (path, want) = (b"/usr/lib/deep/missing", Want::new(Last::Follow));
+            let said = vfs.quick(&careless, path, want, &mut room);
+            assert_eq!(said, Some(Quick::Fails(Errno::ENOENT)));
+            assert_eq!(host.stats.get() - before, asked);
+            assert_eq!(glanced_at.stats.get(), 4);
+        }
+    });
+}
+
+#[test]
+fn what_is_found_changed_on_the_short_way_is_left_to_the_walk_which_does_not_ask_again() {
+    let tree = small();
+    let_the_clock_tick();
+    with_vfs(&tree, Mode::Lease, |vfs, host, coherence| {
+        made_known(vfs, host, "/usr/lib/deep/missing");
+        tree.change("usr/lib/deep/missing", Some(&Node::File));
+        coherence.end_leases();
+        for path in ["/usr/lib/deep/missing", "/usr/lib/deep/other"] {
+            assert_eq!(quick(vfs, host, path, Last::Follow), None, "{path}");
+        }
+        let before = host.stats.get();
+        by_vfs(vfs, host, "/", "/usr/lib/deep/missing", follow(true)).unwrap();
+        by_vfs(vfs, host, "/", "/usr/lib/deep/other", follow(true)).unwrap_err();
+        // The name is asked for, not the state of a directory.
+        assert_eq!(host.stats.get(), before);
     });
 }
 

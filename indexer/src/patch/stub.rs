@@ -1,10 +1,10 @@
 //! Windows to stubs: what runs in the block instead of the instructions that a jump took the place of.
 
-use elfuse_format::text::{KNOWN_LEN, Layout, word};
+use elfuse_format::text::{KNOWN_LEN, LAST_SILENT_COMMAND, Layout, word};
 use iced_x86::{Encoder, Instruction, Register};
 
 use super::code::Around;
-use super::window::{Shape, Window, touches};
+use super::window::{Question, Shape, Window, touches};
 
 /// Code for an address, put together.
 struct Stub<'l> {
@@ -35,6 +35,10 @@ const ADD_TO_R11: &[u8] = &[0x4c, 0x03, 0x1d];
 const IS_KNOWN: &[u8] = &[0x41, 0x80, 0x3b, 0];
 /// `jae` over [`ADD_TO_R11`], [`IS_KNOWN`] and [`OVER_END`].
 const OVER_LOOK: &[u8] = &[0x73, 13];
+/// `cmp esi, imm8` with the number.
+const COMPARE_COMMAND: &[u8] = &[0x83, 0xfe, LAST_SILENT_COMMAND as u8];
+/// `jbe` over [`MOV_R11`] and [`SET`].
+const OVER_END_IF_SILENT: &[u8] = &[0x76, 11];
 /// `jne` over [`MOV_R11`] and [`SET`].
 const OVER_END: &[u8] = &[0x75, 11];
 /// `lea rsp, [rsp - 128]`: over the red zone, without touching flags.
@@ -93,6 +97,13 @@ impl Stub<'_> {
         self.word(ADD_TO_R11, word::KNOWN);
         self.add(IS_KNOWN);
         self.add(OVER_END);
+        self.end_leases();
+    }
+
+    /// Ends leases unless the command in esi tells of nothing.
+    fn end_leases_unless_silent(&mut self) {
+        self.add(COMPARE_COMMAND);
+        self.add(OVER_END_IF_SILENT);
         self.end_leases();
     }
 
@@ -182,7 +193,7 @@ pub(super) fn stub(
             stub.relative(JUMP, back);
         }
         Shape::B => {
-            let (first, rest) = before.split_at(window.asks_before.unwrap_or(0));
+            let (first, rest) = before.split_at(window.asks_before.map_or(0, |(at, _)| at));
             let rest_at = rest.first().map_or(0, |one| one.ip() - before[0].ip());
             let rest_bytes = usize::try_from(rest_at)
                 .ok()
@@ -190,7 +201,8 @@ pub(super) fn stub(
             stub.moved(first, original)?;
             stub.save_r11();
             match window.asks_before {
-                Some(_) => stub.end_leases_unless_known(),
+                Some((_, Question::Descriptor)) => stub.end_leases_unless_known(),
+                Some((_, Question::Command)) => stub.end_leases_unless_silent(),
                 None => stub.end_leases(),
             }
             stub.restore_r11();

@@ -77,9 +77,9 @@ pub(super) struct Window {
     pub(super) range: Range<usize>,
     /// Shapes B and C: r11 may be in use and is kept.
     pub(super) keeps_r11: bool,
-    /// Shape B of a call that reads: before which of the moved instructions its descriptor is in edi and the flags are nobody's, so that
-    /// the stub may look at what is known of it. `None`: leases end whatever it is.
-    pub(super) asks_before: Option<usize>,
+    /// Shape B of a call that may end no leases: before which of the moved instructions the argument that tells is in its register and the
+    /// flags are nobody's, so that the stub may look at it. `None`: leases end whatever it is.
+    pub(super) asks_before: Option<(usize, Question)>,
 }
 
 /// Chooses windows, in the order of addresses.
@@ -150,8 +150,34 @@ fn reads_r11(instruction: &Instruction) -> bool {
     })
 }
 
-fn writes_rdi(instruction: &Instruction) -> bool {
-    uses(instruction, Register::RDI, |access| {
+/// What tells whether a call ends leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Whether the descriptor in edi is known.
+    Descriptor,
+    /// Which command of fcntl(2) is in esi.
+    Command,
+}
+
+impl Question {
+    fn of(number: u32) -> Option<Self> {
+        match class(number) {
+            Class::Reading => Some(Self::Descriptor),
+            Class::Control => Some(Self::Command),
+            _ => None,
+        }
+    }
+
+    fn register(self) -> Register {
+        match self {
+            Self::Descriptor => Register::RDI,
+            Self::Command => Register::RSI,
+        }
+    }
+}
+
+fn writes(instruction: &Instruction, register: Register) -> bool {
+    uses(instruction, register, |access| {
         !matches!(access, OpAccess::Read | OpAccess::CondRead)
     })
 }
@@ -179,9 +205,14 @@ fn are_flags_free<'c>(code: impl Iterator<Item = &'c Instruction>) -> bool {
 }
 
 /// See [`Window::asks_before`]: `moved` are the instructions of the window, `between` those from there to the site.
-fn asks_before(moved: &[Instruction], between: &[Instruction]) -> Option<usize> {
+fn asks_before(
+    register: Register,
+    moved: &[Instruction],
+    between: &[Instruction],
+) -> Option<usize> {
     let rest = |at: usize| moved[at..].iter().chain(between);
-    let may = |at: &usize| !rest(*at).any(writes_rdi) && are_flags_free(rest(*at));
+    let is_written = |one: &Instruction| writes(one, register);
+    let may = |at: &usize| !rest(*at).any(is_written) && are_flags_free(rest(*at));
     (0..=moved.len()).rev().find(may)
 }
 
@@ -320,8 +351,11 @@ impl<'m> Chooser<'m> {
                 let window = &code[range.clone()];
                 let is_dead =
                     between.iter().all(may_move) && !window.iter().chain(between).any(reads_r11);
-                let reads = around.number.is_some_and(|nr| class(nr) == Class::Reading);
-                let asks_before = asks_before(window, between).filter(|_| reads);
+                let question = around.number.and_then(Question::of);
+                let asks_before = question.and_then(|question| {
+                    let at = asks_before(question.register(), window, between)?;
+                    Some((at, question))
+                });
                 return Ok(Window {
                     shape: Shape::B,
                     range,

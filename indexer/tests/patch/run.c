@@ -66,7 +66,10 @@ int main(int count, char **arguments) {
     for (int i = 8; i + 2 < count; i += 3) {
         uint64_t address = strtoull(arguments[i + 1], 0, 10);
         int is_cpuid = atoi(arguments[i + 2]), reads = !strncmp(arguments[i], "reads", 5);
-        int tells = reads && !strstr(arguments[i], "always"), turn = 0;
+        int controls = !strncmp(arguments[i], "controls", 8), asks = reads || controls;
+        int tells = asks && !strstr(arguments[i], "always"), turn = 0;
+        // F_DUPFD, F_SETFL, F_GETLK, F_SETLKW, F_DUPFD_CLOEXEC, F_SETFL as the kernel sees it, none.
+        const uint64_t commands[] = {0, 4, 5, 7, 1030, 4 + (1ull << 32), -1ull};
         const uint64_t descriptors[] = {1005, 1004, 1005 + 2048, 1005ull + (1ull << 32), -1ull, 2048, 0x80000000u + 1005};
         for (uint64_t flags = 0x202; flags < 0x8000; flags += 0x8d5 - 0x10) {
             Registers in, out[2];
@@ -75,6 +78,7 @@ int main(int count, char **arguments) {
             in.r[15] = (flags & 0x8d5) | 0x202;
             in.r[4] = 64, in.r[3] = -1, in.r[8] = 79;
             if (reads) in.r[7] = descriptors[turn++ % 7];
+            if (controls) in.r[4] = commands[turn++ % 7];
             flag = 0;
             uint64_t before = calls + cpuids;
             for (int k = 0; k < 2; k++) {
@@ -85,11 +89,12 @@ int main(int count, char **arguments) {
             }
             int went = calls + cpuids != before || flag;
             if (reads) went = flag == !(tells && (uint32_t)in.r[7] == 1005);
+            if (controls) went = flag == !(tells && (uint32_t)in.r[4] <= 4);
             for (int k = 0; k < 16; k++) {
                 // A system call leaves in rcx and r11 what nobody may rely on.
                 if (!is_cpuid && (k == 2 || k == 10)) continue;
                 // Nor on the status flags.
-                uint64_t counts = reads && k == 15 ? ~0x8d5ull : ~0ull;
+                uint64_t counts = asks && k == 15 ? ~0x8d5ull : ~0ull;
                 if ((out[0].r[k] ^ out[1].r[k]) & counts)
                     bad = 1, printf("%s: register %d: %lx and %lx\n", arguments[i], k, out[0].r[k], out[1].r[k]);
             }

@@ -145,6 +145,24 @@ function reads_always_as_the_descriptor_comes_later
 	ret
 finish reads_always_as_the_descriptor_comes_later
 
+function controls                       # fcntl(r8, ...)
+	mov %r8, %rdi
+	mov $72, %eax
+	syscall
+	ret
+finish controls
+
+function controls_always_as_the_command_comes_later
+	cmpb $0, zero(%rip)
+	jne 1f
+	mov %edx, %esi
+	mov $72, %eax
+	syscall
+	ret
+1:	mov %r11, %rax
+	ret
+finish controls_always_as_the_command_comes_later
+
 function closes                         # close(-1)
 	mov $-1, %edi
 	mov $3, %eax

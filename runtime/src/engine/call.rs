@@ -11,6 +11,7 @@ use core::ffi::CStr;
 use super::magic;
 use super::pool::{Taken, Taker, Text, Work};
 use super::process::Process;
+use super::stand_ins::stand_in_of;
 use super::way::Way;
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
@@ -156,12 +157,20 @@ impl Call<'_> {
         self.host(self.nr, self.args)
     }
 
-    /// Has the guest's call made where it stands, with its own stack and registers. Of calls from patched sites only.
+    /// Has the guest's call made with its own stack and registers: where it stands, or once the trap is over by what stands in for that place.
     #[must_use]
-    pub fn in_place(&self) -> Raw {
-        match self.way {
+    pub fn in_place(&mut self) -> Raw {
+        match &mut self.way {
             Way::Patched(frame) => frame.in_place(self.nr),
-            Way::Trap(_) | Way::Own(_) => Errno::ENOSYS.into(),
+            Way::Trap(context) => match stand_in_of(context.context.rip) {
+                Some(stand_in) => {
+                    context.context.rip = stand_in;
+                    Raw(self.nr.0 as isize)
+                }
+                // As of a kernel that does not know the call.
+                None => Errno::ENOSYS.into(),
+            },
+            Way::Own(_) => Errno::ENOSYS.into(),
         }
     }
 

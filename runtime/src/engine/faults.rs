@@ -20,6 +20,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use super::arm::is_armed;
 use super::descriptors;
 use super::process::process;
 use crate::guest::Memory;
@@ -39,6 +40,15 @@ pub(super) struct Open {
 
 /// How many are remembered; threads that meet in one place push each other out.
 const COUNT: usize = 64;
+
+impl Open {
+    /// Whether this thread blocks neither signal in a call that is made with this stack pointer, or below such a call.
+    #[inline]
+    fn is_known(&self, thread: u64, stack_pointer: usize) -> bool {
+        self.thread.load(Ordering::Acquire) == thread
+            && stack_pointer <= self.depth.load(Ordering::Relaxed)
+    }
+}
 
 static OPEN: [Open; COUNT] = [const {
     Open {
@@ -74,12 +84,29 @@ fn place(thread: u64) -> &'static Open {
 pub fn memory(stack_pointer: usize) -> Memory {
     let thread = thread();
     let open = place(thread);
-    let is_known = open.thread.load(Ordering::Acquire) == thread
-        && stack_pointer <= open.depth.load(Ordering::Relaxed);
-    if is_known {
+    if open.is_known(thread, stack_pointer) {
         Memory::Direct
     } else {
         ask(open, thread, stack_pointer)
+    }
+}
+
+/// How memory that may fault can be reached here, below a call of the guest's. Nothing is learnt by it.
+#[must_use]
+pub fn memory_here() -> Memory {
+    let process = process();
+    if process.pool.is_guest_in_memory() {
+        // It may have been made without handlers.
+        return Memory::ByKernel;
+    }
+    let thread = thread();
+    let here = 0_u8;
+    // A trap may be served on a signal stack, which tells nothing of how deep the guest's is.
+    let is_known = !is_armed(process) && place(thread).is_known(thread, (&raw const here).addr());
+    if is_known {
+        Memory::Direct
+    } else {
+        Memory::under(signal_mask(SIG_BLOCK, SignalSet::default()))
     }
 }
 

@@ -33,6 +33,7 @@ pub mod say;
 pub mod settle;
 pub mod signals;
 pub mod stacks;
+mod stand_ins;
 pub mod start;
 pub mod stated;
 pub mod store;

@@ -49,6 +49,8 @@ pub enum Class {
     /// It is made where it stands, and by it the guest may learn of what others changed: leases end. Calls of that kind that the runtime
     /// serves end leases when they return ([`dispatch`]).
     Ending,
+    /// fcntl(2): the same where its command waits or tells of others.
+    Control,
     /// The same, but not where its descriptor is known.
     Reading,
     /// close(2): made where it stands when what is known of the descriptor is forgotten, but that of the sysroot's own is served.
@@ -79,6 +81,7 @@ const fn of(nr: Nr) -> Class {
         text::Class::Served => Class::Served,
         text::Class::Ending => Class::Ending,
         text::Class::Reading => Class::Reading,
+        text::Class::Control => Class::Control,
         text::Class::Descriptors if nr.0 == nr::CLOSE.0 => Class::Closing,
         text::Class::Descriptors => Class::Served,
         text::Class::Guarded => match nr {
@@ -216,6 +219,10 @@ global_asm!(
     "ja 13f",
     "cmp r11d, {status}",
     "je 16f",
+    "cmp r11d, {control}",
+    "jne 11f",
+    "cmp esi, {silent}",
+    "jbe 4b",
     "11:",
     "mov r11, [rip + {flag}]",
     "mov byte ptr [r11], 1",
@@ -293,6 +300,8 @@ global_asm!(
     classes = sym CLASSES,
     served = const Class::Served as u8,
     status = const Class::Status as u8,
+    control = const Class::Control as u8,
+    silent = const text::LAST_SILENT_COMMAND,
     reading = const Class::Reading as u8,
     closing = const Class::Closing as u8,
     known_len = const text::KNOWN_LEN,
@@ -443,6 +452,7 @@ mod tests {
             text::ENDING,
             text::READING,
             text::DESCRIPTORS,
+            &[text::CONTROL],
         ];
         let listed = lists.iter().map(|list| list.len()).sum::<usize>();
         assert_eq!(CLASSES.iter().filter(|class| **class != 0).count(), listed);
@@ -453,6 +463,7 @@ mod tests {
             [of(nr::SHMAT), of(nr::READ), of(nr::POLL)],
             [Class::SharedMemory, Class::Reading, Class::Ending]
         );
+        assert_eq!(of(nr::FCNTL), Class::Control);
         assert_eq!(
             [of(nr::PERSONALITY), of(nr::GETPID)],
             [Class::Personality, Class::Plain]

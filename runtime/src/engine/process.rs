@@ -254,7 +254,8 @@ impl Process {
         let changes = self.trust.changes();
         let fd = self.sysroot()?;
         // A child of vfork has descriptors of its own, and its parent's memory.
-        if let (Some(changes), Ok([soft, _])) = (changes, limits(RLIMIT_NOFILE))
+        if let Some(changes) = changes
+            && let Ok([soft, _]) = limits(RLIMIT_NOFILE)
             && !self.pool.is_guest_in_memory()
         {
             let is_above = u64::try_from(fd.0).is_ok_and(|number| number >= soft);

@@ -15,20 +15,18 @@ use elfuse_format::header::HEADER_LEN;
 use elfuse_format::names;
 
 use super::arena::Arena;
-use super::board;
-use super::process::process;
-use super::tell;
+use super::{board, faults, tell};
 use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
     O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, RLIMIT_NOFILE,
-    S_IFMT, S_IFREG, SIG_BLOCK, SignalSet,
+    S_IFMT, S_IFREG,
 };
 use crate::sys::clock;
 use crate::sys::host::{
-    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, signal_mask,
-    soft_limit, unlink, wall_clock, write,
+    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, soft_limit,
+    unlink, wall_clock, write,
 };
 use crate::sys::memory::{self, anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
@@ -112,12 +110,11 @@ impl Opened {
 /// Whether there is a handler that mends what faults.
 static IS_MENDED: AtomicBool = AtomicBool::new(false);
 
-/// How a mapping may be read that faults where its file has been cut. To ask for the mask and touch the mapping costs a small part of a copy by
-/// the kernel, which has to find and pin the page.
+/// How a mapping may be read that faults where its file has been cut. To touch it, and be it after asking for the mask, costs a small part of a
+/// copy by the kernel, which has to find and pin the page.
 fn how_to_copy() -> Memory {
-    // A child of vfork may have been made without handlers.
-    if IS_MENDED.load(Ordering::Relaxed) && !process().pool.is_guest_in_memory() {
-        Memory::under(signal_mask(SIG_BLOCK, SignalSet::default()))
+    if IS_MENDED.load(Ordering::Relaxed) {
+        faults::memory_here()
     } else {
         Memory::ByKernel
     }

@@ -316,9 +316,9 @@ impl<'a> Directory<'a> {
         }
     }
 
-    /// Whether the host was last found to bear the names out, however long ago.
-    pub(super) fn was_good(&self) -> bool {
-        self.state.lease.was_good()
+    /// Whether this is the directory, as its key says.
+    pub(super) fn is_as(&self, found: &HostStat) -> bool {
+        self.state.key == Ok(found.state())
     }
 
     /// The same as if the host had just borne the names out.
@@ -328,12 +328,28 @@ impl<'a> Directory<'a> {
             .map(|_| ticket.grant(&self.state.lease, Note::Good))
     }
 
-    /// Whether the names may be believed, now that the host has said what the directory is. The ticket was taken before.
+    /// Whether there is a key for the host to bear out.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.state.key.is_ok()
+    }
+
+    /// Whether the names may be believed, now that the host has said what the directory is. The ticket was taken before. Where they were
+    /// believed, and wrongly, what else was made of them is not any more.
     pub(super) fn judge(
         &self,
+        coherence: &Coherence<'_>,
         ticket: Ticket,
         found: Result<HostStat, Errno>,
     ) -> Result<(), Verdict> {
+        let was_good = self.state.lease.was_good();
+        let judged = self.judge_alone(ticket, found);
+        if was_good && judged.is_err() {
+            coherence.was_wrong();
+        }
+        judged
+    }
+
+    fn judge_alone(&self, ticket: Ticket, found: Result<HostStat, Errno>) -> Result<(), Verdict> {
         let Ok(found) = found else {
             self.state.lease.revoke();
             return Err(Verdict::Stale);

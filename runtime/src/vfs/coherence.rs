@@ -300,6 +300,15 @@ impl View {
         self.granted(lease).map(|(note, _)| note)
     }
 
+    /// A ticket of this moment: what the host is asked for after it.
+    pub(super) fn ticket(&self) -> Ticket {
+        let longest = self.longest();
+        let until = self
+            .now
+            .map_or(u64::MAX, |now| now.ticks.saturating_add(LEASE));
+        Ticket(Some(Terms { until, ..longest }))
+    }
+
     /// Terms that hold as long as any.
     pub(super) fn longest(&self) -> Terms {
         Terms {

@@ -168,25 +168,16 @@ impl<'m> Guide<'m> {
     /// Whether the names here may be believed, if this is what the host says the directory is.
     pub(super) fn judge(&mut self, ticket: Ticket, found: Result<HostStat, Errno>) -> bool {
         self.count(Verdict::Validated);
-        match self.look() {
-            Some(directory) => {
-                let was_good = directory.was_good();
-                let judged = directory.judge(ticket, found);
-                if let (Ok(()), Some(here), Some(compared), Some(coherence)) =
-                    (judged, self.here, self.compared, self.coherence)
-                {
-                    compared.note(coherence, ticket, here.dir);
-                }
-                if was_good
-                    && judged.is_err()
-                    && let Some(coherence) = self.coherence
-                {
-                    coherence.was_wrong();
-                }
-                self.note(judged)
-            }
-            None => false,
+        let (Some(directory), Some(here), Some(coherence)) =
+            (self.look(), self.here, self.coherence)
+        else {
+            return false;
+        };
+        let judged = directory.judge(coherence, ticket, found);
+        if let Some(compared) = self.compared.filter(|_| judged.is_ok()) {
+            compared.note(coherence, ticket, here.dir);
         }
+        self.note(judged)
     }
 
     fn note(&mut self, judged: Result<(), Verdict>) -> bool {

@@ -101,6 +101,13 @@ pub trait Host {
     /// What the kernel says.
     fn stat(&self, at: Location<'_>) -> Result<HostStat, Errno>;
 
+    /// The same with less care, where that costs less: of a place that may not be this one. What is in the state of a directory's key is that
+    /// directory all the same; of what is not, [`Host::stat`] is to be asked.
+    fn glance(&self, at: Location<'_>) -> Option<HostStat> {
+        let _ = at;
+        None
+    }
+
     /// The moment. Asked once a resolution at most.
     fn now(&self) -> Moment;
 

@@ -1,18 +1,19 @@
-//! The walk where the index covers all of it: an absolute path, short, every directory on the way as its key says and that known without
-//! asking, none of it near a mount. It asks the host for nothing.
+//! The walk where the index covers all of it: an absolute path, short, every directory on the way as its key says, none of it near a mount.
+//! The host is asked for nothing but the state of directories whose leases are over.
 //!
 //! It is `resolve` with all that cannot happen here left out, and gives up where something else does: the walk then finds the
-//! same and more. Each look of a walk grants leases, so that the next path through the same directories is answered here.
+//! same and more, with what was found out here.
 
 use super::attributes::Status;
 use super::catalogue::{Catalogue, Directory};
-use super::coherence::{Mode, Note, Terms, View};
-use super::host::Host;
+use super::coherence::{Coherence, Mode, Note, Terms, View};
+use super::compared::Compared;
+use super::host::{Base, Host, Location};
 use super::mounts::Mounts;
 use super::path::NAME_MAX;
 use super::prefixes::{Key, Known, Prefixes};
 use super::room::Room;
-use super::verdict::Verdict;
+use super::verdict::{Verdict, Verdicts};
 use super::{Kind, Last, Vfs, Want};
 use crate::errno::Errno;
 use crate::index::{DirId, Step};
@@ -42,10 +43,20 @@ pub enum Quick<'w> {
     },
 }
 
-struct Walk<'a, 'r> {
+/// What a walk goes by.
+struct By<'a, 'h, H> {
     mounts: &'a Mounts<'a>,
     index: &'a Catalogue<'a>,
+    coherence: &'a Coherence<'a>,
+    prefixes: &'h Prefixes<'a>,
+    verdicts: Option<&'a Verdicts>,
+    compared: Option<&'a Compared<'a>>,
+    host: &'h H,
     view: View,
+}
+
+struct Walk<'a, 'r, H> {
+    by: &'r By<'a, 'r, H>,
     room: &'r mut Room,
     /// The directory that the walk is in: it and all above it are as their keys say.
     dir: DirId,
@@ -83,8 +94,17 @@ impl<'a> Vfs<'a> {
         if !is_plain || !is_fit || !path.starts_with(b"/") {
             return None;
         }
-        let view = coherence.view(|| host.now())?;
-        let ended = quick(self.mounts, index, prefixes, view, path, want.last, room)?;
+        let by = By {
+            mounts: self.mounts,
+            index,
+            coherence,
+            prefixes,
+            verdicts: self.verdicts,
+            compared: self.compared,
+            host,
+            view: coherence.view(|| host.now())?,
+        };
+        let ended = quick(&by, path, want.last, room)?;
         if !matches!(ended, Ended::Leads(..) | Ended::AsGiven(..))
             && let Some(verdicts) = self.verdicts
         {
@@ -140,8 +160,18 @@ impl<'a> Vfs<'a> {
         let said = match said {
             Some(said) => said,
             None => {
+                let by = By {
+                    mounts: self.mounts,
+                    index,
+                    coherence,
+                    prefixes,
+                    verdicts: self.verdicts,
+                    compared: self.compared,
+                    host,
+                    view,
+                };
                 let mut room = Room::new();
-                match quick(self.mounts, index, prefixes, view, path, last, &mut room)? {
+                match quick(&by, path, last, &mut room)? {
                     Ended::Fails(errno) => Said::Fails(errno),
                     Ended::Text(_) => return None,
                     Ended::AsGiven(_, dir) => there(dir, &path[last_name(path)?..])?,
@@ -188,15 +218,19 @@ fn last_name(path: &[u8]) -> Option<usize> {
 }
 
 #[inline]
-fn quick<'a>(
-    mounts: &'a Mounts<'a>,
-    index: &'a Catalogue<'a>,
-    prefixes: &Prefixes<'a>,
-    view: View,
+fn quick<'a, H: Host>(
+    by: &By<'a, '_, H>,
     path: &[u8],
     last: Last,
     room: &mut Room,
 ) -> Option<Ended<'a>> {
+    let By {
+        mounts,
+        index,
+        prefixes,
+        view,
+        ..
+    } = by;
     // A mount over the root hides all of it.
     if mounts.at(b"/").is_some() {
         return None;
@@ -204,7 +238,7 @@ fn quick<'a>(
     let name_at = last_name(path)?;
     let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
     let key = Key::of(whole).filter(|_| !whole.is_empty());
-    if let Some(known) = key.as_ref().and_then(|key| prefixes.find(key, &view)) {
+    if let Some(known) = key.as_ref().and_then(|key| prefixes.find(key, view)) {
         if known.is_nowhere() {
             return Some(Ended::Fails(Errno::ENOENT));
         }
@@ -213,7 +247,7 @@ fn quick<'a>(
         return match step.and_then(|step| ended(step, last, known.dir)) {
             None => {
                 room.set(path)?;
-                let mut walk = Walk::from(mounts, index, view, room);
+                let mut walk = Walk::from(by, room);
                 walk.start(&known, whole.len())?;
                 walk.run(last, |_| {})
             }
@@ -228,7 +262,7 @@ fn quick<'a>(
     }
     if whole.is_empty() {
         let root = index.directory(DirId::ROOT).ok()?;
-        let is_good = matches!(root.granted(&view)?, (Note::Good, _));
+        let is_good = matches!(root.granted(view), Some((Note::Good, _)));
         let step = at_once(mounts, index, (DirId::ROOT, 0), name);
         let ended = step.and_then(|step| ended(step, last, DirId::ROOT));
         match ended.filter(|_| is_good) {
@@ -238,8 +272,8 @@ fn quick<'a>(
         }
     }
     room.set(path)?;
-    let mut walk = Walk::from(mounts, index, view, room);
-    walk.start_above(prefixes, whole)?;
+    let mut walk = Walk::from(by, room);
+    walk.start_above(whole)?;
     let mut has_arrived = false;
     let ended = walk.run(last, |walk| {
         has_arrived = true;
@@ -298,21 +332,14 @@ fn is_special(name: &[u8], at_root: bool) -> bool {
     matches!(name, b"" | b"." | b"..") || name.len() > NAME_MAX || is_reserved(name, at_root)
 }
 
-impl<'a, 'r> Walk<'a, 'r> {
-    fn from(
-        mounts: &'a Mounts<'a>,
-        index: &'a Catalogue<'a>,
-        view: View,
-        room: &'r mut Room,
-    ) -> Self {
+impl<'a, 'r, H: Host> Walk<'a, 'r, H> {
+    fn from(by: &'r By<'a, 'r, H>, room: &'r mut Room) -> Self {
         Self {
-            mounts,
-            index,
-            view,
+            by,
             room,
             dir: DirId::ROOT,
             at: 0,
-            terms: view.longest(),
+            terms: by.view.longest(),
             symlinks: 0,
         }
     }
@@ -328,12 +355,12 @@ impl<'a, 'r> Walk<'a, 'r> {
     }
 
     /// Starts at the longest part of `whole` that is known, or at the root.
-    fn start_above(&mut self, prefixes: &Prefixes<'a>, whole: &[u8]) -> Option<()> {
+    fn start_above(&mut self, whole: &[u8]) -> Option<()> {
         let mut end = whole.len();
         while end != 0 {
             end = last_name(&whole[..end])? - 1;
             let key = Key::of(&whole[..end]).filter(|_| end != 0);
-            let known = key.and_then(|key| prefixes.find(&key, &self.view));
+            let known = key.and_then(|key| self.by.prefixes.find(&key, &self.by.view));
             if let Some(known) = known.filter(|known| !known.is_nowhere()) {
                 return self.start(&known, end);
             }
@@ -341,11 +368,14 @@ impl<'a, 'r> Walk<'a, 'r> {
         self.stand_in(DirId::ROOT)
     }
 
-    /// The walk comes to a directory; `None`: it is not known to be as its key says.
+    /// The walk comes to a directory, whose canonical guest path stands in the room; `None`: it is not as its key says, or nobody can tell.
     #[inline]
     fn stand_in(&mut self, dir: DirId) -> Option<()> {
-        let directory = self.index.directory(dir).ok()?;
-        let (note, terms) = directory.granted(&self.view)?;
+        let directory = self.by.index.directory(dir).ok()?;
+        let (note, terms) = match directory.granted(&self.by.view) {
+            Some(granted) => granted,
+            None => self.compare(&directory, dir)?,
+        };
         if note != Note::Good {
             return None;
         }
@@ -354,8 +384,47 @@ impl<'a, 'r> Walk<'a, 'r> {
         Some(())
     }
 
+    /// Asks the host what state the directory is in that the walk comes to, unless an earlier run has.
+    #[cold]
+    #[inline(never)]
+    fn compare(&mut self, directory: &Directory<'a>, dir: DirId) -> Option<(Note, Terms)> {
+        let By {
+            coherence,
+            verdicts,
+            compared,
+            host,
+            view,
+            ..
+        } = self.by;
+        if !directory.is_sealed() {
+            return None;
+        }
+        let ticket = view.ticket();
+        if compared.is_some_and(|compared| compared.has(coherence, ticket, dir)) {
+            directory.grant(ticket).ok()?;
+            return directory.granted(view);
+        }
+        let found = self.room.with_front(self.at, |guest| {
+            let path = if guest.len() > 1 { &guest[1..] } else { b".\0" };
+            let at = Location {
+                base: Base::Sysroot,
+                path,
+            };
+            let glanced = host.glance(at).filter(|found| directory.is_as(found));
+            glanced.map_or_else(|| host.stat(at), Ok)
+        });
+        let judged = directory.judge(coherence, ticket, found);
+        if let Some(verdicts) = verdicts {
+            verdicts.count(Verdict::Validated);
+        }
+        if let Some(compared) = compared.filter(|_| judged.is_ok()) {
+            compared.note(coherence, ticket, dir);
+        }
+        judged.ok().and_then(|()| directory.granted(view))
+    }
+
     fn directory(&self) -> Option<Directory<'a>> {
-        self.index.directory(self.dir).ok()
+        self.by.index.directory(self.dir).ok()
     }
 
     /// Walks to the end; `arrived` is told of the directory that has the last name of the path that was asked for.
@@ -375,8 +444,9 @@ impl<'a, 'r> Walk<'a, 'r> {
                 return None;
             }
             let guest = &self.room.as_bytes()[..end];
-            if self.mounts.may_be_near(end, name)
-                && (self.mounts.at(guest).is_some() || self.mounts.is_above_a_mount(guest))
+            let mounts = self.by.mounts;
+            if mounts.may_be_near(end, name)
+                && (mounts.at(guest).is_some() || mounts.is_above_a_mount(guest))
             {
                 return None;
             }
@@ -393,8 +463,8 @@ impl<'a, 'r> Walk<'a, 'r> {
                 Step::Absent => return Some(Ended::Fails(Errno::ENOENT)),
                 Step::File | Step::Other => return Some(Ended::Fails(Errno::ENOTDIR)),
                 Step::Directory(child) => {
-                    self.stand_in(child)?;
                     self.at = end;
+                    self.stand_in(child)?;
                 }
             }
         }

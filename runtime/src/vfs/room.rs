@@ -101,6 +101,19 @@ impl Room {
         self.replace(0, 0, bytes)
     }
 
+    /// What `with` makes of the first `len` bytes of the path and a NUL.
+    pub(super) fn with_front<T>(&mut self, len: usize, with: impl FnOnce(&[u8]) -> T) -> T {
+        // What changes the length leaves room for it.
+        let len = len.min(self.len).min(SHORT - 1);
+        let kept = self.bytes[len];
+        self.bytes[len].write(0);
+        // SAFETY: a part of the path, and the byte that was just written.
+        let front = unsafe { core::slice::from_raw_parts(self.bytes.as_ptr().cast(), len + 1) };
+        let made = with(front);
+        self.bytes[len] = kept;
+        made
+    }
+
     /// The path and a NUL.
     #[inline]
     pub(super) fn with_nul(&mut self) -> &[u8] {
@@ -130,6 +143,16 @@ mod tests {
         room.replace_by_words(9, &words, 4).unwrap();
         assert_eq!(room.as_bytes(), b"/opt/name");
         assert!(room.replace_by_words(4, &words, 17).is_none());
+    }
+
+    #[test]
+    fn a_front_ends_with_a_nul_and_what_stood_there_comes_back() {
+        let mut room = Room::new();
+        room.set(b"/usr/lib").unwrap();
+        for (len, front) in [(0, &b"\0"[..]), (4, b"/usr\0"), (8, b"/usr/lib\0")] {
+            assert!(room.with_front(len, |found| found == front), "{len}");
+            assert_eq!(room.as_bytes(), b"/usr/lib");
+        }
     }
 
     #[test]

@@ -131,13 +131,15 @@ static void have_a_child(void) {
     need(waitpid(child, NULL, 0) == child, "vfork");
 }
 
-/* Reads and looks for what is not there, in turns: how often it was found. */
+/* Reads, or makes a command of fcntl whose number stands first, and looks for what is not there, in turns: how often it was found. */
 static int looks(const char *from, int rounds) {
-    int fd = *from == '+' ? open(from + 1, O_RDWR) : open(from, O_RDONLY), found = 0;
-    char byte;
+    char *path = (char *)from, byte;
+    int command = (int)strtol(from, &path, 10), found = 0;
+    int fd = *path == '+' ? open(path + 1, O_RDWR) : open(path, O_RDONLY);
     need(fd >= 0, from);
     for (int i = 0; i < rounds; i++) {
-        need(pread(fd, &byte, 1, 0) == 1, "pread");
+        struct flock lock = {.l_type = F_RDLCK};
+        need(path == from ? pread(fd, &byte, 1, 0) == 1 : fcntl(fd, command, &lock) >= 0, "what is said to end leases or not");
         found += access("/w/d/missing", F_OK) == 0;
     }
     return found;

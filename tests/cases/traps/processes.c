@@ -1,5 +1,6 @@
 /* Children that share memory, children that do not, and programs that execute others. */
 #include "traps.h"
+#include <linux/sched.h>
 #include <pthread.h>
 #include <spawn.h>
 #include <sys/mman.h>
@@ -253,7 +254,55 @@ static void becomes_symlink(void) {
     say("odd %d\n", odd);
 }
 
+/* clone3 by code of its own: the child begins on its stack, if it is given one, with `begin`, and ends with what that returns. */
+static long clone3_raw(struct clone_args *arguments, int (*begin)(void)) {
+    long result = SYS_clone3;
+    __asm__ volatile("syscall\n test %%rax, %%rax\n jnz 1f\n and $-16, %%rsp\n call *%[begin]\n mov %%eax, %%edi\n mov %[end], %%eax\n syscall\n 1:"
+                     : "+a"(result)
+                     : "D"(arguments), "S"(sizeof *arguments), [begin] "r"(begin), [end] "i"(SYS_exit_group)
+                     : "rcx", "r11", "memory", "cc");
+    return result;
+}
+
+static int begins(void) { return paths_wrong() ? 1 : 4; }
+
+static int begins_another_program(void) {
+    static char *const line[] = {"traps", "paths", NULL};
+    execve(self, line, environ);
+    return 2;
+}
+
+/* As C libraries start programs: without the handlers, if the kernel can do that, else without that. */
+static void cleared_handlers(void) {
+    enum { STACK = 65536 };
+    static char stack[STACK] __attribute__((aligned(16)));
+    const unsigned long all_clear = 0x100000000, ways[] = {0, CLONE_VM | CLONE_VFORK};
+    int (*const begin[])(void) = {begins, begins_another_program};
+    find_self();
+    for (int way = 0; way < 2; way++)
+        for (int what = 0; what < 2; what++) {
+            struct clone_args arguments = {.flags = ways[way] | all_clear, .exit_signal = SIGCHLD};
+            if (way) {
+                arguments.stack = (unsigned long)stack;
+                arguments.stack_size = STACK;
+            }
+            long child = clone3_raw(&arguments, begin[what]);
+            if (child == -EINVAL || child == -ENOSYS) {
+                arguments.flags &= ~all_clear;
+                child = clone3_raw(&arguments, begin[what]);
+            }
+            need(child > 0);
+            int status = -1;
+            need(waitpid(child, &status, 0) == child);
+            say("status %#x\n", status);
+        }
+    /* The kernel's own errors. */
+    struct clone_args odd = {.flags = CLONE_THREAD};
+    say("odd flags: %ld, not there: %ld\n", clone3_raw(&odd, begins), clone3_raw((void *)8, begins));
+}
+
 const struct trap process_traps[] = {
+    {"cleared handlers", cleared_handlers},
     {"silent", silent},
     {"paths", paths},
     {"spawn often", spawn_often},

@@ -176,7 +176,8 @@ fn a_pipe_whose_number_was_a_file_of_the_sysroot_tells_as_any_other() {
 }
 
 #[test]
-fn reading_a_file_of_the_sysroot_ends_no_lease_and_reading_anything_else_ends_all() {
+fn reading_a_file_of_the_sysroot_ends_no_lease_nor_does_asking_for_flags_and_anything_else_ends_all()
+ {
     let guest = Guest::new();
     guest.add_glibc();
     guest.add("told", "bin/told");
@@ -196,4 +197,11 @@ fn reading_a_file_of_the_sysroot_ends_no_lease_and_reading_anything_else_ends_al
     assert!(others >= 4000, "{others} directories compared");
     // One that can be written to may be how somebody is told something.
     assert!(looks("+/w/f") >= 4000);
+    // F_GETFD, F_GETFL: about the descriptor alone. F_GETLK, F_SETLK, F_SETLKW: by a lock somebody is told that another one has given it up.
+    for silent in ["1/w/f", "3/w/f"] {
+        assert!(looks(silent) < 2000, "fcntl {silent}");
+    }
+    for telling in ["5/w/f", "6/w/f", "7/w/f"] {
+        assert!(looks(telling) >= 4000, "fcntl {telling}");
+    }
 }

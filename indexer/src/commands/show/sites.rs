@@ -61,6 +61,7 @@ fn class_name(site: &Site) -> &'static str {
             Class::Guarded => "guarded",
             Class::Ending => "ending",
             Class::Reading => "reading",
+            Class::Control => "control",
             Class::Descriptors => "descriptors",
         },
         Kind::Cpuid => "table",
