@@ -590,8 +590,8 @@ mod write {
 #[cfg(test)]
 mod tests {
     use super::{
-        BLOCK_STEP, BLOCKS_END, BLOCKS_START, CONTROL, Class, DESCRIPTORS, ENDING, GUARDED, Layout, PAGE,
-        READING, SERVED, Segment, block_start, class, copy_name, words_len,
+        BLOCK_STEP, BLOCKS_END, BLOCKS_START, CONTROL, Class, DESCRIPTORS, ENDING, GUARDED, Layout,
+        PAGE, READING, SERVED, Segment, block_start, class, copy_name, words_len,
     };
 
     #[test]

@@ -98,7 +98,12 @@ impl Site {
     /// Whether a call made here may end leases.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        let ends = |number| matches!(class(number), Class::Ending | Class::Reading | Class::Control);
+        let ends = |number| {
+            matches!(
+                class(number),
+                Class::Ending | Class::Reading | Class::Control
+            )
+        };
         matches!(self.kind, Kind::Syscall(Some(number)) if ends(number))
     }
 

@@ -7,8 +7,8 @@ use elfuse_format::keys::Time;
 use elfuse_runtime::errno::Errno;
 use elfuse_runtime::vfs::shadow::Mismatch;
 use elfuse_runtime::vfs::{
-    Area, Arena, Catalogue, Coherence, Found, Generation, Host, HostStat, Kind, Last, Location, Mode,
-    Moment, Prefixes, Quick, Room, Start, Vfs, Want,
+    Area, Arena, Catalogue, Coherence, Found, Generation, Host, HostStat, Kind, Last, Location,
+    Mode, Moment, Prefixes, Quick, Room, Start, Vfs, Want,
 };
 use proptest::prelude::*;
 use rustix::fs::ResolveFlags;

@@ -102,8 +102,7 @@ pub fn memory_here() -> Memory {
     let thread = thread();
     let here = 0_u8;
     // A trap may be served on a signal stack, which tells nothing of how deep the guest's is.
-    let is_known =
-        !is_armed(process) && place(thread).is_known(thread, (&raw const here).addr());
+    let is_known = !is_armed(process) && place(thread).is_known(thread, (&raw const here).addr());
     if is_known {
         Memory::Direct
     } else {

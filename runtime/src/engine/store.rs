@@ -25,8 +25,8 @@ use crate::sys::abi::{
 };
 use crate::sys::clock;
 use crate::sys::host::{
-    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename,
-    soft_limit, unlink, write,
+    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, soft_limit,
+    unlink, write,
 };
 use crate::sys::memory::{self, anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;

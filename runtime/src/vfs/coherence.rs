@@ -289,7 +289,9 @@ impl View {
     /// A ticket of this moment: what the host is asked for after it.
     pub(super) fn ticket(&self) -> Ticket {
         let longest = self.longest();
-        let until = self.now.map_or(u64::MAX, |now| now.ticks.saturating_add(LEASE));
+        let until = self
+            .now
+            .map_or(u64::MAX, |now| now.ticks.saturating_add(LEASE));
         Ticket(Some(Terms { until, ..longest }))
     }
 

@@ -176,7 +176,8 @@ fn a_pipe_whose_number_was_a_file_of_the_sysroot_tells_as_any_other() {
 }
 
 #[test]
-fn reading_a_file_of_the_sysroot_ends_no_lease_nor_does_asking_for_flags_and_anything_else_ends_all() {
+fn reading_a_file_of_the_sysroot_ends_no_lease_nor_does_asking_for_flags_and_anything_else_ends_all()
+ {
     let guest = Guest::new();
     guest.add_glibc();
     guest.add("told", "bin/told");
