@@ -40,18 +40,13 @@ pub(super) struct Key {
     hash: u64,
 }
 
-/// Where a path's beginning leads.
+/// Where a path's beginning leads. It is kept in registers: the words of the slot are looked at as they are wanted.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'a> {
-    pub(super) dir: DirId,
-    /// Length of its canonical guest path; 0: the root.
-    pub(super) guest_len: usize,
-    /// How many symlinks lie on the way.
-    pub(super) symlinks: u32,
-    pub(super) terms: Terms,
-    key_len: usize,
     slot: &'a Slot,
     sequence: u64,
+    /// The word [`WHAT`].
+    what: u64,
 }
 
 /// Stands for the directory where a beginning leads nowhere: something on the way is absent.
@@ -71,7 +66,7 @@ const FACTORS: [u64; PATH] = {
 
 impl Key {
     /// `None`: too long to be remembered.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(path: &[u8]) -> Option<Self> {
         let len = path.len();
         if len > PATH * 8 {
@@ -92,10 +87,7 @@ impl Key {
                 Some(last) if !rest.is_empty() => {
                     u64::from_le_bytes(*last) >> (64 - rest.len() * 8)
                 }
-                _ => rest
-                    .iter()
-                    .rev()
-                    .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+                _ => short_word(rest),
             };
         }
         for (word, factor) in key.words[..len.div_ceil(8)].iter().zip(FACTORS) {
@@ -111,6 +103,21 @@ impl Key {
     }
 }
 
+/// Up to seven bytes as a word. They are read in pieces that overlap, and are the same where they do.
+#[inline(always)]
+fn short_word(bytes: &[u8]) -> u64 {
+    let len = bytes.len();
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
+        return first | last << (8 * (len - 4));
+    }
+    [0, len / 2, len.saturating_sub(1)]
+        .into_iter()
+        .fold(0, |word, at| {
+            word | bytes.get(at).map_or(0, |&byte| u64::from(byte) << (8 * at))
+        })
+}
+
 impl<'a> Prefixes<'a> {
     /// Nothing is remembered yet. Takes some 62 KiB of the arena, of which what is not used is not touched.
     #[must_use]
@@ -124,41 +131,29 @@ impl<'a> Prefixes<'a> {
     }
 
     /// Where a beginning leads, if that may be believed in this view.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, key: &Key, view: &View) -> Option<Known<'a>> {
-        self.slots(key)
-            .into_iter()
-            .find_map(|slot| Self::read(slot, key, view))
+        let [first, second] = self.slots(key);
+        match Self::read(first, key, view) {
+            None => Self::read(second, key, view),
+            known => known,
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(slot: &'a Slot, key: &Key, view: &View) -> Option<Known<'a>> {
-        let word = |at: usize| slot[at].load(Ordering::Relaxed);
         let sequence = slot[0].load(Ordering::Acquire);
-        let what = word(WHAT);
-        let [_, symlinks, guest_len, key_len] = [0, 8, 16, 24].map(|bits| (what >> bits) as u8);
-        let is_it = sequence != 0
-            && sequence.is_multiple_of(2)
-            && usize::from(key_len) == key.len
-            && (key.words().iter().zip(&slot[KEY..]))
-                .all(|(ours, found)| *ours == found.load(Ordering::Relaxed));
-        if !is_it {
-            return None;
-        }
         let known = Known {
-            dir: DirId::new((what >> 32) as u32),
-            guest_len: usize::from(guest_len),
-            symlinks: u32::from(symlinks),
-            terms: Terms {
-                until: word(UNTIL),
-                stamp: word(STAMP),
-                thread: word(THREAD),
-            },
-            key_len: key.len,
             slot,
             sequence,
+            what: slot[WHAT].load(Ordering::Relaxed),
         };
-        (known.is_unchanged() && view.accepts(&known.terms)).then_some(known)
+        let is_it = sequence != 0
+            && sequence.is_multiple_of(2)
+            && known.key_len() == key.len
+            && (key.words().iter().zip(&slot[KEY..]))
+                .all(|(ours, found)| *ours == found.load(Ordering::Relaxed));
+        (is_it && view.accepts(&known.terms()?)).then_some(known)
     }
 
     /// Remembers that a beginning leads nowhere, where that takes no place of one that does lead somewhere.
@@ -227,28 +222,61 @@ fn write(slot: &Slot, key: &Key, (dir, guest): (DirId, &Key), symlinks: u8, term
 }
 
 impl Known<'_> {
+    #[inline(always)]
+    pub(super) fn dir(&self) -> DirId {
+        DirId::new((self.what >> 32) as u32)
+    }
+
+    #[inline(always)]
+    fn key_len(&self) -> usize {
+        usize::from((self.what >> 24) as u8)
+    }
+
+    /// Length of its directory's canonical guest path; 0: the root.
+    #[inline(always)]
+    pub(super) fn guest_len(&self) -> usize {
+        usize::from((self.what >> 16) as u8)
+    }
+
+    /// How many symlinks lie on the way.
+    pub(super) fn symlinks(&self) -> u32 {
+        u32::from((self.what >> 8) as u8)
+    }
+
+    /// On what terms it is believed; `None`: it is known no more.
+    #[inline(always)]
+    pub(super) fn terms(&self) -> Option<Terms> {
+        let word = |at: usize| self.slot[at].load(Ordering::Relaxed);
+        let terms = Terms {
+            until: word(UNTIL),
+            stamp: word(STAMP),
+            thread: word(THREAD),
+        };
+        self.is_unchanged().then_some(terms)
+    }
+
     /// Whether something on the way is absent, so that there is no directory.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_nowhere(&self) -> bool {
-        self.dir == NOWHERE
+        self.dir() == NOWHERE
     }
 
     /// Whether nobody has written to the slot since it was read.
-    #[inline]
+    #[inline(always)]
     fn is_unchanged(&self) -> bool {
         fence(Ordering::Acquire);
         self.slot[0].load(Ordering::Relaxed) == self.sequence
     }
 
     /// Whether the beginning is the directory's canonical guest path itself; no: or it is known no more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_as_given(&self) -> bool {
-        let words = self.guest_len.div_ceil(8);
+        let words = self.guest_len().div_ceil(8);
         let (given, guest) = (&self.slot[KEY..][..words], &self.slot[GUEST..][..words]);
         let is_same = |(one, other): (&AtomicU64, &AtomicU64)| {
             one.load(Ordering::Relaxed) == other.load(Ordering::Relaxed)
         };
-        self.guest_len == self.key_len
+        self.guest_len() == self.key_len()
             && given.iter().zip(guest).all(is_same)
             && self.is_unchanged()
     }
@@ -257,7 +285,7 @@ impl Known<'_> {
     /// what is in the room means nothing.
     #[inline]
     pub(super) fn put_guest(&self, room: &mut Room, end: usize) -> Option<()> {
-        room.replace_by_words(end, &self.slot[GUEST..], self.guest_len)?;
+        room.replace_by_words(end, &self.slot[GUEST..], self.guest_len())?;
         self.is_unchanged().then_some(())
     }
 }
@@ -294,7 +322,7 @@ mod tests {
         let mut room = Room::new();
         room.set(b"AAA/name")?;
         known.put_guest(&mut room, 3)?;
-        Some((known.dir.get(), room))
+        Some((known.dir().get(), room))
     }
 
     #[test]

@@ -94,17 +94,12 @@ impl<'a> Vfs<'a> {
         if !is_plain || !is_fit || !path.starts_with(b"/") {
             return None;
         }
-        let by = By {
-            mounts: self.mounts,
-            index,
-            coherence,
-            prefixes,
-            verdicts: self.verdicts,
-            compared: self.compared,
-            host,
-            view: coherence.view(|| host.now())?,
+        let view = coherence.view(|| host.now())?;
+        let hand = (self.mounts, index, prefixes);
+        let ended = match at_hand(hand, &view, path, want.last, room) {
+            Some(ended) => ended,
+            None => self.walked(host, view, path, want.last, room)?,
         };
-        let ended = quick(&by, path, want.last, room)?;
         if !matches!(ended, Ended::Leads(..) | Ended::AsGiven(..))
             && let Some(verdicts) = self.verdicts
         {
@@ -160,18 +155,8 @@ impl<'a> Vfs<'a> {
         let said = match said {
             Some(said) => said,
             None => {
-                let by = By {
-                    mounts: self.mounts,
-                    index,
-                    coherence,
-                    prefixes,
-                    verdicts: self.verdicts,
-                    compared: self.compared,
-                    host,
-                    view,
-                };
                 let mut room = Room::new();
-                match quick(&by, path, last, &mut room)? {
+                match self.walked(host, view, path, last, &mut room)? {
                     Ended::Fails(errno) => Said::Fails(errno),
                     Ended::Text(_) => return None,
                     Ended::AsGiven(_, dir) => there(dir, &path[last_name(path)?..])?,
@@ -189,6 +174,32 @@ impl<'a> Vfs<'a> {
     }
 }
 
+impl<'a> Vfs<'a> {
+    /// See [`at_length`]. What is handed on is put together here, out of the way of what is at hand.
+    #[cold]
+    #[inline(never)]
+    fn walked<H: Host>(
+        &self,
+        host: &H,
+        view: View,
+        path: &[u8],
+        last: Last,
+        room: &mut Room,
+    ) -> Option<Ended<'a>> {
+        let by = By {
+            mounts: self.mounts,
+            index: self.index?,
+            coherence: self.coherence?,
+            prefixes: self.prefixes.as_ref()?,
+            verdicts: self.verdicts,
+            compared: self.compared,
+            host,
+            view,
+        };
+        at_length(&by, path, last, room)
+    }
+}
+
 impl Vfs<'_> {
     /// The directory that has the last name of a path, if it is remembered where the path's beginning leads, and the name is no mount's.
     #[inline]
@@ -203,93 +214,109 @@ impl Vfs<'_> {
         let known = prefixes.find(&Key::of(whole).filter(|_| !whole.is_empty())?, view)?;
         let is_free = !known.is_nowhere()
             && self.mounts.at(b"/").is_none()
-            && !is_special(name, known.guest_len == 0)
-            && !(self.mounts).may_be_near(known.guest_len + 1 + name.len(), name);
-        is_free.then_some((known.dir, name))
+            && !is_special(name, known.guest_len() == 0)
+            && !(self.mounts).may_be_near(known.guest_len() + 1 + name.len(), name);
+        is_free.then_some((known.dir(), name))
     }
 }
 
-/// Where the last name of a path starts.
-#[inline]
+/// Where the last name of a path starts. Eight bytes are looked at together: most names are found by one or two such looks.
+#[inline(always)]
 fn last_name(path: &[u8]) -> Option<usize> {
-    path.iter()
-        .rposition(|&byte| byte == b'/')
-        .map(|slash| slash + 1)
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const LOW: u64 = 0x7f * ONES;
+    let mut rest = path;
+    while let Some((before, eight)) = rest.split_last_chunk::<8>() {
+        let others = u64::from_le_bytes(*eight) ^ u64::from(b'/') * ONES;
+        // The highest bit of each byte that is 0.
+        let slashes = !((others & LOW).wrapping_add(LOW) | others | LOW);
+        if slashes != 0 {
+            return Some(before.len() + 8 - slashes.leading_zeros() as usize / 8);
+        }
+        rest = before;
+    }
+    let slash = rest.iter().rposition(|&byte| byte == b'/')?;
+    Some(slash + 1)
 }
 
-#[inline]
-fn quick<'a, H: Host>(
-    by: &By<'a, '_, H>,
+/// Where a path leads whose beginning is remembered; `None`: there is more to it.
+#[inline(always)]
+fn at_hand<'a>(
+    (mounts, index, prefixes): (&Mounts<'_>, &'a Catalogue<'a>, &Prefixes<'a>),
+    view: &View,
     path: &[u8],
     last: Last,
     room: &mut Room,
 ) -> Option<Ended<'a>> {
-    let By {
-        mounts,
-        index,
-        prefixes,
-        view,
-        ..
-    } = by;
     // A mount over the root hides all of it.
     if mounts.at(b"/").is_some() {
         return None;
     }
     let name_at = last_name(path)?;
     let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
-    let key = Key::of(whole).filter(|_| !whole.is_empty());
-    if let Some(known) = key.as_ref().and_then(|key| prefixes.find(key, view)) {
-        if known.is_nowhere() {
-            return Some(Ended::Fails(Errno::ENOENT));
-        }
-        let place = (known.dir, known.guest_len);
-        let step = at_once(mounts, index, place, name);
-        return match step.and_then(|step| ended(step, last, known.dir)) {
-            None => {
-                room.set(path)?;
-                let mut walk = Walk::from(by, room);
-                walk.start(&known, whole.len())?;
-                walk.run(last, |_| {})
-            }
-            Some(Ended::Leads(kind, dir)) if known.is_as_given() => Some(Ended::AsGiven(kind, dir)),
-            Some(leads @ Ended::Leads(..)) => {
-                room.set(path)?;
-                known.put_guest(room, whole.len())?;
-                Some(leads)
-            }
-            definite => definite,
-        };
-    }
     if whole.is_empty() {
         let root = index.directory(DirId::ROOT).ok()?;
-        let is_good = matches!(root.granted(view), Some((Note::Good, _)));
-        let step = at_once(mounts, index, (DirId::ROOT, 0), name);
-        let ended = step.and_then(|step| ended(step, last, DirId::ROOT));
-        match ended.filter(|_| is_good) {
-            None => {}
-            Some(Ended::Leads(kind, dir)) => return Some(Ended::AsGiven(kind, dir)),
-            definite => return definite,
-        }
+        let (Note::Good, _) = root.granted(view)? else {
+            return None;
+        };
+        let step = at_once(mounts, index, (DirId::ROOT, 0), name)?;
+        return match ended(step, last, DirId::ROOT)? {
+            Ended::Leads(kind, dir) => Some(Ended::AsGiven(kind, dir)),
+            definite => Some(definite),
+        };
     }
+    let known = prefixes.find(&Key::of(whole)?, view)?;
+    if known.is_nowhere() {
+        return Some(Ended::Fails(Errno::ENOENT));
+    }
+    let step = at_once(mounts, index, (known.dir(), known.guest_len()), name)?;
+    match ended(step, last, known.dir())? {
+        Ended::Leads(kind, dir) if known.is_as_given() => Some(Ended::AsGiven(kind, dir)),
+        leads @ Ended::Leads(..) => {
+            room.set(path)?;
+            known.put_guest(room, whole.len())?;
+            Some(leads)
+        }
+        definite => Some(definite),
+    }
+}
+
+/// Where a path leads that is walked, from the longest beginning that is remembered.
+fn at_length<'a, H: Host>(
+    by: &By<'a, '_, H>,
+    path: &[u8],
+    last: Last,
+    room: &mut Room,
+) -> Option<Ended<'a>> {
+    if by.mounts.at(b"/").is_some() {
+        return None;
+    }
+    let whole = &path[..last_name(path)? - 1];
+    let key = Key::of(whole).filter(|_| !whole.is_empty());
     room.set(path)?;
     let mut walk = Walk::from(by, room);
+    let known = key.as_ref().and_then(|key| by.prefixes.find(key, &by.view));
+    if let Some(known) = known.filter(|known| !known.is_nowhere()) {
+        walk.start(&known, whole.len())?;
+        return walk.run(last, |_| {});
+    }
     walk.start_above(whole)?;
     let mut has_arrived = false;
     let ended = walk.run(last, |walk| {
         has_arrived = true;
         if let Some(key) = &key {
             let guest = &walk.room.as_bytes()[..walk.at];
-            prefixes.put(key, walk.dir, guest, walk.symlinks, &walk.terms);
+            (by.prefixes).put(key, walk.dir, guest, walk.symlinks, &walk.terms);
         }
     });
     if let (Some(key), Some(Ended::Fails(Errno::ENOENT)), false) = (&key, &ended, has_arrived) {
-        prefixes.put_nowhere(key, &walk.terms);
+        by.prefixes.put_nowhere(key, &walk.terms);
     }
     ended
 }
 
 /// What a name is in a directory that is known, where it takes no path to tell.
-#[inline]
+#[inline(always)]
 fn at_once<'a>(
     mounts: &Mounts<'_>,
     index: &Catalogue<'a>,
@@ -303,7 +330,7 @@ fn at_once<'a>(
 }
 
 /// What it means that the last name is this; `None`: a symlink is to be followed, or the index does not know.
-#[inline]
+#[inline(always)]
 fn ended(step: Step<'_>, last: Last, dir: DirId) -> Option<Ended<'_>> {
     let kind = match step {
         Step::NotCovered => return None,
@@ -347,10 +374,10 @@ impl<'a, 'r, H: Host> Walk<'a, 'r, H> {
     /// Starts where the first `end` bytes of the path are known to lead.
     fn start(&mut self, known: &Known<'_>, end: usize) -> Option<()> {
         known.put_guest(self.room, end)?;
-        self.dir = known.dir;
-        self.at = known.guest_len;
-        self.terms = known.terms;
-        self.symlinks = known.symlinks;
+        self.dir = known.dir();
+        self.at = known.guest_len();
+        self.terms = known.terms()?;
+        self.symlinks = known.symlinks();
         Some(())
     }
 
@@ -495,5 +522,29 @@ impl<'a, 'r, H: Host> Walk<'a, 'r, H> {
         }
         self.at = parent;
         self.room.replace(parent, end, b"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_name;
+
+    #[test]
+    fn the_last_name_starts_behind_the_last_slash_wherever_that_is() {
+        let plain = |path: &[u8]| path.iter().rposition(|&byte| byte == b'/').map(|at| at + 1);
+        // Bytes that differ from a slash by one bit, and by the highest.
+        for filler in [b'a', b'.', 0xaf, 0x2e, 0x3f, 0x00, 0xff] {
+            for len in 0..=27 {
+                for (first, second) in (0..=len).flat_map(|at| (0..=len).map(move |to| (at, to))) {
+                    let mut path = [filler; 27];
+                    for slash in [first, second] {
+                        if slash < len {
+                            path[slash] = b'/';
+                        }
+                    }
+                    assert_eq!(last_name(&path[..len]), plain(&path[..len]));
+                }
+            }
+        }
     }
 }
