@@ -13,6 +13,7 @@ pub mod counts;
 pub mod fill;
 pub mod key;
 pub mod map;
+pub mod pieces;
 pub mod snap;
 
 use elfuse_format::snapshot::counts::Refusal;
