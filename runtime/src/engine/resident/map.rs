@@ -1,15 +1,17 @@
 //! Maps a snapshot's regions: clean pages from the files, so that the page cache is shared, the others privately from the snapshot.
 //!
 //! # Safety
-//! A region goes only where nothing is, and so do pages that take up all of one. Other pages are put over a region mapped a moment ago. What is taken
+//! A region goes only where nothing is, and so do pages that begin or end one. Other pages are put over a region mapped a moment ago. What is taken
 //! away again where a later one fails was mapped here, for the guest, which does not run yet; nothing of Rust's is there.
 #![allow(unsafe_code)]
+
+use core::ops::Range;
 
 use elfuse_format::snapshot::counts::Refusal;
 use elfuse_format::snapshot::{ArchivedRegion, ArchivedRun, NO_FILE, PAGE, Snapshot};
 
 use super::key::Files;
-use super::pieces::{Piece, is_replaced, pieces};
+use super::pieces::{Piece, clean, pieces};
 use crate::engine::arena::Arena;
 use crate::engine::block::Block;
 use crate::engine::pool::Text as Room;
@@ -137,8 +139,9 @@ fn data(
     done: &mut Done,
 ) -> Result<(), Errno> {
     for (number, region) in snapshot.regions.iter().enumerate() {
-        if !region.is_executable() && !is_replaced(snapshot, number) {
-            plain(region, files, delta)?;
+        let pages = clean(snapshot, number);
+        if !region.is_executable() && !pages.is_empty() {
+            plain(region, pages, files, delta)?;
         }
         done.plain = number + 1;
     }
@@ -167,25 +170,30 @@ fn all_code(
     Ok(is_complete)
 }
 
-fn plain(region: &ArchivedRegion, files: &Files, delta: u64) -> Result<(), Errno> {
+/// Where pages of a region lie in this process, and their bytes.
+fn part(region: &ArchivedRegion, pages: &Range<u64>, delta: u64) -> (usize, usize) {
+    let at = start(region, delta) + (pages.start * PAGE) as usize;
+    (at, ((pages.end - pages.start) * PAGE) as usize)
+}
+
+/// Maps pages of a region as they are in its file.
+fn plain(
+    region: &ArchivedRegion,
+    pages: Range<u64>,
+    files: &Files,
+    delta: u64,
+) -> Result<(), Errno> {
     let from = match region.file.to_native() {
         NO_FILE => None,
         number => {
             let file = files.get(number).ok_or(Errno::EBADF)?;
-            Some((file, region.offset.to_native()))
+            let offset = region.offset.to_native();
+            Some((file, offset.wrapping_add(pages.start * PAGE)))
         }
     };
-    let len = region.len.to_native() as usize;
+    let (at, len) = part(region, &pages, delta);
     // SAFETY: only a free range is taken.
-    unsafe {
-        map_at(
-            Place::Free(start(region, delta)),
-            len,
-            protection(region),
-            from,
-        )
-    }
-    .map(drop)
+    unsafe { map_at(Place::Free(at), len, protection(region), from) }.map(drop)
 }
 
 /// Maps code by the rule of any start ([`crate::engine::text`]): whether it is complete.
@@ -196,7 +204,8 @@ fn code(
     (delta, room): (u64, &mut Room),
     blocks: &mut Blocks,
 ) -> Result<bool, Errno> {
-    let as_given = |is_complete| plain(region, files, delta).map(|()| is_complete);
+    let pages = 0..region.len.to_native() / PAGE;
+    let as_given = |is_complete| plain(region, pages, files, delta).map(|()| is_complete);
     let file = match region.file.to_native() {
         NO_FILE => return as_given(false),
         number => files.get(number).ok_or(Errno::EBADF)?,
@@ -250,7 +259,7 @@ fn put(snapshot: &Snapshot<'_>, piece: &Piece, snap: Fd, delta: u64) -> Result<(
         true => PROT_READ | PROT_WRITE,
         false => protection,
     };
-    let to = match piece.is_whole {
+    let to = match piece.is_free {
         true => Place::Free(at),
         false => Place::Replace(at),
     };
@@ -264,17 +273,18 @@ fn undo(snapshot: &Snapshot<'_>, done: &Done, delta: u64) {
     // SAFETY: each range was mapped by `map`, and is known to nobody.
     let away = |at, len| unsafe { unmap(at, len) };
     for (number, region) in snapshot.regions.iter().enumerate() {
-        let is_mapped = match region.is_executable() {
-            true => number < done.code,
-            false => number < done.plain && !is_replaced(snapshot, number),
+        let (looked_at, pages) = match region.is_executable() {
+            true => (done.code, 0..region.len.to_native() / PAGE),
+            false => (done.plain, clean(snapshot, number)),
         };
-        if is_mapped {
-            away(start(region, delta), region.len.to_native() as usize);
+        if number < looked_at && !pages.is_empty() {
+            let (at, len) = part(region, &pages, delta);
+            away(at, len);
         }
     }
     for piece in pieces(snapshot, delta).take(done.pieces) {
         // Others lie in a region.
-        if let Some((at, len, _)) = spot(snapshot, &piece, delta).filter(|_| piece.is_whole) {
+        if let Some((at, len, _)) = spot(snapshot, &piece, delta).filter(|_| piece.is_free) {
             away(at, len);
         }
     }

@@ -1,11 +1,12 @@
-//! Which pages of a snapshot are mapped at once. Pure.
+//! Which pages of a snapshot are mapped at once, and which of a file. Pure.
 //!
-//! A dynamic linker writes to a library's data where they begin and often to all of them, so that of two regions that adjoin, what differs
-//! from the file adjoins too, in memory as in the snapshot:
+//! A dynamic linker writes to a library's data from where they begin, and to what it makes read-only afterwards, which lies in front of them and is
+//! of one region with the constants. So of two regions that adjoin, what differs from the file adjoins too, in memory as in the snapshot:
 //!
 //! ```text
-//!    memory    | code | constants | relocated, read-only | data     |
-//!    snapshot                     | pages  n ..                .. m |
+//!    regions     | code | constants, relocated | data ..          |
+//!    file        | .... | ........ |                       | .... |
+//!    snapshot                      | pages n ..      .. m  |
 //! ```
 
 use core::ops::Range;
@@ -23,26 +24,46 @@ pub struct Piece {
     pub first: usize,
     /// How many pages it has.
     pub pages: usize,
-    /// Whether it takes up its regions, of which then nothing comes from a file.
-    pub is_whole: bool,
+    /// Whether it lies where [`clean`] leaves room; else it goes over what was mapped for its region.
+    pub is_free: bool,
     /// Whether words of it are filled in.
     pub is_filled: bool,
 }
 
-/// Whether a run is all of its region.
-fn is_whole(region: &ArchivedRegion, run: &ArchivedRun) -> bool {
-    run.first.to_native() == 0 && u64::from(run.pages.to_native()) * PAGE == region.len.to_native()
+fn pages_of(region: &ArchivedRegion) -> u64 {
+    region.len.to_native() / PAGE
 }
 
-/// Whether nothing of the region with this number comes from its file.
+/// Which pages of its region a run is.
+fn span(run: &ArchivedRun) -> Range<u64> {
+    let first = u64::from(run.first.to_native());
+    first..first + u64::from(run.pages.to_native())
+}
+
+/// Whether a run begins or ends its region.
+fn is_edge(region: &ArchivedRegion, run: &ArchivedRun) -> bool {
+    let span = span(run);
+    span.start == 0 || span.end == pages_of(region)
+}
+
+/// The pages of the region with this number that are to be mapped for it: without those that begin or end it and are the snapshot's.
 #[must_use]
-pub fn is_replaced(snapshot: &Snapshot<'_>, number: usize) -> bool {
-    let before = |run: &ArchivedRun| (run.region.to_native() as usize) < number;
-    let run = snapshot.runs.partition_point(before);
-    let run = snapshot.runs.get(run);
-    let run = run.filter(|run| run.region.to_native() as usize == number);
-    run.zip(snapshot.regions.get(number))
-        .is_some_and(|(run, region)| is_whole(region, run))
+pub fn clean(snapshot: &Snapshot<'_>, number: usize) -> Range<u64> {
+    let Some(region) = snapshot.regions.get(number) else {
+        return 0..0;
+    };
+    let of = |run: &ArchivedRun| run.region.to_native() as usize;
+    let start = snapshot.runs.partition_point(|run| of(run) < number);
+    let end = snapshot.runs.partition_point(|run| of(run) <= number);
+    let runs = snapshot.runs.get(start..end).unwrap_or_default();
+    let mut clean = 0..pages_of(region);
+    if let Some(first) = runs.first().map(span).filter(|span| span.start == 0) {
+        clean.start = first.end;
+    }
+    if let Some(last) = runs.last().map(span).filter(|span| span.end == clean.end) {
+        clean.end = last.start.max(clean.start);
+    }
+    clean
 }
 
 /// The pieces of a snapshot that is put `delta` from where it was captured, ascending.
@@ -71,7 +92,7 @@ pub struct Pieces<'s> {
 #[derive(PartialEq, Eq)]
 struct Kind {
     moves: bool,
-    is_whole: bool,
+    is_free: bool,
     is_filled: bool,
     /// What can be written to until it is filled in gets its protection after that.
     protection: Option<usize>,
@@ -94,7 +115,7 @@ impl Pieces<'_> {
         Some(Part {
             kind: Kind {
                 moves: region.moves(),
-                is_whole: is_whole(region, run),
+                is_free: is_edge(region, run),
                 is_filled,
                 protection: (!is_filled).then(|| protection(region)),
             },
@@ -124,7 +145,7 @@ impl Iterator for Pieces<'_> {
             runs: run..self.run,
             first: page,
             pages: self.page - page,
-            is_whole: first.kind.is_whole,
+            is_free: first.kind.is_free,
             is_filled: first.kind.is_filled,
         })
     }
@@ -144,7 +165,7 @@ mod tests {
     };
     use elfuse_format::span::Span;
 
-    use super::{Piece, is_replaced, pieces};
+    use super::{Piece, clean, pieces};
 
     const START: u64 = 0x7e00_0000_0000;
     const READ: u16 = 1;
@@ -170,9 +191,10 @@ mod tests {
         }
     }
 
-    /// Constants that were relocated, data behind them, two pages in the middle of a BSS, and data further up. Word 1 of page `moving` moves.
+    /// Constants of which the last were relocated, data behind them, two pages in the middle of a BSS, data further up, and such of which
+    /// only the first page differs. Word 1 of page `moving` moves.
     fn snapshot(moving: &[usize], filled: &[u32]) -> Vec<u8> {
-        let mut slides = vec![[0; SLIDE_LEN]; 7];
+        let mut slides = vec![[0; SLIDE_LEN]; 8];
         for page in moving {
             slides[*page][0] = 2;
         }
@@ -213,16 +235,23 @@ mod tests {
             }],
             lookups: Vec::new(),
             regions: vec![
-                region(0, 2, READ),
-                region(2, 1, WRITE),
-                region(3, 4, WRITE),
+                region(0, 3, READ),
+                region(3, 1, WRITE),
+                region(4, 4, WRITE),
                 region(9, 2, WRITE),
+                region(12, 2, WRITE),
             ],
-            runs: vec![run(0, 0, 2), run(1, 0, 1), run(2, 1, 2), run(3, 0, 2)],
+            runs: vec![
+                run(0, 1, 2),
+                run(1, 0, 1),
+                run(2, 1, 2),
+                run(3, 0, 2),
+                run(4, 0, 1),
+            ],
             slides,
             fix_ups: filled.iter().map(fix_up).collect(),
             auxiliary: Vec::new(),
-            pages: vec![0; 7 * PAGE as usize],
+            pages: vec![0; 8 * PAGE as usize],
         };
         content.to_bytes().expect("a snapshot")
     }
@@ -231,19 +260,17 @@ mod tests {
         let len = bytes.len() as u64;
         let tables = tables_len(bytes, len).unwrap() as usize;
         let snapshot = Snapshot::parse(&bytes[..tables], len).unwrap();
-        let replaced: Vec<_> = (0..5)
-            .map(|number| is_replaced(&snapshot, number))
-            .collect();
-        assert_eq!(replaced, [true, true, false, true, false]);
+        let cleans: Vec<_> = (0..6).map(|number| clean(&snapshot, number)).collect();
+        assert_eq!(cleans, [0..1, 1..1, 0..4, 2..2, 1..2, 0..0]);
         pieces(&snapshot, delta).collect()
     }
 
-    fn piece(runs: [usize; 2], pages: [usize; 2], is_whole: bool, is_filled: bool) -> Piece {
+    fn piece(runs: [usize; 2], pages: [usize; 2], is_free: bool, is_filled: bool) -> Piece {
         Piece {
             runs: runs[0]..runs[1],
             first: pages[0],
             pages: pages[1] - pages[0],
-            is_whole,
+            is_free,
             is_filled,
         }
     }
@@ -253,9 +280,10 @@ mod tests {
         let bytes = snapshot(&[0, 2, 3], &[]);
         let expected = [
             piece([0, 2], [0, 3], true, true),
-            // Of its region there is more.
+            // Of its region there is more on both sides.
             piece([2, 3], [3, 5], false, true),
             piece([3, 4], [5, 7], true, false),
+            piece([4, 5], [7, 8], true, false),
         ];
         assert_eq!(pieces_of(&bytes, PAGE), expected);
     }
@@ -268,6 +296,7 @@ mod tests {
             piece([1, 2], [2, 3], true, false),
             piece([2, 3], [3, 5], false, false),
             piece([3, 4], [5, 7], true, false),
+            piece([4, 5], [7, 8], true, false),
         ];
         assert_eq!(pieces_of(&bytes, 0), expected);
     }
@@ -279,6 +308,7 @@ mod tests {
             piece([0, 2], [0, 3], true, true),
             piece([2, 3], [3, 5], false, false),
             piece([3, 4], [5, 7], true, false),
+            piece([4, 5], [7, 8], true, false),
         ];
         assert_eq!(pieces_of(&bytes, 0), expected);
         assert_eq!(pieces_of(&bytes, PAGE), expected);
