@@ -3,11 +3,14 @@
 # and trees for the resolver written out below. Run it again whenever you like; what a fuzzer added stays.
 #
 # ELFUSE_INDEX: the program that makes the index (default: target/debug/elfuse-index, built if it is not there).
+# ELFUSE: the program that makes snapshots, beside its elfuse-tools (default: target/debug/elfuse, likewise).
 set -eu
 cd "$(dirname "$0")"
 elfuse_index=${ELFUSE_INDEX:-../target/debug/elfuse-index}
+elfuse=${ELFUSE:-../target/debug/elfuse}
 [ -x "$elfuse_index" ] || (cd .. && cargo build -p elfuse-indexer)
-for target in sidecar keys loader_cache ld_so_cache inspect walk conf resolve inherited vfs patch copy_data; do
+[ -x "$elfuse" ] || (cd .. && cargo build -p elfuse-launcher -p elfuse-tools)
+for target in sidecar keys loader_cache ld_so_cache inspect walk conf resolve inherited vfs patch copy_data snapshot; do
     mkdir -p "corpus/$target"
 done
 
@@ -51,6 +54,18 @@ find "$small" -name .elfuse-sidecar-index | sort | while read -r file; do
     # The target also takes a payload without its header.
     tail -c +65 "$file" >"corpus/sidecar/seed-payload-$number"
     number=$((number + 1))
+done
+
+echo "seeds: snapshots"
+mkdir "$small/kept"
+for program in true perl python3 git bash; do
+    # What this system does not have, or what lies on a file system without trusted times, is no seed.
+    "$elfuse" resident add --sysroot / --index-dir "$small/kept" "$program" 2>/dev/null || continue
+    for file in "$small"/kept/resident/*.snap; do
+        # The target takes the first bytes of a long one too; what comes behind its tables is never read.
+        head -c 16384 "$file" >"corpus/snapshot/seed-$program"
+        rm "$file"
+    done
 done
 
 echo "seeds: paths over an index"

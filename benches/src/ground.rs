@@ -121,6 +121,30 @@ impl Ground {
         succeed(build.arg(index).arg(tree))
     }
 
+    /// Makes a sysroot of a program of the running system, with these paths beside what it loads.
+    ///
+    /// # Errors
+    /// If `elfuse-index` fails.
+    pub fn bundle(&self, name: &str, program: &Path, add: &[PathBuf]) -> anyhow::Result<PathBuf> {
+        /// Done, but for what could not be found: where it matters, the program does not start.
+        const WITH_GAPS: i32 = 3;
+        let tree = self.cache.join(name);
+        let mut bundle = Command::new(&self.elfuse_index);
+        bundle.args(["bundle", "--quiet", "--into"]).arg(&tree);
+        for path in add {
+            bundle.arg("--add").arg(path);
+        }
+        let output = bundle.arg(program).output();
+        let output = output.with_context(|| format!("running {bundle:?}"))?;
+        anyhow::ensure!(
+            matches!(output.status.code(), Some(0 | WITH_GAPS)),
+            "{bundle:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(tree)
+    }
+
     /// A command whose environment is the same whoever runs this.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
@@ -277,6 +301,14 @@ impl Made<'_> {
             self.gcc(arguments.into_iter().filter(|word| !word.is_empty()))?;
             fs::copy(self.scratch.join(output), tree.join("bin").join(output))?;
         }
+        self.compile(
+            "musl-gcc",
+            ["-O2", "-static", "-o", "empty-musl", "empty.c"],
+        )?;
+        fs::copy(self.scratch.join("empty-musl"), tree.join("bin/empty-musl"))?;
+        if let Some(perl) = self.ground.peers.get("perl-static") {
+            fs::copy(perl, tree.join("bin/perl"))?;
+        }
         Ok(())
     }
 
@@ -322,8 +354,17 @@ impl Made<'_> {
 
     /// gcc of the Debian sysroot, in it, so that what is compiled fits its C library.
     fn gcc<'s>(&'s self, arguments: impl IntoIterator<Item = &'s str>) -> anyhow::Result<()> {
+        self.compile("gcc", arguments)
+    }
+
+    /// The same of any compiler.
+    fn compile<'s>(
+        &'s self,
+        compiler: &'s str,
+        arguments: impl IntoIterator<Item = &'s str>,
+    ) -> anyhow::Result<()> {
         let place = self.scratch.to_str().context("a path of /tmp")?;
-        let line = ["/usr/bin/env", "-C", place, "/usr/bin/gcc"];
+        let line = ["/usr/bin/env", "-C", place, compiler];
         let line: Vec<_> = line.into_iter().chain(arguments).collect();
         succeed(&mut self.ground.chroot_exec(self.debian, &line))
     }

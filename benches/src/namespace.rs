@@ -71,6 +71,14 @@ fn mount<const N: usize>(arguments: [&OsStr; N]) -> anyhow::Result<()> {
 /// # Errors
 /// If it cannot be started or fails, with what it said.
 pub fn succeed(command: &mut Command) -> anyhow::Result<()> {
+    said(command).map(drop)
+}
+
+/// The same, for what it says on standard output.
+///
+/// # Errors
+/// As [`succeed`].
+pub fn said(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let output = command
         .output()
         .with_context(|| format!("running {command:?}"))?;
@@ -80,5 +88,5 @@ pub fn succeed(command: &mut Command) -> anyhow::Result<()> {
         "{command:?}: {}: {errors}",
         output.status
     );
-    Ok(())
+    Ok(output.stdout)
 }

@@ -167,6 +167,21 @@ fn every_flipped_bit_behind_right_checksums_is_survived() {
 }
 
 #[test]
+fn tables_of_a_snapshot_whose_pages_are_cut_off_are_read_behind_right_checksums() {
+    let whole = samples::snapshot();
+    let len = whole.len() as u64;
+    let tables = tables_len(&whole, len).unwrap() as usize;
+    let mut start = whole[..tables].to_vec();
+    let name = start.windows(5).position(|bytes| bytes == b"hello");
+    start[name.expect("the program's path")] ^= 1;
+    assert!(Snapshot::parse(&start, len).is_err());
+    let header = hostile::repair_tables(&mut start, Kind::Snapshot).unwrap();
+    assert_eq!(header.file_len(), len);
+    assert!(Snapshot::parse(&start, len).is_ok());
+    hostile::snapshot(&start);
+}
+
+#[test]
 fn a_snapshot_whose_rows_contradict_each_other_is_neither_written_nor_read() {
     use elfuse_format::snapshot::Content;
     assert!(samples::snapshot_content().to_bytes().is_ok());

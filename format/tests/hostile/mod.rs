@@ -36,21 +36,27 @@ pub(crate) fn sidecar(data: &[u8]) {
     block(data);
 }
 
-/// A snapshot: as it is, and with the right checksums put on it.
+/// A snapshot: as it is, with the right checksums put on it, and as the tables of a longer one, whose pages nobody reads.
 pub(crate) fn snapshot(data: &[u8]) {
-    touch_snapshot(data);
+    touch_snapshot(data, data.len() as u64);
     let mut file = data.to_vec();
     repair(&mut file, Kind::Snapshot);
-    touch_snapshot(&file);
+    touch_snapshot(&file, file.len() as u64);
+    let mut tables = data.to_vec();
+    if let Some(header) = repair_tables(&mut tables, Kind::Snapshot) {
+        touch_snapshot(&tables, header.file_len());
+    }
 }
 
-/// Follows everything that a snapshot's rows point to.
-fn touch_snapshot(data: &[u8]) {
-    let len = data.len() as u64;
+/// Follows everything that the rows of a snapshot of `len` bytes point to, of which there are the first.
+fn touch_snapshot(data: &[u8], len: u64) {
     let Ok(tables) = snapshot::tables_len(data, len) else {
         return;
     };
-    let Ok(found) = Snapshot::parse(&data[..tables as usize], len) else {
+    let Some(start) = data.get(..usize::try_from(tables).unwrap()) else {
+        return;
+    };
+    let Ok(found) = Snapshot::parse(start, len) else {
         return;
     };
     let _ = (found.head(), found.exe(), found.moves());
@@ -298,25 +304,22 @@ pub(crate) fn ld_so_cache(data: &[u8]) {
     );
 }
 
-/// Makes header, part table, checksums and the tree of `file` right, and leaves everything else as it is.
-pub(crate) fn repair(file: &mut Vec<u8>, kind: Kind) {
-    if file.len() < HEADER_LEN {
-        return;
-    }
-    let word = |file: &[u8], at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+/// How many rows the part table of `file` has, and where it ends; `None`: further than the file.
+fn table_of(file: &[u8], kind: Kind) -> Option<(u16, usize)> {
     let parts = match kind {
         Kind::Sidecar => 0,
-        _ => u16::from_le_bytes([file[36], file[37]]),
+        _ => u16::from_le_bytes(file.get(36..38)?.try_into().unwrap()),
     };
     let header_len = HEADER_LEN + PART_ROW_LEN * usize::from(parts);
-    if file.len() < header_len {
-        return;
-    }
-    if parts > 0 {
-        // The tree is made anew behind what the header says is no tree.
-        let body_len = word(file, 16).saturating_add(header_len as u64);
-        file.truncate(usize::try_from(body_len).unwrap_or(usize::MAX));
-    }
+    (file.len() >= header_len).then_some((parts, header_len))
+}
+
+fn word(file: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(file[at..at + 8].try_into().unwrap())
+}
+
+/// Makes the checksums in the part table right, of the parts that are there whole.
+fn repair_parts(file: &mut [u8], parts: u16) {
     for number in 0..usize::from(parts) {
         let at = HEADER_LEN + number * PART_ROW_LEN;
         let (start, len) = (word(file, at + 8), word(file, at + 16));
@@ -327,6 +330,22 @@ pub(crate) fn repair(file: &mut Vec<u8>, kind: Kind) {
             file[at + 24..at + 32].copy_from_slice(&sum.to_le_bytes());
         }
     }
+}
+
+/// Makes header, part table, checksums and the tree of `file` right, and leaves everything else as it is.
+pub(crate) fn repair(file: &mut Vec<u8>, kind: Kind) {
+    if file.len() < HEADER_LEN {
+        return;
+    }
+    let Some((parts, header_len)) = table_of(file, kind) else {
+        return;
+    };
+    if parts > 0 {
+        // The tree is made anew behind what the header says is no tree.
+        let body_len = word(file, 16).saturating_add(header_len as u64);
+        file.truncate(usize::try_from(body_len).unwrap_or(usize::MAX));
+    }
+    repair_parts(file, parts);
     let covered = if parts == 0 {
         &file[HEADER_LEN..]
     } else {
@@ -348,6 +367,24 @@ pub(crate) fn repair(file: &mut Vec<u8>, kind: Kind) {
         top_checksum,
     };
     file[..HEADER_LEN].copy_from_slice(&fixed.to_bytes());
+}
+
+/// The same of a file of which only the first bytes are there: it stays as long as its header says. `None`: the part table is not there.
+pub(crate) fn repair_tables(start: &mut [u8], kind: Kind) -> Option<Header> {
+    let (parts, header_len) = table_of(start, kind)?;
+    repair_parts(start, parts);
+    let fixed = Header {
+        kind: kind as u16,
+        header_len: header_len as u32,
+        payload_len: word(start, 16),
+        payload_checksum: checksum(&start[HEADER_LEN..header_len]),
+        flags: 0,
+        part_count: parts,
+        bound_to: 0,
+        top_checksum: word(start, 48),
+    };
+    start[..HEADER_LEN].copy_from_slice(&fixed.to_bytes());
+    Some(fixed)
 }
 
 /// Makes the checksums of a loader cache's blocks right, then those around them.

@@ -5,7 +5,7 @@
 //! as at any start: from the patched copy where the index has one, else the filter is armed.
 //!
 //! ```text
-//! find ── read ── key ── map ─┬─ fill ── the program goes on
+//! caller ── find ── read ── key ── map ─┬─ fill ── the program goes on
 //!    any of these refused: count, undo, None
 //! ```
 
@@ -13,6 +13,7 @@ pub mod counts;
 pub mod fill;
 pub mod key;
 pub mod map;
+pub mod pieces;
 pub mod snap;
 
 use elfuse_format::snapshot::counts::Refusal;
@@ -52,9 +53,16 @@ pub fn restore(
     }
     let store = store::directory(arena, &process.run).ok()?;
     let names = Names::of(process.run.exe);
-    let snap = snap::open(store, &names)?;
-    let restored = kept(arena, process, vector, file, snap);
-    close(snap);
+    // Looked at first, as no file has to be opened for it; of a program that is not kept there are no counters either.
+    let restored = match key::caller(vector) {
+        Ok(()) => {
+            let snap = snap::open(store, &names)?;
+            let restored = kept(arena, process, vector, file, snap);
+            close(snap);
+            restored
+        }
+        Err(refusal) => Err(refusal),
+    };
     counts::count(
         store,
         &names,
@@ -70,7 +78,6 @@ fn kept(
     file: Fd,
     snap: Fd,
 ) -> Result<Kept, Refusal> {
-    key::caller(vector)?;
     let snapshot = snap::read(arena, vector, snap)?;
     key::machine(arena, &snapshot, vector)?;
     if snapshot.exe() != process.run.exe {

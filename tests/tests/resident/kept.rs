@@ -8,6 +8,7 @@ use std::sync::Once;
 use elfuse_format::names;
 use elfuse_format::snapshot::counts::{self, Refusal, STARTS};
 use elfuse_tests::scratch::copy_program;
+use elfuse_tests::{elfuse_index, need};
 
 use super::guest::{Guest, Said, said};
 
@@ -67,6 +68,27 @@ impl Kept {
         let store = self.store.to_str().expect("UTF-8");
         let options = [&["--index-dir", store], options].concat();
         self.guest.elfuse(&options, line)
+    }
+
+    /// Makes an index of the guest in the store.
+    pub(crate) fn index(&self) {
+        let store = self.store.to_str().expect("UTF-8");
+        let root = self.guest.scratch.root().to_str().expect("UTF-8");
+        let line = ["build", "--quiet", "--index-dir", store, root];
+        elfuse_index!().run(line).ended_with(0);
+    }
+
+    /// Runs the program under strace(1), which tells these calls and what the program says on standard error.
+    pub(crate) fn trace(&self, calls: &str, options: &[&str]) -> String {
+        let command = self.command(options, &[PROGRAM, "last"]);
+        let mut traced = Command::new(need::tool("strace", "strace"));
+        traced
+            .args(["-f", "-e", &format!("trace={calls}")])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env_clear()
+            .env("GREETING", "hello");
+        said(&mut traced).errors
     }
 
     /// Runs the program.

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use elfuse_tests::elfuse_index;
 use elfuse_tests::need;
 use elfuse_tests::sysroot;
 
@@ -61,31 +60,10 @@ fn a_start_without_a_snapshot_asks_for_one_and_makes_no_other_call_more() {
 #[test]
 fn patched_copies_are_mapped_and_no_filter_is_installed_where_all_code_is_patched() {
     let kept = Kept::without_snapshot();
-    let root = kept.guest.scratch.root();
-    let line = [
-        "build",
-        "--quiet",
-        "--index-dir",
-        text(&kept.store),
-        text(root),
-    ];
-    elfuse_index!().run(line).ended_with(0);
+    kept.index();
     kept.add(&[PROGRAM]);
     kept.is_used();
-    let maps = |options: &[&str]| {
-        let script = [PROGRAM, "last"];
-        let mut command = kept.command(options, &script);
-        let strace = need::tool("strace", "strace");
-        let mut traced = Command::new(strace);
-        traced
-            .args(["-f", "-e", "trace=seccomp,openat,mmap"])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .env_clear()
-            .env("GREETING", "hello");
-        command = traced;
-        said(&mut command).errors
-    };
+    let maps = |options: &[&str]| kept.trace("seccomp,openat,mmap", options);
     let trace = maps(&[]);
     assert!(trace.contains("/store/text/"), "a copy is opened: {trace}");
     assert!(!trace.contains("SECCOMP_SET_MODE_FILTER"), "{trace}");

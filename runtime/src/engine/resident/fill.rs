@@ -9,7 +9,8 @@
 
 use elfuse_format::snapshot::{Head, SLIDE_LEN, Snapshot, Value};
 
-use super::map::{is_filled, place, protection};
+use super::map::{place, protection, spot};
+use super::pieces::pieces;
 use crate::engine::vector::Vector;
 use crate::errno::Errno;
 use crate::sys::abi::{MADV_POPULATE_WRITE, PAGE, PROT_READ, PROT_WRITE, at};
@@ -116,45 +117,43 @@ unsafe fn slide(at: usize, bits: &[u8; SLIDE_LEN], delta: u64) {
 /// Those of mprotect(2).
 pub fn fill(snapshot: &Snapshot<'_>, delta: u64, stack: &Stack) -> Result<(), Errno> {
     let mut fix_ups = snapshot.fix_ups.iter().peekable();
-    let mut first = 0;
-    for run in snapshot.runs {
-        let region = snapshot.regions.get(run.region.to_native() as usize);
-        let region = region.ok_or(Errno::EINVAL)?;
-        let count = run.pages.to_native() as usize;
-        let (start, len) = place(region, run, delta);
-        if is_filled(snapshot, (first, count), delta) {
+    for piece in pieces(snapshot, delta).filter(|piece| piece.is_filled) {
+        let (at, len, _) = spot(snapshot, &piece, delta).ok_or(Errno::EINVAL)?;
+        if delta != 0 {
+            // One fault for all; kernels before 5.14 do not know it.
+            let _ = advise(at, len, MADV_POPULATE_WRITE);
+        }
+        for number in 0..piece.pages {
+            let (at, page) = (at + number * PAGE, piece.first + number);
             if delta != 0 {
-                // One fault for all; kernels before 5.14 do not know it.
-                let _ = advise(start, len, MADV_POPULATE_WRITE);
+                // SAFETY: see the top.
+                unsafe { slide(at, &snapshot.slide(page), delta) };
             }
-            for page in first..first + count {
-                let at = start + (page - first) * PAGE;
-                if delta != 0 {
-                    // SAFETY: see the top.
-                    unsafe { slide(at, &snapshot.slide(page), delta) };
-                }
-                while let Some(fix_up) =
-                    fix_ups.next_if(|fix_up| fix_up.page.to_native() as usize == page)
-                {
-                    let value = fix_up.value().ok_or(Errno::EINVAL)?;
-                    let word = stack.value(value).wrapping_add(fix_up.addend.to_native());
-                    let at = at + usize::from(fix_up.at.to_native());
-                    let to = core::ptr::with_exposed_provenance_mut::<u8>(at);
-                    // SAFETY: inside the page, as the tables were checked; see the top.
-                    unsafe {
-                        match value.width() {
-                            4 => to.cast::<u32>().write(word as u32),
-                            _ => to.cast::<u64>().write(word),
-                        }
+            while let Some(fix_up) =
+                fix_ups.next_if(|fix_up| fix_up.page.to_native() as usize == page)
+            {
+                let value = fix_up.value().ok_or(Errno::EINVAL)?;
+                let word = stack.value(value).wrapping_add(fix_up.addend.to_native());
+                let at = at + usize::from(fix_up.at.to_native());
+                let to = core::ptr::with_exposed_provenance_mut::<u8>(at);
+                // SAFETY: inside the page, as the tables were checked; see the top.
+                unsafe {
+                    match value.width() {
+                        4 => to.cast::<u32>().write(word as u32),
+                        _ => to.cast::<u64>().write(word),
                     }
                 }
             }
+        }
+        for run in snapshot.runs.get(piece.runs).unwrap_or_default() {
+            let region = snapshot.regions.get(run.region.to_native() as usize);
+            let region = region.ok_or(Errno::EINVAL)?;
+            let (start, len) = place(region, run, delta);
             if protection(region) != PROT_READ | PROT_WRITE {
                 // SAFETY: nothing of Rust's lies there.
                 unsafe { protect(start, len, protection(region)) }?;
             }
         }
-        first += count;
     }
     Ok(())
 }

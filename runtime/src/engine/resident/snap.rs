@@ -62,8 +62,8 @@ pub fn open(store: &CStr, names: &Names) -> Option<Fd> {
 /// # Errors
 /// [`Refusal::Owner`], [`Refusal::Malformed`], [`Refusal::Memory`].
 pub fn read(arena: &mut Arena, vector: &Vector, snap: Fd) -> Result<Snapshot<'static>, Refusal> {
-    /// More than most snapshots' tables take.
-    const FIRST: usize = 16 * 1024;
+    /// What the tables of a program with a handful of libraries take. More would be copied for nothing, to pages touched for nothing.
+    const FIRST: usize = 8 * 1024;
     const OTHERS_MAY_WRITE: u32 = 0o022;
     let found = fstat(snap).map_err(|_| Refusal::Owner)?;
     let is_trusted = found.uid == 0 || found.uid as usize == vector.auxiliary(at::EUID);
