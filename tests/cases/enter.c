@@ -3,7 +3,9 @@
  * an ordinary user. With --root, as the real kernel has it: in that directory as its root, with directories of the host mounted
  * inside. As root in a mount namespace, else in a user namespace in which the user stays who he is.
  *
- *     enter [--root DIR] [--bind SOURCE TARGET]... [--user ID] [--cwd DIR] -- PROGRAM [ARGUMENT]...
+ *     enter [--root DIR] [--read-only DIR] [--bind SOURCE TARGET]... [--user ID] [--cwd DIR] -- PROGRAM [ARGUMENT]...
+ *
+ * With --read-only, nobody writes to that directory: it is mounted so, for this program alone.
  *
  * Ends with 125 and a line that starts with "enter: " where that cannot be had; with 126 or 127, as env(1) does, where the program
  * cannot be executed or is not found.
@@ -21,6 +23,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -63,6 +66,25 @@ static void bind_mount(const char *root, const char *source, const char *target)
         fail("mounting on", at);
 }
 
+static void mount_read_only(const char *directory) {
+    if (mount(directory, directory, NULL, MS_BIND, NULL) != 0)
+        fail("mounting on", directory);
+    struct statvfs found;
+    if (statvfs(directory, &found) != 0)
+        fail("looking at", directory);
+    /* What the mount has must stay, or a user namespace may not change it. */
+    unsigned long kept = 0;
+    static const struct { unsigned long found, kept; } flags[] = {
+        {ST_NOSUID, MS_NOSUID}, {ST_NODEV, MS_NODEV}, {ST_NOEXEC, MS_NOEXEC},
+        {ST_NOATIME, MS_NOATIME}, {ST_NODIRATIME, MS_NODIRATIME}, {ST_RELATIME, MS_RELATIME},
+    };
+    for (unsigned i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (found.f_flag & flags[i].found)
+            kept |= flags[i].kept;
+    if (mount("", directory, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | kept, NULL) != 0)
+        fail("mounting read-only", directory);
+}
+
 /* The rights to leave a root or to mount would make calls succeed that no runtime in a process can have succeed. */
 static void without_namespaces_rights(void) {
     static const int dropped[] = {CAP_SYS_ADMIN, CAP_SYS_CHROOT};
@@ -93,7 +115,7 @@ static void usual_limits(void) {
 }
 
 int main(int count, char **arguments) {
-    const char *root = NULL, *directory = NULL;
+    const char *root = NULL, *directory = NULL, *read_only = NULL;
     struct {
         const char *source, *target;
     } binds[32];
@@ -103,6 +125,8 @@ int main(int count, char **arguments) {
     for (; at < count && strcmp(arguments[at], "--") != 0; at++) {
         if (strcmp(arguments[at], "--root") == 0)
             root = arguments[++at];
+        else if (strcmp(arguments[at], "--read-only") == 0)
+            read_only = arguments[++at];
         else if (strcmp(arguments[at], "--cwd") == 0)
             directory = arguments[++at];
         else if (strcmp(arguments[at], "--user") == 0)
@@ -126,8 +150,11 @@ int main(int count, char **arguments) {
     setsid();
     umask(022);
     usual_limits();
-    if (root) {
+    if (root || read_only)
         own_namespaces();
+    if (read_only)
+        mount_read_only(read_only);
+    if (root) {
         for (int i = 0; i < bind_count; i++)
             bind_mount(root, binds[i].source, binds[i].target);
         if (chroot(root) != 0)

@@ -2,8 +2,10 @@
 //! of each. Pure: nothing here makes a system call.
 //!
 //! Text that is mapped from a patched copy is shown as the file that it stands in for, by the name of the mapping that it joins: a copy is never
-//! all of a file. Its block at a low address is the runtime's, and left out.
+//! all of a file. Its block at a low address is the runtime's, and left out. Pages of a snapshot are memory without a file: they are what the
+//! dynamic linker had written to.
 
+use elfuse_format::names::{RESIDENT, SNAPSHOT_SUFFIX};
 use elfuse_format::text::{TEXT_DIR, block_start};
 
 use crate::errno::Errno;
@@ -139,6 +141,32 @@ impl Mapping {
     }
 }
 
+impl Mapping {
+    /// Passes on a line as that of memory without a file.
+    fn without_file(
+        &self,
+        listing: Listing,
+        line: &[u8],
+        mut out: impl FnMut(&[u8]) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let end = &line[self.name.1..];
+        match listing {
+            Listing::Maps => {
+                // In front of the device: the offset, between spaces.
+                let head = line[..self.place_at].trim_ascii_end();
+                let space = head.iter().rposition(|byte| *byte == b' ');
+                out(&head[..space.map_or(head.len(), |space| space + 1)])?;
+                out(b"00000000 00:00 0 ")?;
+            }
+            Listing::Numa => {
+                const FILE: usize = b" file=".len();
+                out(&line[..self.name.0.saturating_sub(FILE)])?;
+            }
+        }
+        out(end)
+    }
+}
+
 /// Whether a host path is that of a patched copy, in whatever store: a directory called as the store's and 64 digits in it. The block of the
 /// copy; `None`: it is none.
 #[must_use]
@@ -158,6 +186,19 @@ pub fn copys_block(path: &[u8]) -> Option<usize> {
         *byte = (digit(0)? << 4 | digit(1)?) as u8;
     }
     usize::try_from(block_start(&hash)).ok()
+}
+
+/// Whether a host path is that of a snapshot, in whatever store: a directory called as the store's, and 16 digits in it.
+fn is_snapshot(path: &[u8]) -> bool {
+    const DIGITS: usize = 16;
+    let name = || {
+        let rest = path.strip_suffix(SNAPSHOT_SUFFIX.as_bytes())?;
+        let (dir, name) = rest.split_at_checked(rest.len().checked_sub(DIGITS)?)?;
+        let dir = dir.strip_suffix(b"/")?.strip_suffix(RESIDENT.as_bytes())?;
+        dir.ends_with(b"/").then_some(name)
+    };
+    let digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name().is_some_and(|name| name.iter().all(digit))
 }
 
 /// The mapping that was read last, if it is of a file.
@@ -234,6 +275,9 @@ impl<'m> Lines<'m> {
         let Some((path, _)) = file else {
             return out(line);
         };
+        if is_snapshot(path) {
+            return mapping.without_file(self.listing, line, out);
+        }
         let is_guests = self.mounts.to_guest(path, room).is_ok();
         let name = if is_guests { room.as_bytes() } else { path };
         let (at, end) = (mapping.name.0, mapping.name.0 + path.len());
@@ -381,6 +425,41 @@ Size:                  4 kB
 7f0000001000 default file=/lib/libc.so.6 mapped=9
 ";
         assert_eq!(translated(Listing::Numa, &host), guest);
+    }
+
+    #[test]
+    fn pages_of_a_snapshot_are_shown_as_memory_without_a_file() {
+        let snapshot = "/srv/root/.elfuse/resident/0123456789abcdef.snap";
+        let host = std::format!(
+            "\
+7f0000002000-7f0000003000 r--p 00002000 08:01 12                         /srv/root/lib/libc.so.6
+7f0000003000-7f0000004000 rw-p 00009000 08:01 77                         {snapshot}
+Size:                  4 kB
+7f0000004000-7f0000005000 rw-p 10000000000 08:01 77                      /elsewhere/resident/0123456789abcdef.snap (deleted)
+7f0000005000-7f0000006000 rw-p 00009000 08:01 77                         /elsewhere/0123456789abcdef.snap
+"
+        );
+        let guest = "\
+7f0000002000-7f0000003000 r--p 00002000 08:01 12                         /lib/libc.so.6
+7f0000003000-7f0000004000 rw-p 00000000 00:00 0 
+Size:                  4 kB
+7f0000004000-7f0000005000 rw-p 00000000 00:00 0 
+7f0000005000-7f0000006000 rw-p 00009000 08:01 77                         /elsewhere/0123456789abcdef.snap
+";
+        assert_eq!(translated(Listing::Maps, &host), guest);
+        let host = std::format!("7f0000003000 default file={snapshot} anon=1 dirty=1\n");
+        let guest = "7f0000003000 default anon=1 dirty=1\n";
+        assert_eq!(translated(Listing::Numa, &host), guest);
+        for path in [
+            "/resident/0123456789abcde.snap",
+            "/resident/0123456789ABCDEF.snap",
+            "/x/aresident/0123456789abcdef.snap",
+            "resident/0123456789abcdef.snap",
+            "/resident/0123456789abcdef.count",
+            ".snap",
+        ] {
+            assert!(!super::is_snapshot(path.as_bytes()), "{path}");
+        }
     }
 
     #[test]

@@ -250,7 +250,7 @@ pub enum ResidentCommand {
     Verify(ResidentListArgs),
     /// Keep programs no longer
     Rm(ResidentProgramsArgs),
-    /// Remove snapshots that cannot be used any more: damaged, of an earlier boot, of a program that was changed
+    /// Remove snapshots that cannot be used any more: damaged, of an earlier boot, of a program or library that was changed
     Prune(ResidentListArgs),
 }
 

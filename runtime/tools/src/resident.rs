@@ -5,6 +5,7 @@
 
 pub mod calls;
 pub mod capture;
+mod current;
 pub mod image;
 mod print;
 pub mod program;

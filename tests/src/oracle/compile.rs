@@ -58,20 +58,48 @@ impl Programs {
             index,
             directory,
         };
-        // No libc: each call reaches the kernel as the script has it.
+        programs.compile_calls(&["-static"]);
+        programs.compile("enter.c", "enter", &[]);
+        programs
+    }
+
+    /// `cases/calls`, without a libc: each call reaches the kernel as the script has it.
+    fn compile_calls(&self, linked: &[&str]) {
         let freestanding = [
-            "-static",
             "-nostdlib",
             "-nostartfiles",
             "-ffreestanding",
             "-fno-stack-protector",
             "-fno-asynchronous-unwind-tables",
         ];
-        let entry = format!("-DENTRY={:#x}", programs.entry_address());
-        let mut flags = freestanding.to_vec();
-        flags.push(&entry);
-        programs.compile("calls", "calls", &flags);
-        programs.compile("enter.c", "enter", &[]);
+        let entry = format!("-DENTRY={:#x}", self.entry_address());
+        let flags: Vec<_> = linked
+            .iter()
+            .chain(&freestanding)
+            .copied()
+            .chain([entry.as_str()])
+            .collect();
+        self.compile("calls", "calls", &flags);
+    }
+
+    /// The same programs, those of the cases with a dynamic linker.
+    ///
+    /// # Panics
+    /// Something cannot be compiled.
+    #[must_use]
+    pub fn dynamic(&self) -> Self {
+        let _alone = COMPILING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let directory = self.directory.join("dynamic");
+        fs::create_dir_all(&directory).expect("a directory for compiled programs");
+        let programs = Self {
+            directory,
+            ..self.clone()
+        };
+        let linked = ["-pie", "-fPIE"];
+        programs.compile_calls(&linked);
+        programs.compile("process", "process", &linked);
         programs
     }
 
@@ -104,9 +132,10 @@ impl Programs {
     pub fn compile(&self, source: &str, name: &str, flags: &[&str]) {
         let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
         let files = files_of(&cases.join(source));
-        let (code, headers): (Vec<_>, Vec<_>) = files
-            .iter()
-            .partition(|file| file.extension() == Some(OsStr::new("c")));
+        let (code, headers): (Vec<_>, Vec<_>) = files.iter().partition(|file| {
+            file.extension()
+                .is_some_and(|kind| kind == "c" || kind == "cpp")
+        });
         let mut hash = blake3::Hasher::new();
         for file in code.iter().chain(&headers) {
             hash.update(&fs::read(file).expect("a source file"));
@@ -120,15 +149,17 @@ impl Programs {
         let unfinished = self
             .directory
             .join(format!("{name}.{}", std::process::id()));
-        let status = Command::new(need::tool("cc", "gcc libc6-dev"))
+        let is_cpp = code
+            .iter()
+            .any(|file| file.extension() == Some(OsStr::new("cpp")));
+        let (compiler, standard) = if is_cpp {
+            (need::tool("g++", "g++"), "-std=gnu++17")
+        } else {
+            (need::tool("cc", "gcc libc6-dev"), "-std=gnu11")
+        };
+        let status = Command::new(compiler)
             .args([
-                "-std=gnu11",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-O1",
-                "-pthread",
-                "-o",
+                standard, "-Wall", "-Wextra", "-Werror", "-O1", "-pthread", "-o",
             ])
             .arg(&unfinished)
             .args(&code)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, RAN_ON};
 
 /// Runs `command`, which makes itself the leader of a session, with `input`. What it leaves running is killed.
 ///
@@ -46,7 +46,7 @@ pub fn run_to_end(mut command: Command, input: &str, limit_secs: u64) -> Outcome
                 };
             }
             if started.elapsed() > Duration::from_secs(limit_secs) {
-                break "ran for too long".to_owned();
+                break RAN_ON.to_owned();
             }
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(5));
@@ -89,9 +89,11 @@ fn kill_session(leader: Pid) {
     }
 }
 
-fn read(mut from: impl Read) -> Vec<String> {
+/// What a program says, to its end or as far as it is listened to: some never end.
+fn read(from: impl Read) -> Vec<String> {
+    const LONGEST: u64 = 4 << 20;
     let mut all = Vec::new();
-    from.read_to_end(&mut all).expect("a pipe");
+    from.take(LONGEST).read_to_end(&mut all).expect("a pipe");
     let all = String::from_utf8_lossy(&all);
     all.lines().map(str::to_owned).collect()
 }

@@ -17,7 +17,16 @@ pub struct Outcome {
     pub trees: BTreeMap<PathBuf, String>,
 }
 
+/// What [`Outcome::end`] says of a run that was stopped.
+pub(super) const RAN_ON: &str = "ran for too long";
+
 impl Outcome {
+    /// Whether it was stopped, as it took too long.
+    #[must_use]
+    pub fn is_endless(&self) -> bool {
+        self.end == RAN_ON
+    }
+
     /// How `self`, which is expected, differs from `other`; `None`: not at all.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<String> {

@@ -44,11 +44,7 @@ pub fn theme(name: &str, sysroot: Sysroot<'_>, programs: &Programs) -> Vec<Case>
     let path = path.join("cases/programs").join(name);
     let text = fs::read_to_string(&path);
     let text = text.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let ground = Ground::Shared {
-        root: sysroot.root.to_owned(),
-        index: index(sysroot, programs),
-        is_copied: false,
-    };
+    let ground = ground(sysroot, programs);
     let mut cases: Vec<Case> = Vec::new();
     for line in text.lines() {
         if let Some(name) = line.strip_prefix("== ") {
@@ -71,6 +67,20 @@ pub fn theme(name: &str, sysroot: Sysroot<'_>, programs: &Programs) -> Vec<Case>
     }
     assert!(!cases.is_empty(), "{name} has no cases");
     cases
+}
+
+/// The sysroot, with an index of it beside.
+///
+/// # Panics
+/// The index cannot be built.
+#[must_use]
+pub fn ground(sysroot: Sysroot<'_>, programs: &Programs) -> Ground {
+    Ground::Shared {
+        root: sysroot.root.to_owned(),
+        index: index(sysroot, programs),
+        is_copied: false,
+        kept: None,
+    }
 }
 
 /// An index of the sysroot, out of it: what did not change is not read again.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,9 +11,12 @@ use std::process::Command;
 use super::compile::Programs;
 use super::entered::run_to_end;
 use super::outcome::Outcome;
+use super::resident;
 use super::tree::{Tree, describe};
 use super::way::{IndexAt, Way};
 use crate::scratch::copy_program;
+use elfuse_format::names;
+use elfuse_format::snapshot::counts;
 
 /// What is run, apart from how.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +39,8 @@ pub struct Job {
     pub ignores_output: bool,
     /// Directories of the host, and where they are seen inside; a name without a slash in front is beside the tree.
     pub binds: Vec<(String, String)>,
+    /// Whether the root is one that nobody can write to: an example sysroot, and programs of which it is not known what they do.
+    pub read_only: bool,
     /// How long it may run, in seconds.
     pub limit_secs: u64,
 }
@@ -52,6 +58,8 @@ pub enum Ground {
         index: PathBuf,
         /// Whether each room has a copy of the index, to be spoilt.
         is_copied: bool,
+        /// A store with snapshots of its programs, on the file system of the rooms.
+        kept: Option<PathBuf>,
     },
 }
 
@@ -113,12 +121,11 @@ impl Room {
         let own_index = directory.join("index");
         let (root, index) = match ground {
             Ground::Own(_) => (directory.join("root"), own_index.clone()),
-            Ground::Shared { root, .. } if way == Way::Bare => (root.clone(), own_index.clone()),
             Ground::Shared {
-                root,
-                is_copied: true,
-                ..
-            } => (root.clone(), own_index.clone()),
+                root, is_copied, ..
+            } if *is_copied || matches!(way, Way::Bare | Way::Resident) => {
+                (root.clone(), own_index.clone())
+            }
             Ground::Shared { root, index, .. } => (root.clone(), index.clone()),
         };
         let mut own = vec![directory.clone(), own_index];
@@ -144,12 +151,10 @@ impl Room {
             (Ground::Own(tree), _) => tree.make(&root, &programs.directory, owner),
             (
                 Ground::Shared {
-                    index,
-                    is_copied: true,
-                    ..
+                    index, is_copied, ..
                 },
                 _,
-            ) if way.is_elfuse() => {
+            ) if *is_copied && way.is_elfuse() || way == Way::Resident => {
                 for file in fs::read_dir(index).expect("an index").flatten() {
                     let copy = directory.join("index").join(file.file_name());
                     // Patched copies are known by their inodes: they stay what they are, and where they are.
@@ -244,6 +249,43 @@ impl Room {
         );
     }
 
+    /// Keeps the programs of the tree; of a shared sysroot they are kept already, and come with counters of the room's own.
+    ///
+    /// # Panics
+    /// One cannot be kept, or there is no store of a shared sysroot.
+    pub fn keep(&self, ground: &Ground, job: &Job, programs: &Programs) {
+        match ground {
+            Ground::Own(tree) => {
+                let mut command = Command::new(&programs.enter);
+                if let Some(user) = user(job) {
+                    command.arg("--user").arg(user.to_string());
+                }
+                command.arg("--").arg(&programs.elfuse).env_clear();
+                let names = tree.programs().filter(|path| !path.starts_with("lib"));
+                let names = names.filter(|path| !path.starts_with("lib64"));
+                let names: Vec<_> = names.map(|path| format!("/{}", path.display())).collect();
+                let added = resident::keep(command, &self.root, &self.index, &names);
+                let refused = added.iter().find(|added| added.refused.is_some());
+                assert!(refused.is_none(), "{refused:?}");
+            }
+            Ground::Shared { kept, .. } => {
+                let kept = kept.as_ref().expect("a store of what is kept");
+                let own = self.index.join(names::RESIDENT);
+                fs::create_dir(&own).expect("a directory");
+                for file in fs::read_dir(kept.join(names::RESIDENT)).expect("snapshots") {
+                    let file = file.expect("a name");
+                    let at = own.join(file.file_name());
+                    let name = file.file_name();
+                    if name.as_bytes().ends_with(names::SNAPSHOT_SUFFIX.as_bytes()) {
+                        fs::hard_link(file.path(), at).expect("a link on one file system");
+                    } else {
+                        fs::write(at, counts::new_file()).expect("counters");
+                    }
+                }
+            }
+        }
+    }
+
     /// Makes the tree what it is to be, where it was something else for its index.
     pub fn finish(&self, ground: &Ground, job: &Job, programs: &Programs) {
         if let (Way::Stale, Ground::Own(tree)) = (self.way, ground) {
@@ -256,6 +298,25 @@ impl Room {
         self.directory.join(source)
     }
 
+    /// Empties a directory beside the tree, which is bound into it.
+    ///
+    /// # Panics
+    /// It is not there, or something cannot be removed.
+    pub fn clear(&self, source: &str) {
+        for entry in fs::read_dir(self.source(source))
+            .expect("a directory")
+            .flatten()
+        {
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_directory {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
+            };
+            removed.expect("removing what a case has left");
+        }
+    }
+
     /// The command line of this way.
     #[must_use]
     pub fn command(&self, job: &Job, programs: &Programs) -> Command {
@@ -263,6 +324,9 @@ impl Room {
         let inside = inside_command(self, job, &programs.elfuse);
         if let Some(user) = user(job) {
             command.arg("--user").arg(user.to_string());
+        }
+        if job.read_only {
+            command.arg("--read-only").arg(&self.root);
         }
         if !self.way.is_elfuse() {
             command.arg("--root").arg(&self.root);

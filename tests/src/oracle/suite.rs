@@ -16,6 +16,7 @@ use super::compile::Programs;
 use super::disturb::Disturbance;
 use super::exceptions::{self, Exception};
 use super::outcome::Outcome;
+use super::resident::Restored;
 use super::room::{Ground, Job, Room};
 use super::way::{IndexAt, Way};
 use crate::scratch::{Random, Stop, age, copy_program};
@@ -40,7 +41,28 @@ pub struct Case {
 /// # Panics
 /// Anything differs that is not among the exceptions. The message has all of it.
 pub fn check(theme: &str, cases: &[Case], programs: &Programs) {
-    let _ = run(theme, cases, &Way::asked_for(), None, programs);
+    let place = Place::new(programs);
+    let _ = run(theme, cases, &Way::asked_for(), None, place);
+}
+
+/// The same in some ways, with rooms in a directory: how often each case went on from a snapshot, where that is one of the ways.
+pub(super) fn run_in(
+    theme: &str,
+    cases: &[Case],
+    ways: &[Way],
+    directory: TempDir,
+    programs: &Programs,
+) -> Vec<(String, Restored)> {
+    let place = Place::within(directory, programs);
+    run(theme, cases, ways, None, place).restored
+}
+
+/// What is counted of a suite, apart from what differs.
+struct Ran {
+    /// Indexes that were published meanwhile.
+    published: usize,
+    /// Of each case that was run from snapshots.
+    restored: Vec<(String, Restored)>,
 }
 
 /// The same, in the ways that believe an index, while something happens beside: how many indexes were published meanwhile.
@@ -71,7 +93,7 @@ pub fn check_while(
             *is_copied = true;
         }
     }
-    run(theme, &cases, &ways, Some(disturbed), programs)
+    run(theme, &cases, &ways, Some(disturbed), Place::new(programs)).published
 }
 
 fn run(
@@ -79,8 +101,8 @@ fn run(
     cases: &[Case],
     ways: &[Way],
     disturbed: Option<Disturbance>,
-    programs: &Programs,
-) -> usize {
+    place: Place,
+) -> Ran {
     let asked_for = std::env::var("ELFUSE_ORACLE_CASE").ok();
     let wanted = |case: &&Case| {
         asked_for.as_deref().is_none_or(|text| {
@@ -100,10 +122,12 @@ fn run(
     };
     let all = cases.iter().filter(wanted).filter(possible);
     let all: Vec<Case> = all.cloned().collect();
-    let exceptions = exceptions::read();
+    let exceptions = match ways.contains(&Way::Resident) {
+        true => exceptions::read_resident(),
+        false => exceptions::read(),
+    };
     check_names(theme, cases, &exceptions);
 
-    let place = Place::new(programs);
     let rooms = furnish(&all, ways, &place);
     let mut report = String::new();
     let mut failed = BTreeSet::new();
@@ -163,7 +187,14 @@ fn run(
         failed.len(),
         all.len()
     );
-    published.into_inner()
+    let from_snapshots = all.iter().zip(&rooms).filter_map(|(case, rooms)| {
+        let room = rooms.iter().find(|room| room.way == Way::Resident)?;
+        Some((case.name.clone(), Restored::of(&room.index_directory())))
+    });
+    Ran {
+        published: published.into_inner(),
+        restored: from_snapshots.collect(),
+    }
 }
 
 /// An exception for a case that there is not is one that nobody will ever miss.
@@ -245,7 +276,10 @@ impl Place {
             None
         };
         let directory = in_memory.map_or_else(|| builder.tempdir(), Ok);
-        let directory = directory.expect("a temporary directory");
+        Self::within(directory.expect("a temporary directory"), programs)
+    }
+
+    fn within(directory: TempDir, programs: &Programs) -> Self {
         let open = PermissionsExt::from_mode(0o755);
         fs::set_permissions(directory.path(), open).expect("chmod");
         let mut programs = programs.clone();
@@ -255,6 +289,10 @@ impl Place {
                 copy_program(path, &copy);
                 copy
             };
+            let tools = programs.elfuse.with_file_name("elfuse-tools");
+            if tools.is_file() {
+                copied(&tools);
+            }
             programs.elfuse = copied(&programs.elfuse);
             programs.index = copied(&programs.index);
         }
@@ -303,6 +341,11 @@ fn furnish(cases: &[Case], ways: &[Way], place: &Place) -> Vec<Vec<Room>> {
         age();
         index_all();
     }
+    cases.par_iter().zip(&rooms).for_each(|(case, rooms)| {
+        for room in rooms.iter().filter(|room| room.way == Way::Resident) {
+            room.keep(&case.ground, &case.job, &place.programs);
+        }
+    });
     for (case, rooms) in cases.iter().zip(&rooms) {
         for room in rooms {
             room.finish(&case.ground, &case.job, &place.programs);

@@ -112,6 +112,12 @@ impl Tree {
         self.0.insert(path.to_owned(), what);
     }
 
+    /// Where the compiled programs are.
+    pub fn programs(&self) -> impl Iterator<Item = &Path> {
+        let programs = self.0.iter().filter(|(_, what)| **what == What::Program);
+        programs.map(|(path, _)| path.as_path())
+    }
+
     /// Makes the tree in `root`, which is there; `programs` is where compiled programs lie, `owner` whose it is to be.
     ///
     /// # Panics

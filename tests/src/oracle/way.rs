@@ -23,6 +23,8 @@ pub enum Way {
     Stale,
     /// With no index there.
     Bare,
+    /// With an index beside the tree, from snapshots of the programs: see [`super::resident`], which alone runs cases in this way.
+    Resident,
 }
 
 /// Where the index lies.
@@ -37,7 +39,7 @@ pub enum IndexAt {
 }
 
 impl Way {
-    /// All, the real kernel first.
+    /// All that any case can be run in, the real kernel first.
     pub const ALL: [Self; 10] = [
         Self::Kernel,
         Self::Again,
@@ -65,6 +67,7 @@ impl Way {
             Self::Shadow => "shadow",
             Self::Stale => "stale",
             Self::Bare => "bare",
+            Self::Resident => "resident",
         }
     }
 
@@ -79,7 +82,7 @@ impl Way {
     pub fn index_at(self) -> IndexAt {
         match self {
             Self::Kernel | Self::Again | Self::Bare => IndexAt::Nowhere,
-            Self::Strict => IndexAt::Beside,
+            Self::Strict | Self::Resident => IndexAt::Beside,
             Self::Off | Self::Lease | Self::Entered | Self::Frozen | Self::Shadow | Self::Stale => {
                 IndexAt::Inside
             }

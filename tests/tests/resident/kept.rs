@@ -112,7 +112,11 @@ impl Kept {
     }
 
     pub(crate) fn counts(&self) -> [u64; counts::WORDS] {
-        let bytes = fs::read(self.file(PROGRAM, names::COUNTS_SUFFIX)).expect("its counters");
+        self.counts_of(PROGRAM)
+    }
+
+    pub(crate) fn counts_of(&self, exe: &str) -> [u64; counts::WORDS] {
+        let bytes = fs::read(self.file(exe, names::COUNTS_SUFFIX)).expect("its counters");
         counts::words(&bytes).expect("its counters")
     }
 

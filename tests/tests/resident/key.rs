@@ -11,7 +11,7 @@ use elfuse_format::snapshot::counts::Refusal;
 use super::kept::Kept;
 
 /// Changes bytes of a part of the snapshot, with the right checksums.
-fn edit(kept: &Kept, kind: PartKind, change: impl FnOnce(&mut [u8])) {
+pub(crate) fn edit(kept: &Kept, kind: PartKind, change: impl FnOnce(&mut [u8])) {
     let mut bytes = fs::read(kept.snapshot()).expect("the snapshot");
     let rows: Vec<_> = Whole::parse(&bytes, Kind::Snapshot)
         .unwrap()
@@ -42,7 +42,7 @@ fn edit_word(kept: &Kept, kind: PartKind, at: usize, change: impl FnOnce(u64) ->
     });
 }
 
-fn nothing(_: &mut Command) {}
+pub(crate) fn nothing(_: &mut Command) {}
 
 #[test]
 fn another_program_under_its_path_is_not_taken_for_it() {

@@ -207,6 +207,26 @@ fn what_is_kept_is_listed_shown_verified_pruned_and_removed() {
 }
 
 #[test]
+fn prune_goes_by_all_files_and_names_that_the_key_goes_by() {
+    let kept = Kept::new();
+    let pruned = || kept.resident("prune", &[]).well();
+    let cache = kept.guest.scratch.path("etc/ld.so.cache");
+    assert_eq!(pruned(), format!("{PROGRAM}: kept\n"));
+    kept.guest.scratch.file("etc/ld.so.cache", "");
+    assert!(pruned().contains("ld.so.cache is there"));
+    assert!(!kept.snapshot().exists());
+    std::fs::remove_file(cache).unwrap();
+    kept.add(&[PROGRAM]);
+    kept.is_used();
+    kept.replace("lib/x86_64-linux-gnu/libc.so.6");
+    assert!(pruned().contains("libc.so.6 was changed"));
+    kept.add(&[PROGRAM]);
+    std::fs::remove_file(kept.guest.scratch.path("lib/x86_64-linux-gnu/libc.so.6")).unwrap();
+    assert!(pruned().contains("libc.so.6: No such file"));
+    assert!(!kept.snapshot().exists());
+}
+
+#[test]
 fn a_list_that_was_shipped_is_what_is_kept() {
     let kept = Kept::without_snapshot();
     let refused = kept.resident("add", &[]);

@@ -13,6 +13,7 @@ use elfuse_format::header::{File as Whole, Kind};
 use elfuse_format::names;
 use elfuse_format::snapshot::{Snapshot, counts, tables_len};
 
+use super::current;
 use super::stopped;
 use crate::doctor::sysroot::default_outside;
 
@@ -169,21 +170,14 @@ impl Entry {
         self.snapshot().map(drop)
     }
 
-    /// Whether it may be used again in this boot, as far as the program itself goes.
+    /// Whether it may be used again in this boot, as far as files and names go.
     pub(super) fn usable(&self, sysroot: &Path) -> anyhow::Result<()> {
         let snapshot = self.snapshot()?;
         ensure!(
             snapshot.head().boot_id == stopped::boot_id()?,
             "it was captured before the machine was booted"
         );
-        let inside = self.exe().as_bytes().strip_prefix(b"/").unwrap_or_default();
-        let program = sysroot.join(OsStr::from_bytes(inside));
-        let found =
-            fs::metadata(&program).with_context(|| format!("looking at {}", program.display()))?;
-        let is_same =
-            snapshot.files.first().map(|file| file.to_native()) == Some(stopped::identity(&found));
-        ensure!(is_same, "{} was changed", program.display());
-        Ok(())
+        current::compare(&snapshot, sysroot)
     }
 
     /// Removes it and its counters.
