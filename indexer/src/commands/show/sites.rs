@@ -62,6 +62,7 @@ fn class_name(site: &Site) -> &'static str {
             Class::Ending => "ending",
             Class::Reading => "reading",
             Class::Descriptors => "descriptors",
+            Class::Growing => "growing",
         },
         Kind::Cpuid => "table",
         Kind::Int80 | Kind::Sysenter | Kind::Unclear => "any",
