@@ -310,13 +310,13 @@ fn go_on(
     let Some((kept, own)) = kept.zip(own) else {
         enter(entry, stack.pointer, 0)
     };
-    let filled = kept.fill(&resident::Stack {
+    let own = resident::Stack {
         pointer: stack.pointer,
         auxiliary: stack.auxiliary,
         execfn: auxiliary.execfn,
         ..own
-    });
-    if let Err(errno) = filled {
+    };
+    if let Err(errno) = kept.fill(process, &own) {
         fail(format_args!(
             "cannot go on with the resident {}: {}; `--no-resident` loads it",
             crate::text::Shown(run.exe),

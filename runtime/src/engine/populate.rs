@@ -5,6 +5,7 @@
 //! |---|---|
 //! | pages of a file's data in which its dynamic linker relocates words | the index says so of the file whose code was mapped last |
 //! | the next part of a heap | those before it were used up, else it would not grow |
+//! | pages of a snapshot in which words are filled in | its tables ([`super::resident`]) |
 //!
 //! Contents are the same with and without, and so is what a call returns: whatever is wrong here costs memory or time. Kernels before 5.14
 //! know no such advice, and pages that cannot be had (a limit of the control group, a file that has been cut) are left to faults: the call
@@ -20,7 +21,7 @@ use super::process::Process;
 use super::tell;
 use super::text::Asked;
 use crate::loader::map::Bias;
-use crate::loader::plan::Plan as Image;
+use crate::loader::plan::{Piece, Plan as Image};
 use crate::sys::abi::{
     MADV_POPULATE_WRITE, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PAGE, PROT_EXEC, PROT_WRITE,
 };
@@ -60,11 +61,14 @@ pub fn stop() {
     HEAP_TOP.store(NEVER, Ordering::Relaxed);
 }
 
-fn is_on(process: &Process) -> bool {
+/// Whether anything is populated.
+#[must_use]
+pub fn is_on(process: &Process) -> bool {
     process.run.populate && !STOPPED.load(Ordering::Relaxed)
 }
 
-fn populate(at: usize, len: usize, reason: Reason) {
+/// Makes pages the process's own that can be written to, as if they were.
+pub fn populate(at: usize, len: usize, reason: Reason) {
     if advise(at, len, MADV_POPULATE_WRITE).is_ok() {
         tell::populated(reason, (len / PAGE) as u64);
     }
@@ -103,22 +107,20 @@ pub fn data(process: &Process, asked: &Asked, file: Fd, at: usize) {
     let run = relocated(process, FileNumber(expected as u32));
     if let Some((from, len)) = run.and_then(|run| part(run, asked.offset, asked.len)) {
         populate(at + from, len, Reason::Relocated);
+        // A file has one run. The number may be another file's next.
+        EXPECTED.store(NOTHING, Ordering::Relaxed);
     }
 }
 
 /// A program or an interpreter was mapped.
 pub fn image(process: &Process, image: &Image<'_>, bias: Bias, number: Option<FileNumber>) {
-    let data = |least| {
-        let pieces = image.pieces();
-        pieces.filter(move |piece| piece.flags.writable() && piece.file_len >= least)
-    };
-    let Some(number) = number.filter(|_| data(LEAST as u64).next().is_some()) else {
+    let is_data = |piece: &Piece| piece.flags.writable() && piece.file_len >= LEAST as u64;
+    // What the index says is looked at only where it may matter.
+    let number = number.filter(|_| image.pieces().any(|piece| is_data(&piece)));
+    let Some(run) = number.and_then(|number| relocated(process, number)) else {
         return;
     };
-    let Some(run) = relocated(process, number) else {
-        return;
-    };
-    for piece in data(LEAST as u64) {
+    for piece in image.pieces().filter(is_data) {
         if let Some((from, len)) = part(run, piece.file_offset, piece.file_len) {
             populate(bias.apply(piece.start) + from, len, Reason::Relocated);
         }

@@ -11,10 +11,12 @@ pub enum Reason {
     Relocated,
     /// The heap has grown.
     Heap,
+    /// They are a snapshot's, and words are filled in.
+    Resident,
 }
 
 impl Reason {
-    const NAMES: [&'static str; 2] = ["relocated", "heap"];
+    const NAMES: [&'static str; 3] = ["relocated", "heap", "resident"];
 }
 
 /// Pages that were populated, by reason.

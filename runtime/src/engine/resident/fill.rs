@@ -10,14 +10,16 @@
 use elfuse_format::snapshot::{Head, SLIDE_LEN, Snapshot, Value};
 
 use super::map::{is_filled, place, protection};
+use crate::engine::populate::populate;
 use crate::engine::vector::Vector;
 use crate::errno::Errno;
-use crate::sys::abi::{MADV_POPULATE_WRITE, PAGE, PROT_READ, PROT_WRITE, at};
+use crate::sys::abi::{PAGE, PROT_READ, PROT_WRITE, at};
 use crate::sys::clock;
 use crate::sys::host::gettid;
-use crate::sys::memory::{advise, protect};
+use crate::sys::memory::protect;
 use crate::sys::nr;
 use crate::sys::raw::call;
+use crate::trace::Reason;
 
 /// Where the words of the initial stack are, in this process.
 #[derive(Debug, Clone, Copy)]
@@ -110,11 +112,16 @@ unsafe fn slide(at: usize, bits: &[u8; SLIDE_LEN], delta: u64) {
     }
 }
 
-/// Fills in all words, and gives the pages their protection.
+/// Fills in all words, and gives the pages their protection. `populates`: whether pages are populated before.
 ///
 /// # Errors
 /// Those of mprotect(2).
-pub fn fill(snapshot: &Snapshot<'_>, delta: u64, stack: &Stack) -> Result<(), Errno> {
+pub fn fill(
+    snapshot: &Snapshot<'_>,
+    delta: u64,
+    stack: &Stack,
+    populates: bool,
+) -> Result<(), Errno> {
     let mut fix_ups = snapshot.fix_ups.iter().peekable();
     let mut first = 0;
     for run in snapshot.runs {
@@ -123,9 +130,9 @@ pub fn fill(snapshot: &Snapshot<'_>, delta: u64, stack: &Stack) -> Result<(), Er
         let count = run.pages.to_native() as usize;
         let (start, len) = place(region, run, delta);
         if is_filled(snapshot, (first, count), delta) {
-            if delta != 0 {
-                // One fault for all; kernels before 5.14 do not know it.
-                let _ = advise(start, len, MADV_POPULATE_WRITE);
+            // Just before they are written to: later they would have left the processor's caches. Where nothing moves few words are filled in.
+            if delta != 0 && populates && count > 1 {
+                populate(start, len, Reason::Resident);
             }
             for page in first..first + count {
                 let at = start + (page - first) * PAGE;

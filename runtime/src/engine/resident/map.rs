@@ -163,25 +163,67 @@ fn code(
     Ok(block.finish(at, file, protection) && copy.is_complete)
 }
 
+/// Pages of the snapshot that follow each other there and in memory, and are mapped by one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    /// Where the first one goes.
+    at: usize,
+    /// Its number among the snapshot's.
+    first: usize,
+    pages: usize,
+    protection: usize,
+}
+
+impl Piece {
+    const fn len(&self) -> usize {
+        self.pages * PAGE as usize
+    }
+
+    /// Both in one, where `next` goes on just behind.
+    fn joined(self, next: Self) -> Option<Self> {
+        let follows = self.at + self.len() == next.at && self.first + self.pages == next.first;
+        (follows && self.protection == next.protection).then_some(Self {
+            pages: self.pages + next.pages,
+            ..self
+        })
+    }
+}
+
 /// Puts the snapshot's pages in their places. Those that are filled in can be written to until they are.
 fn pages(snapshot: &Snapshot<'_>, snap: Fd, delta: u64) -> Result<(), Errno> {
-    let mut first = 0;
+    let put = |piece: Piece| {
+        let from = Some((snap, snapshot.pages_at + piece.first as u64 * PAGE));
+        let place = Place::Replace(piece.at);
+        // SAFETY: inside regions that were mapped a moment ago; the tables were checked for that.
+        unsafe { map_at(place, piece.len(), piece.protection, from) }.map(drop)
+    };
+    let (mut first, mut before) = (0, None::<Piece>);
     for run in snapshot.runs {
         let region = snapshot.regions.get(run.region.to_native() as usize);
         let region = region.ok_or(Errno::EINVAL)?;
-        let count = run.pages.to_native() as usize;
-        let (at, len) = place(region, run, delta);
-        let protection = if is_filled(snapshot, (first, count), delta) {
-            PROT_READ | PROT_WRITE
-        } else {
-            protection(region)
+        let pages = run.pages.to_native() as usize;
+        let (at, _) = place(region, run, delta);
+        let protection = match is_filled(snapshot, (first, pages), delta) {
+            true => PROT_READ | PROT_WRITE,
+            false => protection(region),
         };
-        let from = Some((snap, snapshot.pages_at + first as u64 * PAGE));
-        // SAFETY: inside a region that was mapped a moment ago; the tables were checked for that.
-        unsafe { map_at(Place::Replace(at), len, protection, from) }?;
-        first += count;
+        let piece = Piece {
+            at,
+            first,
+            pages,
+            protection,
+        };
+        first += pages;
+        before = match before.map(|before| (before, before.joined(piece))) {
+            None => Some(piece),
+            Some((_, Some(joined))) => Some(joined),
+            Some((before, None)) => {
+                put(before)?;
+                Some(piece)
+            }
+        };
     }
-    Ok(())
+    before.map_or(Ok(()), put)
 }
 
 /// Takes away what was mapped before the region with this number, in the order of [`map`].
@@ -192,6 +234,44 @@ fn undo(snapshot: &Snapshot<'_>, (failed, executable): (usize, bool), delta: u64
         if is_before {
             // SAFETY: mapped by `map`, and known to nobody. A block of a copy stays: it is met as taken.
             unsafe { unmap(start(region, delta), region.len.to_native() as usize) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PAGE, PROT_READ, PROT_WRITE, Piece};
+
+    #[test]
+    fn pieces_are_joined_only_where_one_call_maps_both() {
+        let piece = Piece {
+            at: 0x10_0000,
+            first: 7,
+            pages: 2,
+            protection: PROT_READ | PROT_WRITE,
+        };
+        let next = Piece {
+            at: piece.at + 2 * PAGE as usize,
+            first: 9,
+            pages: 3,
+            ..piece
+        };
+        let both = Piece { pages: 5, ..piece };
+        assert_eq!(piece.joined(next), Some(both));
+        let others = [
+            Piece {
+                at: next.at + PAGE as usize,
+                ..next
+            },
+            Piece { first: 10, ..next },
+            Piece {
+                protection: PROT_READ,
+                ..next
+            },
+            piece,
+        ];
+        for other in others {
+            assert_eq!(piece.joined(other), None, "{other:?}");
         }
     }
 }
