@@ -100,6 +100,8 @@ pub enum PartKind {
     AttributeStarts = 10,
     /// Keys: one row of [`crate::attributes::Terms`].
     AttributeTerms = 11,
+    /// Keys: [`crate::text::RelocatedRun`], a row a text identity.
+    RelocatedRuns = 12,
     /// Loader cache: [`crate::loader_cache::DirRow`].
     Dirs = 16,
     /// Loader cache: the sidecars' payloads. Not checksummed as a part: each row of [`PartKind::Dirs`] has its block's.
@@ -149,6 +151,7 @@ impl PartKind {
             9 => Self::TextCopies,
             10 => Self::AttributeStarts,
             11 => Self::AttributeTerms,
+            12 => Self::RelocatedRuns,
             16 => Self::Dirs,
             17 => Self::Blocks,
             18 => Self::Inputs,
@@ -183,6 +186,7 @@ impl PartKind {
             Self::TextCopies => "text copies",
             Self::AttributeStarts => "starts of attributes",
             Self::AttributeTerms => "terms of attributes",
+            Self::RelocatedRuns => "relocated runs",
             Self::Dirs => "directory rows",
             Self::Blocks => "blocks",
             Self::Inputs => "inputs",

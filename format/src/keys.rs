@@ -9,7 +9,7 @@ use crate::attributes::{ArchivedAttributeRow, ArchivedTerms};
 use crate::error::FormatError;
 use crate::header::{File, Kind, PartKind};
 use crate::names;
-use crate::text::{ArchivedTextCopy, ArchivedTextIdentity};
+use crate::text::{ArchivedRelocatedRun, ArchivedTextCopy, ArchivedTextIdentity};
 
 /// Bits of the header's `flags`.
 pub mod flags {
@@ -299,6 +299,17 @@ impl<'a> Keys<'a> {
         self.file.rows(PartKind::TextCopies)
     }
 
+    /// What of the files' data is certain to be written to, a row for each of [`Keys::text_identities`]; `None`: nobody looked.
+    ///
+    /// # Errors
+    /// Those of [`File::rows`].
+    pub fn relocated_runs(&self) -> Result<Option<&'a [ArchivedRelocatedRun]>, FormatError> {
+        if !self.file.has(PartKind::RelocatedRuns) {
+            return Ok(None);
+        }
+        self.file.rows(PartKind::RelocatedRuns).map(Some)
+    }
+
     /// The attributes; `None`: there are none.
     ///
     /// # Errors
@@ -364,7 +375,7 @@ mod write {
     use crate::attributes::Attributes;
     use crate::error::FormatError;
     use crate::header::{Kind, PartKind, Writer};
-    use crate::text::{TextCopy, TextIdentity, sorted_identities};
+    use crate::text::{RelocatedRun, TextCopy, TextIdentity, sorted_identities};
 
     /// Everything that goes into the file.
     #[derive(Debug, Default, Clone)]
@@ -383,8 +394,8 @@ mod write {
         pub inputs: Vec<FileKey>,
         /// A digest a directory of the loader cache, by [`super::plain_digest`].
         pub plain: Vec<u64>,
-        /// Rows of files with executable code, in any order.
-        pub text_identities: Vec<TextIdentity>,
+        /// Rows of files with executable code, in any order, and what of their data is certain to be written to.
+        pub text_identities: Vec<(TextIdentity, RelocatedRun)>,
         /// Rows of the patched copies that those name.
         pub text_copies: Vec<TextCopy>,
         /// What stat returns, for trees declared frozen.
@@ -403,12 +414,13 @@ mod write {
             file.table(PartKind::FileKeys, &self.files);
             file.table(PartKind::InputKeys, &self.inputs);
             file.table(PartKind::PlainFiles, &self.plain);
-            let identities = sorted_identities(&self.text_identities);
+            let (identities, runs) = sorted_identities(&self.text_identities);
             file.table(PartKind::TextIdentities, &identities);
             file.table(PartKind::TextCopies, &self.text_copies);
             if let Some(attributes) = &self.attributes {
                 attributes.put(&mut file);
             }
+            file.table(PartKind::RelocatedRuns, &runs);
             file.finish(Kind::Keys, self.flags, self.bound_to)
         }
     }

@@ -39,6 +39,8 @@ pub enum Class {
     Control = 6,
     /// It may close a descriptor or make it another one, or two processes share memory and not descriptors: the runtime looks at it first.
     Descriptors = 5,
+    /// The runtime may spare it faults: it does no harm where it is not seen.
+    Growing = 7,
 }
 
 /// Numbers that the runtime serves, ascending: those of its table but rt_sigreturn (15), by whose very code bytes unwinders know
@@ -82,6 +84,11 @@ pub const DESCRIPTORS: &[u32] = &[
     292, // dup3
     435, // clone3: as clone
     436, // close_range
+];
+
+/// Numbers of calls by which memory grows that is going to be used, ascending.
+pub const GROWING: &[u32] = &[
+    12, // brk
 ];
 
 /// Numbers of descriptors from which on nothing is known of them: a [`word::KNOWN`] has so many bytes.
@@ -142,6 +149,8 @@ pub const fn class(number: u32) -> Class {
         Class::Control
     } else if contains(DESCRIPTORS, number) {
         Class::Descriptors
+    } else if contains(GROWING, number) {
+        Class::Growing
     } else {
         Class::Plain
     }
@@ -427,7 +436,42 @@ pub struct TextCopy {
     pub flags: u16,
 }
 
-/// Finds the row of an identity among `count` rows that are sorted by hash, then inode, then device; `row` gives them by number. A few
+/// Pages of a file's data that its dynamic linker is certain to write to, as part 12 of the keys has it: a row for each
+/// [`TextIdentity`], in their order.
+#[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[rkyv(derive(Debug, Clone, Copy))]
+pub struct RelocatedRun {
+    /// The first page of the file, in pages from its start.
+    pub first: u32,
+    /// How many; 0: there is no run that is worth anything.
+    pub pages: u32,
+}
+
+impl RelocatedRun {
+    /// The part of a mapping that is to be written to, as offset and length in bytes from the mapping's start. `offset` is where in the file
+    /// the mapping of `len` bytes begins, a multiple of a page.
+    #[must_use]
+    pub fn within(&self, offset: u64, len: u64) -> Option<(u64, u64)> {
+        let start = u64::from(self.first) * PAGE;
+        let end = start + u64::from(self.pages) * PAGE;
+        let from = start.max(offset);
+        let to = end.min(offset.checked_add(len)?.checked_next_multiple_of(PAGE)?);
+        (from < to).then(|| (from - offset, to - from))
+    }
+}
+
+impl ArchivedRelocatedRun {
+    /// In native integers.
+    #[must_use]
+    pub fn to_native(&self) -> RelocatedRun {
+        RelocatedRun {
+            first: self.first.to_native(),
+            pages: self.pages.to_native(),
+        }
+    }
+}
+
+/// Finds the row of an identity, and its number, among `count` rows that are sorted by hash, then inode, then device; `row` gives them by number. A few
 /// rows close to each other are looked at, as hashes are spread evenly; of rows that are not sorted some may not be found.
 ///
 /// # Errors
@@ -436,7 +480,7 @@ pub fn find_identity<'a, E>(
     count: u32,
     (device, ino): (u16, u64),
     mut row: impl FnMut(u32) -> Result<&'a ArchivedTextIdentity, E>,
-) -> Result<Option<&'a ArchivedTextIdentity>, E> {
+) -> Result<Option<(u32, &'a ArchivedTextIdentity)>, E> {
     let wanted = order(device, ino);
     let (mut low, mut high) = (0, count);
     let guess = (u128::from(wanted.0) * u128::from(count)) >> 64;
@@ -447,7 +491,7 @@ pub fn find_identity<'a, E>(
         }
         let found = row(at)?;
         match order(found.device.to_native(), found.ino.to_native()).cmp(&wanted) {
-            Ordering::Equal => return Ok(Some(found)),
+            Ordering::Equal => return Ok(Some((at, found))),
             Ordering::Less => {
                 low = at + 1;
                 at = at.saturating_add(step);
@@ -575,28 +619,38 @@ pub(crate) use write::sorted_identities;
 mod write {
     use alloc::vec::Vec;
 
-    use super::{TextIdentity, order};
+    use super::{RelocatedRun, TextIdentity, order};
 
-    /// The rows of part 8. Of two rows with one identity (hard links, bind mounts) one is kept.
+    /// The rows of parts 8 and 12. Of two rows with one identity (hard links, bind mounts) one is kept.
     #[must_use]
-    pub(crate) fn sorted_identities(rows: &[TextIdentity]) -> Vec<TextIdentity> {
+    pub(crate) fn sorted_identities(
+        rows: &[(TextIdentity, RelocatedRun)],
+    ) -> (Vec<TextIdentity>, Vec<RelocatedRun>) {
         let mut sorted = rows.to_vec();
-        sorted.sort_by_cached_key(|row| order(row.device, row.ino));
-        sorted.dedup_by_key(|row| (row.ino, row.device));
-        sorted
+        sorted.sort_by_cached_key(|(row, _)| order(row.device, row.ino));
+        sorted.dedup_by_key(|(row, _)| (row.ino, row.device));
+        sorted.into_iter().unzip()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        BLOCK_STEP, BLOCKS_END, BLOCKS_START, CONTROL, Class, DESCRIPTORS, ENDING, GUARDED, Layout,
-        PAGE, READING, SERVED, Segment, block_start, class, copy_name, words_len,
+        BLOCK_STEP, BLOCKS_END, BLOCKS_START, CONTROL, Class, DESCRIPTORS, ENDING, GROWING,
+        GUARDED, Layout, PAGE, READING, SERVED, Segment, block_start, class, copy_name, words_len,
     };
 
     #[test]
     fn the_lists_are_ascending_and_have_no_number_in_common() {
-        let lists = [SERVED, GUARDED, ENDING, READING, DESCRIPTORS, &[CONTROL]];
+        let lists = [
+            SERVED,
+            GUARDED,
+            ENDING,
+            READING,
+            DESCRIPTORS,
+            &[CONTROL],
+            GROWING,
+        ];
         let mut all: std::vec::Vec<u32> = lists.concat();
         for list in lists {
             assert!(list.is_sorted_by(|a, b| a < b));
@@ -605,7 +659,7 @@ mod tests {
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
         assert!(!all.contains(&15), "rt_sigreturn is never patched");
         assert_eq!(
-            [257, 9, 7, 0, 3, 72, 39].map(class),
+            [257, 9, 7, 0, 3, 72, 12, 39].map(class),
             [
                 Class::Served,
                 Class::Guarded,
@@ -613,6 +667,7 @@ mod tests {
                 Class::Reading,
                 Class::Descriptors,
                 Class::Control,
+                Class::Growing,
                 Class::Plain
             ]
         );

@@ -225,6 +225,14 @@ fn text_identities_and_copies_are_read_by_the_rules_of_the_page_alone() {
     assert_eq!((u32_at(clean, 40), u32_at(complete, 40)), (0xffff_ffff, 0));
     assert_eq!((u16_at(complete, 44), complete[46], clean[46]), (1, 2, 1));
 
+    // In the order of the identities.
+    let [runs] = tables(part(&file, 12), [8]);
+    let runs = runs.chunks_exact(8).zip(&rows);
+    for (run, row) in runs {
+        let expected = if *row == complete { (0, 1) } else { (0, 0) };
+        assert_eq!((u32_at(run, 0), u32_at(run, 4)), expected);
+    }
+
     let [copies] = tables(part(&file, 9), [136]);
     let hash: Vec<u8> = (0..32).collect();
     assert_eq!(copies[..32], hash);
@@ -373,7 +381,7 @@ fn the_bytes_of_small_keys_have_not_changed() {
 #[test]
 fn the_bytes_of_text_identities_and_copies_have_not_changed() {
     let file = samples::keys();
-    let parts = [8, 9].map(|kind| hex_dump(part(&file, kind)));
+    let parts = [8, 9, 12].map(|kind| hex_dump(part(&file, kind)));
     insta::assert_snapshot!(parts.join("\n"));
 }
 

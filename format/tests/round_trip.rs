@@ -14,7 +14,7 @@ use elfuse_format::loader_cache::{
 };
 use elfuse_format::sidecar::{self, Block, Content, NewEntry};
 use elfuse_format::span::Span;
-use elfuse_format::text::{TextIdentity, find_identity};
+use elfuse_format::text::{RelocatedRun, TextIdentity, find_identity};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -255,9 +255,17 @@ proptest! {
 #[test]
 fn each_text_identity_is_found_among_many_and_no_other_is() {
     for count in [0, 1, 2, 100, 3000_u64] {
-        let identity = |ino| TextIdentity {
-            ino: ino * 7,
-            ..samples::keys_content().text_identities[0]
+        let identity = |ino: u64| {
+            let row = TextIdentity {
+                ino: ino * 7,
+                size: u64::from(u32::MAX),
+                ..samples::keys_content().text_identities[0].0
+            };
+            let run = RelocatedRun {
+                first: ino as u32,
+                pages: 4,
+            };
+            (row, run)
         };
         let content = KeysContent {
             text_identities: (0..count).map(identity).collect(),
@@ -267,6 +275,7 @@ fn each_text_identity_is_found_among_many_and_no_other_is() {
         let keys = Keys::parse(&bytes).unwrap();
         keys.check().unwrap();
         let rows = keys.text_identities().unwrap();
+        let runs = keys.relocated_runs().unwrap().unwrap();
         let device = rows.first().map_or(0, |row| row.device.to_native());
         let mut looks = 0;
         for ino in 0..count * 7 {
@@ -276,7 +285,11 @@ fn each_text_identity_is_found_among_many_and_no_other_is() {
             };
             let found = find_identity(rows.len() as u32, (device, ino), row).unwrap();
             let expected = ino.is_multiple_of(7).then_some(ino);
-            assert_eq!(found.map(|row| row.ino.to_native()), expected);
+            assert_eq!(found.map(|(_, row)| row.ino.to_native()), expected);
+            // Each run stays beside its file's row.
+            let run = found.and_then(|(number, _)| runs.get(number as usize));
+            let first = run.map(|run| u64::from(run.to_native().first));
+            assert_eq!(first, expected.map(|ino| ino / 7));
         }
         // Few rows, wherever the hash points.
         assert!(looks <= count * 7 * 8, "{looks} for {count}");

@@ -16,7 +16,9 @@ use elfuse_format::elf_facts::ContentHash;
 use elfuse_format::keys::{DeviceRow, KeysContent, Seal, Time};
 use elfuse_format::names;
 use elfuse_format::sidecar::Elf;
-use elfuse_format::text::{NO_COPY, TEXT_DIR, TextCopy, TextIdentity, TextVerdict, copy_name};
+use elfuse_format::text::{
+    NO_COPY, RelocatedRun, TEXT_DIR, TextCopy, TextIdentity, TextVerdict, copy_name,
+};
 use object::elf;
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -26,8 +28,8 @@ pub use self::check::{Found, differences, stand};
 use self::maker::{Known, Maker};
 use self::room::Room;
 use crate::index::Index;
+use crate::inspect::Seen;
 use crate::patch::Counts;
-use crate::patch::scan::FirstLook;
 use crate::publish::is_racy;
 use crate::scan::{Scan, ScannedDir, guest};
 use crate::sys::{self, Identity, Root};
@@ -44,7 +46,7 @@ struct Original<'s> {
     name: &'s [u8],
     identity: Identity,
     size: u64,
-    look: Option<FirstLook>,
+    seen: Option<Seen>,
 }
 
 /// What became of a content.
@@ -52,6 +54,7 @@ struct Original<'s> {
 struct Text {
     verdict: TextVerdict,
     counts: Counts,
+    relocated: RelocatedRun,
     copy: Option<NewCopy>,
 }
 
@@ -164,7 +167,7 @@ impl Copies {
                         name,
                         identity: state.identity,
                         size,
-                        look: state.look,
+                        seen: state.seen,
                     });
                 }
             });
@@ -264,7 +267,7 @@ impl Copies {
                     }
                     verdict => verdict,
                 };
-                keys.text_identities.push(TextIdentity {
+                let identity = TextIdentity {
                     ino: key.ino,
                     size: key.size,
                     mtime: key.mtime,
@@ -272,7 +275,8 @@ impl Copies {
                     copy: copy.unwrap_or(NO_COPY),
                     device: key.device,
                     verdict: verdict as u8,
-                });
+                };
+                keys.text_identities.push((identity, text.relocated));
             });
             first += scanned.elves.len();
         }
@@ -307,7 +311,8 @@ impl Copies {
                 TextVerdict::Unpatched => made.unpatched += 1,
             }
             let counts = text.counts;
-            made.sites_patched += u64::from(counts.patched + counts.ending + counts.cpuid);
+            let others = counts.ending + counts.cpuid + counts.growing;
+            made.sites_patched += u64::from(counts.patched + others);
             made.sites_refused += u64::from(counts.refused + counts.ending_refused);
             if let Some(copy) = &text.copy {
                 made.copies += 1;

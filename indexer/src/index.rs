@@ -10,7 +10,7 @@ use elfuse_format::keys::{ArchivedDirKey, ArchivedFileKey, Keys, Seal};
 use elfuse_format::loader_cache::{ArchivedDirRow, LoaderCache};
 use elfuse_format::names;
 use elfuse_format::sidecar::Block;
-use elfuse_format::text::{ArchivedTextCopy, ArchivedTextIdentity, TextVerdict};
+use elfuse_format::text::{ArchivedTextCopy, ArchivedTextIdentity, RelocatedRun, TextVerdict};
 
 use crate::sys::Identity;
 
@@ -47,10 +47,12 @@ pub struct Index {
     file_keys: Vec<ArchivedFileKey>,
     input_keys: Vec<ArchivedFileKey>,
     plain: Vec<u64>,
-    text_identities: Vec<ArchivedTextIdentity>,
+    /// Sorted by inode and device.
+    texts: Vec<(ArchivedTextIdentity, Option<RelocatedRun>)>,
     text_copies: Vec<ArchivedTextCopy>,
     devices: Vec<u64>,
     has_attributes: bool,
+    has_relocated_runs: bool,
 }
 
 const MISMATCH: FormatError = FormatError::Malformed {
@@ -80,10 +82,11 @@ impl Index {
             file_keys: Vec::new(),
             input_keys: Vec::new(),
             plain: Vec::new(),
-            text_identities: Vec::new(),
+            texts: Vec::new(),
             text_copies: Vec::new(),
             devices: Vec::new(),
             has_attributes: false,
+            has_relocated_runs: false,
         };
         index.read_dirs().map_err(format(names::LOADER_CACHE))?;
         if !index.read_keys().map_err(format(names::KEYS))? {
@@ -108,6 +111,12 @@ impl Index {
         self.has_attributes
     }
 
+    /// Whether the keys say what of the files' data is certain to be written to.
+    #[must_use]
+    pub fn has_relocated_runs(&self) -> bool {
+        self.has_relocated_runs
+    }
+
     /// Whether there are keys and they belong to this loader cache.
     fn read_keys(&mut self) -> Result<bool, FormatError> {
         let Some(bytes) = &self.keys else {
@@ -125,10 +134,14 @@ impl Index {
         let digests = keys.plain()?.iter();
         self.plain.extend(digests.map(|digest| digest.to_native()));
         self.file_keys.extend_from_slice(keys.files()?);
-        self.text_identities
-            .extend_from_slice(keys.text_identities()?);
-        self.text_identities
-            .sort_by_key(|row| (row.ino.to_native(), row.device.to_native()));
+        self.has_relocated_runs = keys.relocated_runs()?.is_some();
+        let runs = keys.relocated_runs()?.unwrap_or_default().iter();
+        let runs = runs.map(|run| Some(run.to_native()));
+        let runs = runs.chain(std::iter::repeat(None));
+        self.texts
+            .extend(keys.text_identities()?.iter().copied().zip(runs));
+        self.texts
+            .sort_by_key(|(row, _)| (row.ino.to_native(), row.device.to_native()));
         self.text_copies.extend_from_slice(keys.text_copies()?);
         self.input_keys.extend_from_slice(keys.inputs()?);
         let inputs = LoaderCache::parse(&self.loader_cache)?
@@ -275,7 +288,7 @@ impl Index {
 
     /// Rows of the files with executable code.
     pub fn texts(&self) -> impl Iterator<Item = &ArchivedTextIdentity> {
-        self.text_identities.iter()
+        self.texts.iter().map(|(row, _)| row)
     }
 
     /// Whether a copy is the very file that its row was made from, and made by the rules of today.
@@ -285,10 +298,15 @@ impl Index {
         row.layout().is_some() && row.holds(dev, &found.state(), found.size)
     }
 
-    /// Calls `each` with what is known of the code of every content.
+    /// Calls `each` with what is known of the code of every content, and of the data that is written to.
     pub fn each_text<'i>(
         &'i self,
-        mut each: impl FnMut(ContentHash, TextVerdict, Option<&'i ArchivedTextCopy>),
+        mut each: impl FnMut(
+            ContentHash,
+            TextVerdict,
+            Option<RelocatedRun>,
+            Option<&'i ArchivedTextCopy>,
+        ),
     ) {
         for (dir, row) in (0..).zip(&self.dirs) {
             let block = self.block_bytes(dir).map(Block::parse);
@@ -301,15 +319,15 @@ impl Index {
                     continue;
                 };
                 let identity = (key.ino.to_native(), key.device.to_native());
-                let found = self.text_identities.binary_search_by_key(&identity, |row| {
+                let found = self.texts.binary_search_by_key(&identity, |(row, _)| {
                     (row.ino.to_native(), row.device.to_native())
                 });
-                let Some(text) = found.ok().and_then(|at| self.text_identities.get(at)) else {
+                let Some((text, run)) = found.ok().and_then(|at| self.texts.get(at)) else {
                     continue;
                 };
                 let copy = text.copy();
                 let copy = copy.and_then(|copy| self.text_copies.get(copy as usize));
-                each(elf.row.content_hash, text.verdict(), copy);
+                each(elf.row.content_hash, text.verdict(), *run, copy);
             }
         }
     }

@@ -13,12 +13,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use elfuse_format::elf_facts::{ContentHash, ElfFacts, flags};
+use elfuse_format::text::RelocatedRun;
 use object::elf;
 use object::endian::Endianness;
 use object::pod;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 
 use crate::patch::scan::{FirstLook, Look};
+use crate::relocated;
 use crate::tree::Elf;
 
 /// Bytes of a dynamic section that are looked at. Real ones have a few hundred.
@@ -49,7 +51,7 @@ const MAX_ALL_NOTES: u64 = 1 << 20;
 const HEADER: usize = 64;
 
 /// Reads at an offset; what a file and, in tests, a slice can do.
-trait ReadAt {
+pub(crate) trait ReadAt {
     /// Fills as much of `into` as there is and says how much that was.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
 }
@@ -88,14 +90,23 @@ impl ReadAt for &[u8] {
     }
 }
 
-/// The facts of an ELF file with its content hash, and whether its code may make system calls, for which the file is read once.
+/// What of an ELF file is no fact of how it is linked, and is found when its hash is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether its code may make system calls.
+    pub look: FirstLook,
+    /// See [`crate::relocated`]; all zeros where there is none.
+    pub relocated: RelocatedRun,
+}
+
+/// The facts of an ELF file with its content hash, and what else is seen in it, for which the file is read once.
 /// What does not start as ELF costs one read of 64 bytes.
 ///
 /// The caller opens the file, and sees to it that it is a regular one.
 ///
 /// # Errors
 /// What reading gives. That the bytes are not ELF, or broken, is no error but an answer.
-pub fn inspect(file: &File) -> io::Result<(Elf, Option<FirstLook>)> {
+pub fn inspect(file: &File) -> io::Result<(Elf, Option<Seen>)> {
     let elf = inspect_without_hash(file)?;
     Ok(match elf {
         Elf::Facts(facts) if facts.size > MAX_HASHED => {
@@ -109,10 +120,27 @@ pub fn inspect(file: &File) -> io::Result<(Elf, Option<FirstLook>)> {
                 size = offset + piece.len() as u64;
             })?;
             Arc::make_mut(&mut facts).content_hash = hash;
-            (Elf::Facts(facts), look.map(|look| look.found(size)))
+            let seen = match look.map(|look| look.found(size)) {
+                None => None,
+                Some(look) => Some(Seen {
+                    look,
+                    relocated: relocated_run(file, size)?,
+                }),
+            };
+            (Elf::Facts(facts), seen)
         }
         other => (other, None),
     })
+}
+
+/// What of the data of a file of `size` bytes is certain to be written to; all zeros: no run that is worth anything.
+///
+/// # Errors
+/// What reading gives.
+pub fn relocated_run(file: &File, size: u64) -> io::Result<RelocatedRun> {
+    let mut head = [0; HEADER];
+    let read = ReadAt::read_at(file, &mut head, 0)?;
+    Ok(relocated::relocated(file, &head[..read], size)?.unwrap_or_default())
 }
 
 /// As [`inspect`], with a content hash of zeros: for a question that is answered once and not written down.

@@ -20,6 +20,7 @@ pub mod patch;
 pub mod plain;
 pub mod publish;
 pub mod query;
+pub mod relocated;
 pub mod report;
 pub mod resolve;
 pub mod run;

@@ -32,6 +32,7 @@ use iced_x86::Code;
 
 use self::code::{Around, Layout};
 pub use self::elf::Image;
+pub(crate) use self::elf::{Load, loads, program_headers, u64_at};
 use self::scan::Pattern;
 use self::window::{Chooser, Window};
 pub use self::window::{Refusal, Shape};
@@ -107,6 +108,13 @@ impl Site {
         matches!(self.kind, Kind::Syscall(Some(number)) if ends(number))
     }
 
+    /// Whether the runtime may make something of a call made here, and nothing is lost where it does not see it.
+    #[must_use]
+    pub fn is_growing(&self) -> bool {
+        let grows = |number| class(number) == Class::Growing;
+        matches!(self.kind, Kind::Syscall(Some(number)) if grows(number))
+    }
+
     fn is_refused(&self) -> bool {
         matches!(self.outcome, Outcome::Refused(_))
     }
@@ -129,6 +137,8 @@ pub struct Counts {
     pub ending_refused: u32,
     /// CPUID sites that are patched.
     pub cpuid: u32,
+    /// Sites by which memory grows that are patched.
+    pub growing: u32,
 }
 
 /// What is known of a file's sites.
@@ -267,11 +277,13 @@ impl Analysis<'_> {
             };
             let window = match site.kind {
                 Kind::Int80 | Kind::Sysenter => Err(Refusal::Gate),
-                _ if self.refusal.is_some() && (site.is_needed() || site.is_ending()) => {
+                _ if self.refusal.is_some()
+                    && (site.is_needed() || site.is_ending() || site.is_growing()) =>
+                {
                     Err(Refusal::File)
                 }
                 Kind::Cpuid => chooser.cpuid(&around),
-                _ if site.is_needed() => chooser.served(&around),
+                _ if site.is_needed() || site.is_growing() => chooser.served(&around),
                 _ if site.is_ending() => chooser.ending(&around),
                 _ => {
                     self.sites.push(site);
@@ -329,6 +341,7 @@ impl Analysis<'_> {
                 (true, _, false) => &mut counts.refused,
                 (_, true, true) => &mut counts.ending,
                 (_, true, false) => &mut counts.ending_refused,
+                (.., true) if site.is_growing() => &mut counts.growing,
                 (.., true) => &mut counts.cpuid,
                 (.., false) => continue,
             };

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use self::read::SharedFiles;
 use crate::index::Index;
-use crate::patch::scan::FirstLook;
+use crate::inspect::Seen;
 use crate::plain::{self, PlainFiles};
 use crate::store;
 use crate::sys::{self, Identity, Root};
@@ -52,7 +52,7 @@ pub struct ElfState {
     /// Whether an earlier key vouches for facts and state.
     pub sealed: bool,
     /// What was seen when its hash was made; `None`: it is taken over.
-    pub look: Option<FirstLook>,
+    pub seen: Option<Seen>,
 }
 
 /// One directory.
@@ -379,7 +379,7 @@ impl Scanner<'_> {
                     elves.push(ElfState {
                         identity: found.identity,
                         sealed: true,
-                        look: None,
+                        seen: None,
                     })
                 }
                 _ => return false,

@@ -8,6 +8,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use elfuse_format::header::{Kind, PartKind, Writer};
+use elfuse_format::keys::Keys;
 use elfuse_indexer::exit::Exit;
 use elfuse_indexer::patch;
 use elfuse_indexer::sys;
@@ -287,4 +289,89 @@ fn programs_of_go_and_files_with_text_relocations_get_no_copy() {
         assert_eq!(analysis.copy(&[0; 32]).is_some(), why.is_none());
         assert_eq!(analysis.counts().patched > 0, why.is_none());
     }
+}
+
+/// Words that are relocated: six pages of them, three of zeros, four.
+const RELOCATED: &str = r#"
+    .data
+    .balign 4096
+    .ascii "the page before"
+    .balign 4096
+first:
+    .rept 6 * 512
+    .quad first
+    .endr
+    .zero 3 * 4096
+    .rept 4 * 512
+    .quad first
+    .endr
+    .section .note.GNU-stack, "", @progbits
+"#;
+
+/// The keys with their relocated runs changed; `None`: without them.
+fn rewritten(keys: &[u8], change: impl Fn(&mut [u8]) -> Option<()>) -> Vec<u8> {
+    let keys = Keys::parse(keys).unwrap();
+    let mut writer = Writer::new();
+    let kinds = (0..64).filter_map(PartKind::from_number);
+    for kind in kinds.filter(|kind| keys.file().has(*kind)) {
+        let mut bytes = keys.file().part(kind).unwrap().to_vec();
+        if kind != PartKind::RelocatedRuns || change(&mut bytes).is_some() {
+            writer.part(kind, bytes);
+        }
+    }
+    let bytes = writer.finish(Kind::Keys, keys.flags(), keys.bound_to());
+    bytes.unwrap()
+}
+
+#[test]
+fn the_pages_that_are_relocated_are_recorded_taken_over_and_verified() {
+    let Some(sysroot) = Sysroot::new() else {
+        return;
+    };
+    let source = sysroot.dir.path().join("relocated.s");
+    fs::write(&source, RELOCATED).unwrap();
+    let file = sysroot.dir.path().join("lib/librelocated.so");
+    library(&file, &[source.to_str().unwrap()]);
+    let bytes = fs::read(&file).unwrap();
+    let before = bytes.windows(15).position(|at| at == b"the page before");
+    let first = before.expect("the marker") as u64 / 4096 + 1;
+    let keys = sysroot.dir.path().join(".elfuse/keys");
+    let runs = || -> Vec<_> {
+        let line = ["--json".as_ref(), "show".as_ref(), keys.as_os_str()];
+        let shown: Value = serde_json::from_str(&elfuse_index(line).1).unwrap();
+        let texts = shown["texts"].as_array().unwrap().iter();
+        let runs = texts.map(|text| &text["relocated"]);
+        let runs = runs.filter(|run| !run.is_null());
+        runs.map(|run| (run["first"].as_u64(), run["pages"].as_u64()))
+            .collect()
+    };
+    let expected = [(Some(first), Some(6))];
+    sysroot.build(&[]);
+    assert_eq!(runs(), expected);
+    fs::write(sysroot.dir.path().join("lib/other"), "text").unwrap();
+    sysroot.build(&[]);
+    assert_eq!(runs(), expected, "what was known is taken over");
+    // An index of before is one without runs, until the next build.
+    let whole = fs::read(&keys).unwrap();
+    fs::write(&keys, rewritten(&whole, |_| None)).unwrap();
+    assert_eq!(runs(), []);
+    assert_eq!(sysroot.differences(), [""; 0]);
+    sysroot.build(&[]);
+    assert_eq!(runs(), expected);
+    // Fewer pages than there are.
+    let fewer = |bytes: &mut [u8]| {
+        let number = bytes.chunks_exact_mut(4).find(|word| word[0] == 6)?;
+        number[0] = 5;
+        Some(())
+    };
+    fs::write(&keys, rewritten(&fs::read(&keys).unwrap(), fewer)).unwrap();
+    assert_eq!(sysroot.differences().len(), 1);
+    // More than the file has: the keys contradict themselves.
+    let more = |bytes: &mut [u8]| {
+        let number = bytes.chunks_exact_mut(4).find(|word| word[0] == 6)?;
+        number[3] = 1;
+        Some(())
+    };
+    let wrong = rewritten(&whole, more);
+    assert!(Keys::parse(&wrong).unwrap().check().is_err());
 }

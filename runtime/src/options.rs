@@ -165,6 +165,8 @@ pub struct RunOptions<'a> {
     pub cpuid_table: bool,
     /// Whether programs that are kept resident go on from there: not with `--no-resident`.
     pub resident: bool,
+    /// Whether memory that is going to be written to is made the guest's own at once: not with `--no-populate`.
+    pub populate: bool,
     /// `--workdir`: the guest's working directory, absolute.
     pub workdir: Option<&'a [u8]>,
     /// How many `--env` there are: see [`RunOptions::guest_environment`].
@@ -196,6 +198,7 @@ impl<'a> RunOptions<'a> {
             host_fallback: false,
             cpuid_table: true,
             resident: true,
+            populate: true,
             workdir: None,
             edit_count: 0,
             clear_env: false,
@@ -274,6 +277,7 @@ enum Opt {
     HostFallback,
     NoCpuidTable,
     NoResident,
+    NoPopulate,
     Workdir,
     Env,
     ClearEnv,
@@ -312,6 +316,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     spec("--host-fallback", Takes::Nothing, Opt::HostFallback),
     spec("--no-cpuid-table", Takes::Nothing, Opt::NoCpuidTable),
     spec("--no-resident", Takes::Nothing, Opt::NoResident),
+    spec("--no-populate", Takes::Nothing, Opt::NoPopulate),
     spec("--workdir", Takes::Value("DIR"), Opt::Workdir),
     spec("--env", Takes::Value("NAME=VALUE"), Opt::Env),
     spec("--clear-env", Takes::Nothing, Opt::ClearEnv),
@@ -380,6 +385,7 @@ pub fn parse<'a>(
             Opt::HostFallback => options.host_fallback = true,
             Opt::NoCpuidTable => options.cpuid_table = false,
             Opt::NoResident => options.resident = false,
+            Opt::NoPopulate => options.populate = false,
             Opt::Workdir => {
                 if !value.starts_with(b"/") {
                     return Err(UsageError::NotAbsolute {

@@ -13,6 +13,7 @@
 mod bits;
 mod calls;
 mod histogram;
+mod populated;
 mod report;
 mod steps;
 mod table;
@@ -20,6 +21,7 @@ mod table;
 pub use bits::TraceBits;
 pub use calls::{CallName, HostCalls, is_failing_lookup};
 pub use histogram::{Histogram, Outcome};
+pub use populated::{Populated, Reason};
 pub use report::{Report, SCHEMA};
 pub use steps::{MAX_STEPS, Steps};
 

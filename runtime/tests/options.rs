@@ -48,7 +48,7 @@ fn a_sysroot_and_a_program_are_enough() {
     assert_eq!(options.index_dir, None);
     assert_eq!(options.coherence, Coherence::Lease);
     assert!(!options.shadow && !options.host_fallback && !options.clear_env);
-    assert!(options.default_binds && options.cpuid_table && options.resident);
+    assert!(options.default_binds && options.cpuid_table && options.resident && options.populate);
     assert_eq!((options.bind_count, options.edit_count), (0, 0));
     assert_eq!(options.workdir, None);
     assert_eq!(options.stats, Stats::Off);
@@ -70,6 +70,7 @@ fn every_option_is_understood_in_both_spellings() {
         "--host-fallback",
         "--no-cpuid-table",
         "--no-resident",
+        "--no-populate",
         "--workdir",
         "/w",
         "--env",
@@ -87,17 +88,18 @@ fn every_option_is_understood_in_both_spellings() {
         "--host-fallback",
         "--no-cpuid-table",
         "--no-resident",
+        "--no-populate",
         "--workdir=/w",
         "--env=K=V",
         "--clear-env",
         "--stats=text",
         "prog",
     ]);
-    assert_eq!(apart.program_at, 19);
-    assert_eq!(joined.program_at, 13);
+    assert_eq!(apart.program_at, 20);
+    assert_eq!(joined.program_at, 14);
     assert_eq!(
         RunOptions {
-            program_at: 19,
+            program_at: 20,
             ..joined
         },
         apart
@@ -111,6 +113,7 @@ fn every_option_is_understood_in_both_spellings() {
         !apart.default_binds
             && !apart.cpuid_table
             && !apart.resident
+            && !apart.populate
             && apart.host_fallback
             && apart.clear_env
     );

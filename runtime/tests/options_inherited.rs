@@ -42,6 +42,7 @@ fn typical() -> Inherited<'static> {
         host_fallback: false,
         cpuid_table: true,
         resident: true,
+        populate: true,
         stats: Stats::Json,
         stats_fd: Some(1021),
         counters_fd: Some(1022),
@@ -289,6 +290,7 @@ proptest! {
             host_fallback: flags[1],
             cpuid_table: flags[3],
             resident: flags[2],
+            populate: flags[1],
             stats: Stats::from_number(choices.1).unwrap(),
             stats_fd: descriptors.1,
             counters_fd: descriptors.1,
@@ -320,6 +322,6 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_no_trouble(tail in prop::collection::vec(any::<u8>(), 0..200)) {
         hostile::inherited(&tail);
-        hostile::inherited(&[b"elfuse-inherited/4 s".as_slice(), &tail].concat());
+        hostile::inherited(&[b"elfuse-inherited/5 s".as_slice(), &tail].concat());
     }
 }

@@ -8,7 +8,8 @@ use std::thread;
 use elfuse_runtime::sys::names;
 use elfuse_runtime::text::{Buffered, Json, Shown};
 use elfuse_runtime::trace::{
-    Histogram, HostCalls, NUMBERS, Outcome, Report, Steps, TraceBits, is_failing_lookup,
+    Histogram, HostCalls, NUMBERS, Outcome, Populated, Reason, Report, Steps, TraceBits,
+    is_failing_lookup,
 };
 
 const ENOENT: u16 = 2;
@@ -201,10 +202,14 @@ fn a_report_is_a_table_or_a_json_document_of_one_line() {
     calls.record(OPENAT, Some(ENOENT));
     calls.record(OPENAT, Some(EACCES));
     calls.record(READLINKAT, Some(EINVAL));
+    let populated = Populated::new();
+    populated.record(Reason::Heap, 33);
+    populated.record(Reason::Heap, 16);
     let verdicts = [("hit", 812), ("stale", 0), ("asked \"host\"", 3)];
     let mut report = Report {
         verdicts: &verdicts,
         index_copied: [3, 4567],
+        populated: &populated,
         host_calls: &calls,
         steps: None,
         histogram: None,
@@ -227,6 +232,10 @@ fn a_report_is_a_table_or_a_json_document_of_one_line() {
         assert_eq!(
             json["verdicts"],
             serde_json::json!({"hit": 812, "stale": 0, "asked \"host\"": 3})
+        );
+        assert_eq!(
+            json["pages_populated"],
+            serde_json::json!({"relocated": 0, "heap": 49, "resident": 0})
         );
         assert_eq!(json["host_calls"]["total"], 4);
         assert_eq!(json["host_calls"]["failing_lookups"], 2);

@@ -67,6 +67,7 @@ fn read_file(file: &[u8]) -> Result<(), FormatError> {
             let keys = Keys::parse(file)?;
             keys.dir(0)?;
             keys.text_identities()?;
+            keys.relocated_runs()?;
             keys.devices()?;
             keys.inputs().map(drop)
         }

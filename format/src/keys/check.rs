@@ -4,7 +4,10 @@ use super::{ArchivedDirKey, ArchivedFileKey, ArchivedTime, DirKey, Keys, Seal};
 use crate::attributes::{ArchivedAttributeRow, ArchivedTerms};
 use crate::error::FormatError;
 use crate::header::PartKind;
-use crate::text::{ArchivedTextCopy, ArchivedTextIdentity, NO_COPY, TextVerdict, order};
+use crate::text::{
+    ArchivedRelocatedRun, ArchivedTextCopy, ArchivedTextIdentity, NO_COPY, PAGE, RelocatedRun,
+    TextVerdict, order,
+};
 
 const fn malformed(part: PartKind) -> FormatError {
     FormatError::Malformed { what: part.name() }
@@ -54,6 +57,7 @@ impl Keys<'_> {
         }
         let copies = self.check_copies(devices)?;
         self.check_text_identities(devices, copies)?;
+        self.check_relocated_runs()?;
         self.check_attributes(dirs.len())
     }
 
@@ -91,6 +95,26 @@ impl Keys<'_> {
             Ok(())
         } else {
             Err(malformed(PartKind::TextIdentities))
+        }
+    }
+
+    /// A row for each identity, of pages that its file has.
+    fn check_relocated_runs(&self) -> Result<(), FormatError> {
+        let Some(runs) = self.relocated_runs()? else {
+            return Ok(());
+        };
+        let files = self.text_identities()?;
+        let legal = |(run, file): (&ArchivedRelocatedRun, &ArchivedTextIdentity)| {
+            let RelocatedRun { first, pages } = run.to_native();
+            let end = u64::from(first) + u64::from(pages);
+            let is_none = (first, pages) == (0, 0);
+            let is_inside = end <= file.size.to_native().div_ceil(PAGE);
+            is_none || pages != 0 && is_inside
+        };
+        if runs.len() == files.len() && runs.iter().zip(files).all(legal) {
+            Ok(())
+        } else {
+            Err(malformed(PartKind::RelocatedRuns))
         }
     }
 

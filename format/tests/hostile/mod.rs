@@ -176,11 +176,19 @@ fn touch_texts(keys: &Keys<'_>, checked: bool) {
     for row in rows.iter().take(ENOUGH) {
         let (device, ino) = (row.device.to_native(), row.ino.to_native());
         let found = text::find_identity(rows.len() as u32, (device, ino), row_of).unwrap();
-        if let Some(found) = found {
+        if let Some((number, found)) = found {
+            assert!((number as usize) < rows.len());
             assert_eq!((found.ino, found.device), (row.ino, row.device));
         }
         assert!(found.is_some() || !checked);
         assert!(row.copy() != Some(text::NO_COPY));
+    }
+    for run in (keys.relocated_runs().ok().flatten().unwrap_or_default()).iter() {
+        for (offset, len) in [(0, u64::MAX - 4095), (0, 4096), (4096, 1 << 40)] {
+            if let Some((from, bytes)) = run.to_native().within(offset, len) {
+                assert!(bytes > 0 && from + bytes <= len.next_multiple_of(4096));
+            }
+        }
     }
     for row in keys.text_copies().unwrap_or_default() {
         let Some(layout) = row.layout() else {

@@ -14,7 +14,8 @@ use elfuse_format::sidecar::{self, Content, NewEntry};
 use elfuse_format::snapshot::{self, NO_FILE, Outcome, Value, region_flags};
 use elfuse_format::span::Span;
 use elfuse_format::text::{
-    NO_COPY, SET_VERSION, TextCopy, TextIdentity, TextVerdict, block_start, copy_flags,
+    NO_COPY, RelocatedRun, SET_VERSION, TextCopy, TextIdentity, TextVerdict, block_start,
+    copy_flags,
 };
 
 pub(crate) fn entry(name: &[u8], content: Content) -> NewEntry {
@@ -130,8 +131,14 @@ pub(crate) fn keys_content() -> KeysContent {
         }],
         plain: vec![7, 0, u64::MAX],
         text_identities: vec![
-            text_identity(12, TextVerdict::Complete, 0),
-            text_identity(9, TextVerdict::Clean, NO_COPY),
+            (
+                text_identity(12, TextVerdict::Complete, 0),
+                RelocatedRun { first: 0, pages: 1 },
+            ),
+            (
+                text_identity(9, TextVerdict::Clean, NO_COPY),
+                RelocatedRun::default(),
+            ),
         ],
         text_copies: vec![text_copy()],
         attributes: None,

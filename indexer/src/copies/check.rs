@@ -5,12 +5,13 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 
 use elfuse_format::elf_facts::ContentHash;
-use elfuse_format::text::{ArchivedTextCopy, TextVerdict, copy_name};
+use elfuse_format::text::{ArchivedTextCopy, RelocatedRun, TextVerdict, copy_name};
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 
 use super::{each_file, is_ours, open_existing, read_copy};
 use crate::index::Index;
+use crate::inspect::relocated_run;
 use crate::patch::scan::{FirstLook, first_look};
 use crate::patch::{self, MAX_FILE};
 use crate::scan::{Scan, ScannedDir, guest};
@@ -37,8 +38,8 @@ pub fn differences(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let copies = rustix::fs::open(dir, flags, Mode::empty());
     let mut known = HashMap::new();
-    index.each_text(|hash, verdict, copy| {
-        known.insert(hash, (verdict, copy));
+    index.each_text(|hash, verdict, run, copy| {
+        known.insert(hash, (verdict, run, copy));
     });
     let mut originals = BTreeMap::new();
     for scanned in &scan.dirs {
@@ -51,15 +52,18 @@ pub fn differences(
     let each = originals
         .par_iter()
         .filter_map(|(hash, (scanned, name, size))| {
-            let (verdict, row) = known.get(hash).copied()?;
+            let (verdict, run, row) = known.get(hash).copied()?;
             let path = guest(&scanned.join(name));
             let expected = expected(root, scanned, name, *size, hash)?;
-            let is_same = expected.0 == verdict
-                || (verdict == TextVerdict::Unpatched && expected.0 != TextVerdict::Clean);
+            let is_same = expected.verdict == verdict
+                || (verdict == TextVerdict::Unpatched && expected.verdict != TextVerdict::Clean);
             if !is_same {
                 return Some((Found::Wrong, path, "another verdict".to_owned()));
             }
-            let (row, copy) = row.zip(expected.1)?;
+            if run.is_some_and(|run| run != expected.relocated) {
+                return Some((Found::Wrong, path, "another relocated run".to_owned()));
+            }
+            let (row, copy) = row.zip(expected.copy)?;
             let mut path = dir.as_os_str().as_bytes().to_vec();
             path.push(b'/');
             path.extend_from_slice(&copy_name(hash));
@@ -92,29 +96,44 @@ pub fn differences(
     found
 }
 
-/// What a file's content makes now; `None`: it cannot be told.
+/// What a file's content makes now.
+struct Expected {
+    verdict: TextVerdict,
+    relocated: RelocatedRun,
+    copy: Option<patch::Copy>,
+}
+
+/// `None`: it cannot be told.
 fn expected(
     root: &Root,
     dir: &ScannedDir,
     name: &[u8],
     size: u64,
     hash: &ContentHash,
-) -> Option<(TextVerdict, Option<patch::Copy>)> {
+) -> Option<Expected> {
     let file = sys::open_file(root.open_dir(&dir.path).ok()?, name).ok()?;
+    let relocated = relocated_run(&file, size).ok()?;
+    let expected = |verdict, copy| Expected {
+        verdict,
+        relocated,
+        copy,
+    };
     match first_look(&file).ok()? {
         FirstLook::NoCode => return None,
-        FirstLook::Nothing => return Some((TextVerdict::Clean, None)),
-        FirstLook::Something if size > MAX_FILE => return Some((TextVerdict::Unpatched, None)),
+        FirstLook::Nothing => return Some(expected(TextVerdict::Clean, None)),
+        FirstLook::Something if size > MAX_FILE => {
+            return Some(expected(TextVerdict::Unpatched, None));
+        }
         FirstLook::Something => {}
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).ok()?);
     (&file).take(size).read_to_end(&mut bytes).ok()?;
     let same = *blake3::hash(&bytes).as_bytes() == *hash;
     let analysis = patch::analyse(&bytes).filter(|_| same)?;
-    Some((analysis.verdict(), analysis.copy(hash)))
+    Some(expected(analysis.verdict(), analysis.copy(hash)))
 }
 
-/// Whether the copies that are there are those that an index names, as they were. One that it does not name may have been too young to
+/// Whether the copies that are there are those that an index names, as they were, and it says of files all that an index says. One that it does not name may have been too young to
 /// be believed when the index was made.
 #[must_use]
 pub fn stand(index: &Index, store: impl AsFd) -> bool {
@@ -123,7 +142,9 @@ pub fn stand(index: &Index, store: impl AsFd) -> bool {
         .map(|row| (copy_name(&row.content_hash), row))
         .collect();
     let dir = match open_existing(store) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return named.is_empty(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return named.is_empty() && index.has_relocated_runs();
+        }
         Err(_) => return false,
         Ok(dir) => dir,
     };
@@ -134,7 +155,8 @@ pub fn stand(index: &Index, store: impl AsFd) -> bool {
     let is_named =
         |name: &[u8]| <&[u8; 64]>::try_from(name).is_ok_and(|name| named.contains_key(name));
     let entries = sys::list(dir.as_fd(), usize::MAX - 1);
-    named.iter().all(holds)
+    index.has_relocated_runs()
+        && named.iter().all(holds)
         && entries.is_ok_and(|entries| {
             let names = entries.iter().map(|entry| &*entry.name);
             names.filter(|name| is_ours(name)).all(is_named)

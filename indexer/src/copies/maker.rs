@@ -8,11 +8,14 @@ use std::os::fd::OwnedFd;
 use elfuse_format::elf_facts::ContentHash;
 use elfuse_format::keys::Time;
 use elfuse_format::names;
-use elfuse_format::text::{ArchivedTextCopy, SET_VERSION, TextCopy, TextVerdict, copy_name};
+use elfuse_format::text::{
+    ArchivedTextCopy, RelocatedRun, SET_VERSION, TextCopy, TextVerdict, copy_name,
+};
 
 use super::room::Room;
 use super::{NewCopy, Original, Text, read_copy};
 use crate::index::Index;
+use crate::inspect::{Seen, relocated_run};
 use crate::patch::scan::{FirstLook, first_look};
 use crate::patch::{self, Counts, MAX_FILE};
 use crate::sys::{self, Root};
@@ -34,30 +37,38 @@ impl Maker<'_> {
         hash: &ContentHash,
         original: &Original<'_>,
     ) -> io::Result<Option<Text>> {
-        let without_copy = |verdict| Text {
+        let without_copy = |verdict, relocated| Text {
             verdict,
             counts: Counts::default(),
+            relocated,
             copy: None,
         };
         // What was seen when the hash was made is of the very bytes that it is of.
-        match original.look {
-            Some(FirstLook::NoCode) => return Ok(None),
-            Some(FirstLook::Nothing) => return Ok(Some(without_copy(TextVerdict::Clean))),
-            Some(FirstLook::Something) | None => {}
+        if let Some(Seen { look, relocated }) = original.seen {
+            match look {
+                FirstLook::NoCode => return Ok(None),
+                FirstLook::Nothing => {
+                    return Ok(Some(without_copy(TextVerdict::Clean, relocated)));
+                }
+                FirstLook::Something => {}
+            }
         }
         let file = sys::open_file(self.root.open_dir(&original.dir.path)?, original.name)?;
         if sys::fstat(&file)?.identity != original.identity {
             return Ok(None);
         }
-        let look = match original.look {
-            Some(look) => look,
-            None => first_look(&file)?,
+        let Seen { look, relocated } = match original.seen {
+            Some(seen) => seen,
+            None => Seen {
+                look: first_look(&file)?,
+                relocated: relocated_run(&file, original.size)?,
+            },
         };
         match look {
             FirstLook::NoCode => return Ok(None),
-            FirstLook::Nothing => return Ok(Some(without_copy(TextVerdict::Clean))),
+            FirstLook::Nothing => return Ok(Some(without_copy(TextVerdict::Clean, relocated))),
             FirstLook::Something if original.size > MAX_FILE => {
-                return Ok(Some(without_copy(TextVerdict::Unpatched)));
+                return Ok(Some(without_copy(TextVerdict::Unpatched, relocated)));
             }
             FirstLook::Something => {}
         }
@@ -82,6 +93,7 @@ impl Maker<'_> {
         Ok(Some(Text {
             verdict,
             counts,
+            relocated,
             copy,
         }))
     }
@@ -134,7 +146,7 @@ fn put(dir: &OwnedFd, hash: &ContentHash, copy: &patch::Copy) -> io::Result<NewC
 
 /// What an earlier index knows: by content, as its keys vouch for.
 pub(super) struct Known<'i> {
-    verdicts: HashMap<ContentHash, (TextVerdict, Option<&'i ArchivedTextCopy>)>,
+    verdicts: HashMap<ContentHash, (TextVerdict, RelocatedRun, Option<&'i ArchivedTextCopy>)>,
     index: &'i Index,
     dir: &'i OwnedFd,
 }
@@ -142,8 +154,11 @@ pub(super) struct Known<'i> {
 impl<'i> Known<'i> {
     pub(super) fn new(index: &'i Index, dir: &'i OwnedFd) -> Self {
         let mut verdicts = HashMap::new();
-        index.each_text(|hash, verdict, copy| {
-            verdicts.insert(hash, (verdict, copy));
+        index.each_text(|hash, verdict, run, copy| {
+            // Of an index that does not say it has to be found out.
+            if let Some(run) = run {
+                verdicts.insert(hash, (verdict, run, copy));
+            }
         });
         Self {
             verdicts,
@@ -154,7 +169,7 @@ impl<'i> Known<'i> {
 
     /// What is known of a content, if its copy is the one that the keys were made of.
     pub(super) fn text(&self, hash: &ContentHash) -> Option<Text> {
-        let (verdict, row) = *self.verdicts.get(hash)?;
+        let (verdict, relocated, row) = *self.verdicts.get(hash)?;
         let copy = match row {
             None => None,
             Some(row) => {
@@ -171,6 +186,7 @@ impl<'i> Known<'i> {
         (row.is_some() || verdict == TextVerdict::Clean).then_some(Text {
             verdict,
             counts: Counts::default(),
+            relocated,
             copy,
         })
     }

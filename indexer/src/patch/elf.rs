@@ -12,13 +12,13 @@ pub struct Image<'a> {
 
 /// A row of the program header table.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Load {
-    pub(super) kind: u32,
-    pub(super) flags: u32,
-    pub(super) offset: u64,
-    pub(super) vaddr: u64,
-    pub(super) file_len: u64,
-    pub(super) memory_len: u64,
+pub(crate) struct Load {
+    pub(crate) kind: u32,
+    pub(crate) flags: u32,
+    pub(crate) offset: u64,
+    pub(crate) vaddr: u64,
+    pub(crate) file_len: u64,
+    pub(crate) memory_len: u64,
 }
 
 impl Load {
@@ -26,7 +26,7 @@ impl Load {
         self.kind == elf::PT_LOAD.0 && self.flags & elf::PF_X.0 != 0 && self.file_len > 0
     }
 
-    pub(super) fn is_writable(&self) -> bool {
+    pub(crate) fn is_writable(&self) -> bool {
         self.flags & elf::PF_W.0 != 0
     }
 
@@ -65,7 +65,7 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
@@ -75,7 +75,7 @@ const SYMBOL: usize = 24;
 const RELA: usize = 24;
 
 /// Offset and length of the program header table, if `head` is the header of a file that this is about.
-pub(super) fn program_headers(head: &[u8]) -> Option<(u64, usize)> {
+pub(crate) fn program_headers(head: &[u8]) -> Option<(u64, usize)> {
     let is_ours = head.starts_with(&elf::ELFMAG)
         && head.get(4) == Some(&elf::ELFCLASS64.0)
         && head.get(5) == Some(&elf::ELFDATA2LSB.0)
@@ -87,7 +87,7 @@ pub(super) fn program_headers(head: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// The rows of a program header table.
-pub(super) fn loads(table: &[u8]) -> impl Iterator<Item = Load> + '_ {
+pub(crate) fn loads(table: &[u8]) -> impl Iterator<Item = Load> + '_ {
     table.chunks_exact(PROGRAM_HEADER).filter_map(|row| {
         Some(Load {
             kind: u32_at(row, 0)?,

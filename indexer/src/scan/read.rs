@@ -14,8 +14,7 @@ use rayon::prelude::*;
 
 use super::{ElfState, ScannedDir, Scanner, Wanted, guest};
 use crate::index::Index;
-use crate::inspect;
-use crate::patch::scan::FirstLook;
+use crate::inspect::{self, Seen};
 use crate::plain::PlainFiles;
 use crate::sys::{self, Identity, Listed};
 use crate::tree::Elf;
@@ -51,7 +50,7 @@ enum FileState {
 pub(super) enum Inspected {
     Plain,
     Broken(&'static str),
-    Facts(Arc<ElfFacts>, Option<FirstLook>),
+    Facts(Arc<ElfFacts>, Option<Seen>),
 }
 
 impl Scanner<'_> {
@@ -201,11 +200,11 @@ impl Scanner<'_> {
             return taken;
         }
         match self.inspect(fd, name) {
-            Ok((Inspected::Facts(facts, look), identity)) => {
+            Ok((Inspected::Facts(facts, seen), identity)) => {
                 let state = ElfState {
                     identity,
                     sealed: false,
-                    look,
+                    seen,
                 };
                 (Content::Elf(facts), FileState::Elf(state))
             }
@@ -242,7 +241,7 @@ impl Scanner<'_> {
         let state = ElfState {
             identity,
             sealed: true,
-            look: None,
+            seen: None,
         };
         let facts = entry.elf()?.to_facts()?;
         Some((Content::Elf(Arc::new(facts)), FileState::Elf(state)))
@@ -288,7 +287,7 @@ fn inspect_stable(file: &std::fs::File) -> io::Result<(Inspected, Identity)> {
     let mut before = sys::fstat(file)?.identity;
     for _ in 0..ATTEMPTS {
         let inspected = match inspect::inspect(file)? {
-            (Elf::Facts(facts), look) => Inspected::Facts(facts, look),
+            (Elf::Facts(facts), seen) => Inspected::Facts(facts, seen),
             (Elf::NotElf, _) => Inspected::Plain,
             (Elf::Broken(what), _) => Inspected::Broken(what),
         };

@@ -313,6 +313,7 @@ static ENDS_LEASES_BY_NUMBER: [bool; NUMBERS] = {
 fn guarded(nr: Nr) -> Option<Serve> {
     Some(match nr {
         nr::MMAP => memory::mmap,
+        nr::BRK => memory::brk,
         nr::MPROTECT | nr::PKEY_MPROTECT => memory::mprotect,
         nr::SHMAT => memory::shmat,
         nr::PERSONALITY => memory::personality,

@@ -2,6 +2,7 @@
 
 use super::block::Block;
 use super::pool::Text as Room;
+use super::populate;
 use super::process::Process;
 use super::text::{Plan as CodePlan, protection};
 use crate::errno::Errno;
@@ -31,15 +32,22 @@ pub fn map(
     base: Base,
     room: &mut Room,
 ) -> Result<Mapped, Errno> {
+    let code = process.code.as_ref();
+    let planned = code.map(|code| (code, code.plan_image(plan, file)));
+    let number = planned.and_then(|(_, planned)| planned.file);
+    let mapped = |code| -> Result<Bias, Errno> {
+        let bias = image(plan, file, code, base)?;
+        populate::image(process, plan, bias, number);
+        Ok(bias)
+    };
     let as_given = |is_complete| -> Result<Mapped, Errno> {
         Ok(Mapped {
-            bias: image(plan, file, file, base)?,
+            bias: mapped(file)?,
             is_complete,
             asks_cpuid: false,
         })
     };
-    let code = process.code.as_ref();
-    let (code, copy) = match code.map(|code| (code, code.plan_image(plan, file))) {
+    let (code, copy) = match planned.map(|(code, planned)| (code, planned.plan)) {
         Some((code, CodePlan::Copy(copy))) => (code, copy),
         Some((_, CodePlan::AsGiven)) => return as_given(true),
         Some((_, CodePlan::Arm)) | None => return as_given(false),
@@ -48,7 +56,7 @@ pub fn map(
         return as_given(false);
     };
     let asks_cpuid = block.asks_cpuid();
-    let bias = image(plan, file, block.file, base)?;
+    let bias = mapped(block.file)?;
     let mut pieces = plan.pieces().filter(|piece| piece.flags.executable());
     let piece = pieces.next().ok_or(Errno::ENOEXEC)?;
     let is_patched = block.finish(bias.apply(piece.start), file, protection(&piece));

@@ -21,7 +21,7 @@ use super::say::say;
 use super::start::{NOT_EXECUTABLE, fail};
 use super::tell::{self, Step};
 use super::vector::{Vector, string};
-use super::{cpuid, head, image, signals, store};
+use super::{cpuid, head, image, populate, signals, store};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::loader::map::{Base, Bias};
@@ -271,6 +271,7 @@ fn go_on(
         (random >> 32) as usize % (0x0200_0000 / PAGE) * PAGE
     };
     show(&program.extent, start_brk, &stack, &strings);
+    populate::heap_starts(process, start_brk);
     name(run);
     if program.executable_stack {
         const PROT_GROWSDOWN: usize = 0x0100_0000;
@@ -309,13 +310,13 @@ fn go_on(
     let Some((kept, own)) = kept.zip(own) else {
         enter(entry, stack.pointer, 0)
     };
-    let filled = kept.fill(&resident::Stack {
+    let own = resident::Stack {
         pointer: stack.pointer,
         auxiliary: stack.auxiliary,
         execfn: auxiliary.execfn,
         ..own
-    });
-    if let Err(errno) = filled {
+    };
+    if let Err(errno) = kept.fill(process, &own) {
         fail(format_args!(
             "cannot go on with the resident {}: {}; `--no-resident` loads it",
             crate::text::Shown(run.exe),

@@ -24,6 +24,7 @@ pub mod listing;
 pub mod magic;
 pub mod patched;
 pub mod pool;
+pub mod populate;
 pub mod proc;
 pub mod process;
 pub mod program;

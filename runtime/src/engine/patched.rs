@@ -30,9 +30,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 use elfuse_format::text;
 
 use super::dispatch::{self, NUMBERS};
-use super::{descriptors, faults};
+use super::{descriptors, faults, populate};
 use crate::errno::Errno;
-use crate::sys::abi::AT_EMPTY_PATH;
+use crate::sys::abi::{AT_EMPTY_PATH, MAP_ANONYMOUS, PROT_WRITE};
 use crate::sys::raw::{Args, Nr, Raw};
 use crate::sys::{clock, nr};
 
@@ -55,8 +55,12 @@ pub enum Class {
     Reading,
     /// close(2): made where it stands when what is known of the descriptor is forgotten, but that of the sysroot's own is served.
     Closing,
-    /// mmap(2) and its kin: served where it is to make memory executable.
+    /// mprotect(2) and its kin: served where it is to make memory executable.
     Protection,
+    /// mmap(2): the same; and where it maps a file to be written to, of which it may be known what will be.
+    Mapping,
+    /// brk(2): served where the heap grows by much.
+    Heap,
     /// shmat(2): the same.
     SharedMemory,
     /// personality(2): served where it makes all memory executable that can be read.
@@ -84,7 +88,9 @@ const fn of(nr: Nr) -> Class {
         text::Class::Control => Class::Control,
         text::Class::Descriptors if nr.0 == nr::CLOSE.0 => Class::Closing,
         text::Class::Descriptors => Class::Served,
+        text::Class::Growing => Class::Heap,
         text::Class::Guarded => match nr {
+            nr::MMAP => Class::Mapping,
             nr::SHMAT => Class::SharedMemory,
             nr::PERSONALITY => Class::Personality,
             // What a guest's own filter says of arming ours is settled before there is one.
@@ -284,6 +290,25 @@ global_asm!(
     "jnz 2b",
     "jmp rcx",
     "8:",
+    "cmp r11d, {heap}",
+    "ja 8f",
+    "je 18f",
+    "test edx, {executable}",
+    "jnz 2b",
+    "test edx, {writable}",
+    "jz 4b",
+    "test r10d, {anonymous}",
+    "jnz 4b",
+    "cmp rsi, {least}",
+    "jae 2b",
+    "jmp rcx",
+    "18:",
+    "mov r11, rdi",
+    "sub r11, [rip + {heap_top}]",
+    "cmp r11, {heap_step}",
+    "jge 2b",
+    "jmp rcx",
+    "8:",
     "cmp r11d, {personality}",
     "je 8f",
     "test edx, {shm_executable}",
@@ -317,6 +342,12 @@ global_asm!(
     depth = const faults::DEPTH,
     protection = const Class::Protection as u8,
     personality = const Class::Personality as u8,
+    heap = const Class::Heap as u8,
+    writable = const PROT_WRITE,
+    anonymous = const MAP_ANONYMOUS,
+    least = const populate::LEAST,
+    heap_top = sym populate::HEAP_TOP,
+    heap_step = const populate::HEAP_STEP,
     serve = sym serve,
     flag = sym FLAG,
     direction = const DIRECTION,
@@ -458,12 +489,14 @@ mod tests {
             text::READING,
             text::DESCRIPTORS,
             &[text::CONTROL],
+            text::GROWING,
         ];
         let listed = lists.iter().map(|list| list.len()).sum::<usize>();
         assert_eq!(CLASSES.iter().filter(|class| **class != 0).count(), listed);
         assert!(listed < NUMBERS && serve(Nr(NUMBERS as u32)).is_none());
-        let guarded = [nr::MMAP, nr::MPROTECT, nr::PKEY_MPROTECT].map(of);
-        assert_eq!(guarded, [Class::Protection; 3]);
+        let guarded = [nr::MPROTECT, nr::PKEY_MPROTECT].map(of);
+        assert_eq!(guarded, [Class::Protection; 2]);
+        assert_eq!([nr::MMAP, nr::BRK].map(of), [Class::Mapping, Class::Heap]);
         assert_eq!(
             [of(nr::SHMAT), of(nr::READ), of(nr::POLL)],
             [Class::SharedMemory, Class::Reading, Class::Ending]

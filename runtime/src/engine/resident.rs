@@ -21,6 +21,7 @@ use elfuse_format::snapshot::{Head, Snapshot, head_flags};
 
 use super::arena::Arena;
 use super::call::Call;
+use super::populate;
 use super::process::Process;
 use super::store;
 use super::vector::Vector;
@@ -169,8 +170,9 @@ impl Kept {
     ///
     /// # Errors
     /// Those of mprotect(2) and arch_prctl(2): the process cannot go on.
-    pub fn fill(&self, stack: &Stack) -> Result<(), Errno> {
-        fill::fill(&self.snapshot, self.delta, stack)?;
+    pub fn fill(&self, process: &Process, stack: &Stack) -> Result<(), Errno> {
+        let populates = populate::is_on(process);
+        fill::fill(&self.snapshot, self.delta, stack, populates)?;
         fill::thread(&self.head(), self.delta)
     }
 }

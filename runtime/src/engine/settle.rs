@@ -410,6 +410,7 @@ pub fn settle(setting: &mut Setting<'_>) -> &'static Process {
         host_fallback: options.host_fallback,
         cpuid_table: options.cpuid_table,
         resident: options.resident,
+        populate: options.populate,
         stats: options.stats,
         stats_fd: if prints { tell::error_now() } else { None },
         counters_fd,

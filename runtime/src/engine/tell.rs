@@ -17,7 +17,9 @@ use crate::sys::host::{Fd, close, getpid, keep_from, memory_file, monotonic_ns, 
 use crate::sys::memory::shared;
 use crate::sys::names;
 use crate::sys::raw::{Nr, Raw, count_in};
-use crate::trace::{Histogram, HostCalls, Outcome, Report, Steps, TraceBits, is_failing_lookup};
+use crate::trace::{
+    Histogram, HostCalls, Outcome, Populated, Reason, Report, Steps, TraceBits, is_failing_lookup,
+};
 use crate::vfs::verdict::Verdicts;
 
 /// A step of a start, in the order they are done.
@@ -62,6 +64,7 @@ static TRACED: AtomicU32 = AtomicU32::new(0);
 pub struct Counters {
     calls: HostCalls,
     verdicts: Verdicts,
+    populated: Populated,
 }
 
 static COUNTERS: AtomicPtr<Counters> = AtomicPtr::new(core::ptr::null_mut());
@@ -77,6 +80,13 @@ fn counters() -> Option<&'static Counters> {
 #[must_use]
 pub fn verdicts() -> Option<&'static Verdicts> {
     counters().map(|counters| &counters.verdicts)
+}
+
+/// Pages were populated.
+pub fn populated(reason: Reason, pages: u64) {
+    if let Some(counters) = counters() {
+        counters.populated.record(reason, pages);
+    }
 }
 
 /// The runtime's first instant.
@@ -217,6 +227,7 @@ fn print_at_end() {
     let report = Report {
         verdicts: &verdicts,
         index_copied: counters.verdicts.all_copied(),
+        populated: &counters.populated,
         host_calls: &counters.calls,
         steps: None,
         histogram: None,

@@ -13,7 +13,7 @@ use super::host::time;
 use crate::loader::plan::{Piece, Plan as Image};
 use crate::sys::abi::{MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE, Stat};
 use crate::sys::host::{Fd, fstat};
-use crate::vfs::{Text, Texts};
+use crate::vfs::{FileNumber, Text, Texts};
 
 /// What a run knows of code.
 #[derive(Debug, Clone, Copy)]
@@ -131,33 +131,53 @@ pub fn state(found: &Stat) -> (State, u64) {
     (state, found.size.cast_unsigned())
 }
 
+/// What to do about a mapping, and which file it is of.
+#[derive(Debug, Clone, Copy)]
+pub struct Planned {
+    /// What to do.
+    pub plan: Plan<'static>,
+    /// The file; `None`: the index does not know it.
+    pub file: Option<FileNumber>,
+}
+
 impl Code {
     /// What to do about a mapping of this file.
     #[must_use]
-    pub fn plan(&self, asked: &Asked, file: Fd) -> Plan<'static> {
+    pub fn plan(&self, asked: &Asked, file: Fd) -> Planned {
         match fstat(file) {
             Ok(found) => {
                 let (state, size) = state(&found);
-                plan(asked, self.texts.of(&state, size))
+                let known = self.texts.of(&state, size);
+                Planned {
+                    plan: plan(asked, known.text),
+                    file: known.file,
+                }
             }
-            Err(_) => Plan::Arm,
+            Err(_) => Planned {
+                plan: Plan::Arm,
+                file: None,
+            },
         }
     }
 
     /// What to do about a program or an interpreter that the runtime maps itself.
     #[must_use]
-    pub fn plan_image(&self, image: &Image<'_>, file: Fd) -> Plan<'static> {
+    pub fn plan_image(&self, image: &Image<'_>, file: Fd) -> Planned {
+        let of_nothing = |plan| Planned { plan, file: None };
         let mut pieces = image.pieces().filter(|piece| piece.flags.executable());
         let Some(piece) = pieces.next() else {
-            return Plan::AsGiven;
+            return of_nothing(Plan::AsGiven);
         };
-        let plan = match pieces.next() {
+        let planned = match pieces.next() {
             None => self.plan(&asked(&piece), file),
-            Some(_) => Plan::Arm,
+            Some(_) => of_nothing(Plan::Arm),
         };
-        match plan {
-            Plan::Copy(copy) if piece.zero_len != 0 || covers(image, &copy.layout) => Plan::Arm,
-            plan => plan,
+        match planned.plan {
+            Plan::Copy(copy) if piece.zero_len != 0 || covers(image, &copy.layout) => Planned {
+                plan: Plan::Arm,
+                ..planned
+            },
+            _ => planned,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! command line once said, and what has been settled since, in one argument.
 //!
 //! ```text
-//! elfuse-inherited/4 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 z1 …
+//! elfuse-inherited/5 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 z1 …
 //! magic and version   then a letter a field, in a fixed order; numbers in hexadecimal, lengths of strings in decimal
 //! ```
 //!
@@ -26,7 +26,7 @@ use wire::{Reader, Writer};
 pub const MAX_MOUNTS: usize = super::MAX_BINDS + 8;
 
 /// What the argument begins with; a change of the format changes the number.
-const MAGIC: &[u8] = b"elfuse-inherited/4";
+const MAGIC: &[u8] = b"elfuse-inherited/5";
 
 /// Everything that a runtime started by a guest's execve has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct Inherited<'a> {
     pub cpuid_table: bool,
     /// Whether programs that are kept resident go on from there.
     pub resident: bool,
+    /// Whether memory that is going to be written to is populated.
+    pub populate: bool,
     /// Whether counters are printed at the end, and how.
     pub stats: Stats,
     /// Where they go: a descriptor that was standard error when the run began; `None`: standard error as it is then.
@@ -206,6 +208,7 @@ impl<'a> Inherited<'a> {
         out.letter(b'h').flag(self.host_fallback);
         out.letter(b'q').flag(self.cpuid_table);
         out.letter(b'z').flag(self.resident);
+        out.letter(b'v').flag(self.populate);
         out.letter(b't').hex(self.stats as u64);
         out.letter(b'o');
         match self.stats_fd {
@@ -261,6 +264,7 @@ impl<'a> Inherited<'a> {
             host_fallback: from.field(b'h', "host fallback flag", Reader::flag)?,
             cpuid_table: from.field(b'q', "CPUID table flag", Reader::flag)?,
             resident: from.field(b'z', "flag of resident programs", Reader::flag)?,
+            populate: from.field(b'v', "flag of populating", Reader::flag)?,
             stats: from.field(b't', "stats", |from| Stats::from_number(from.hex()?))?,
             stats_fd: from.field(b'o', "stats descriptor", |from| {
                 from.unless_dash(Reader::positive)

@@ -263,6 +263,7 @@ pub struct PrctlMmMap {
     pub exe_fd: u32,
 }
 
+pub const SECCOMP_SET_MODE_STRICT: usize = 0;
 pub const SECCOMP_SET_MODE_FILTER: usize = 1;
 pub const SECCOMP_FILTER_FLAG_TSYNC: usize = 1;
 

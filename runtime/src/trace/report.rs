@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::calls::{CallName, HostCalls};
 use super::table::{Column, Table};
-use super::{Histogram, Steps};
+use super::{Histogram, Populated, Steps};
 use crate::text::Json;
 
 /// Value of the JSON document's member `schema`. It grows when a member changes its meaning or goes, not when one is added.
@@ -17,6 +17,8 @@ pub struct Report<'a> {
     pub verdicts: &'a [(&'static str, u64)],
     /// How many pieces of the index were copied and checked, and their bytes.
     pub index_copied: [u64; 2],
+    /// The pages that were populated.
+    pub populated: &'a Populated,
     /// The system calls that the runtime made.
     pub host_calls: &'a HostCalls,
     /// How long the start took, if it was traced.
@@ -52,6 +54,7 @@ impl Report<'_> {
                 "  {bytes} bytes of the index copied and checked, in {pieces} pieces\n"
             )?;
         }
+        self.populated.text(out)?;
         self.host_calls.text(out, self.call_name)?;
         let (total, failing) = self.host_calls.totals();
         writeln!(
@@ -83,8 +86,10 @@ impl Report<'_> {
         let [pieces, bytes] = self.index_copied;
         write!(
             out,
-            "}},\"index_copied\":{{\"pieces\":{pieces},\"bytes\":{bytes}}},\"host_calls\":"
+            "}},\"index_copied\":{{\"pieces\":{pieces},\"bytes\":{bytes}}},\"pages_populated\":"
         )?;
+        self.populated.json(out)?;
+        out.write_str(",\"host_calls\":")?;
         self.host_calls.json(out, self.call_name)?;
         if let Some(steps) = self.steps {
             out.write_str(",\"steps\":")?;

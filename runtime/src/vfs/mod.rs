@@ -58,7 +58,7 @@ pub use path::{Area, PathBuf};
 pub use prefixes::Prefixes;
 pub use quick::{Quick, Said};
 pub use room::{Room, SHORT};
-pub use texts::{Text, Texts};
+pub use texts::{FileNumber, Known, Text, Texts};
 pub use verdict::{Verdict, Verdicts};
 
 use crate::errno::Errno;

@@ -5,7 +5,10 @@
 
 use elfuse_format::header::PartKind;
 use elfuse_format::keys::State;
-use elfuse_format::text::{ArchivedTextCopy, ArchivedTextIdentity, TextVerdict, find_identity};
+use elfuse_format::text::{
+    ArchivedRelocatedRun, ArchivedTextCopy, ArchivedTextIdentity, RelocatedRun, TextVerdict,
+    find_identity,
+};
 
 use super::catalogue::Catalogue;
 use super::mirror::Table;
@@ -16,6 +19,21 @@ pub struct Texts<'a> {
     catalogue: &'a Catalogue<'a>,
     identities: Table<ArchivedTextIdentity>,
     copies: Table<ArchivedTextCopy>,
+    /// `None`: nobody looked when the index was made.
+    runs: Option<Table<ArchivedRelocatedRun>>,
+}
+
+/// Number of a file's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileNumber(pub u32);
+
+/// What is known of a file, and where more is.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What may be mapped for it.
+    pub text: Text<'a>,
+    /// Its row; `None`: it has none that holds.
+    pub file: Option<FileNumber>,
 }
 
 /// What is known of a file.
@@ -42,26 +60,37 @@ impl<'a> Texts<'a> {
             catalogue,
             identities: catalogue.keys_table(PartKind::TextIdentities)?,
             copies: catalogue.keys_table(PartKind::TextCopies)?,
+            runs: catalogue.keys_table(PartKind::RelocatedRuns),
         })
     }
 
     /// What is known of a file of `size` bytes that is in this state now.
     #[must_use]
-    pub fn of(&self, state: &State, size: u64) -> Text<'a> {
-        self.find(state, size).unwrap_or(Text::Unknown)
+    pub fn of(&self, state: &State, size: u64) -> Known<'a> {
+        match self.find(state, size) {
+            None => Known {
+                text: Text::Unknown,
+                file: None,
+            },
+            Some((number, row)) => Known {
+                text: self.text(row).unwrap_or(Text::Unknown),
+                file: Some(FileNumber(number)),
+            },
+        }
     }
 
-    fn find(&self, state: &State, size: u64) -> Option<Text<'a>> {
+    fn find(&self, state: &State, size: u64) -> Option<(u32, &'a ArchivedTextIdentity)> {
         let devices = self.catalogue.devices();
         let device = devices
             .iter()
             .position(|row| row.dev.to_native() == state.dev)?;
         let device = u16::try_from(device).ok()?;
         let rows = |number| self.catalogue.keys_row(&self.identities, number);
-        let row = find_identity(self.identities.count(), (device, state.ino), rows).ok()??;
-        if !row.holds(Some(state.dev), state, size) {
-            return None;
-        }
+        let found = find_identity(self.identities.count(), (device, state.ino), rows).ok()??;
+        found.1.holds(Some(state.dev), state, size).then_some(found)
+    }
+
+    fn text(&self, row: &ArchivedTextIdentity) -> Option<Text<'a>> {
         match row.verdict() {
             TextVerdict::Clean => Some(Text::Clean),
             verdict => {
@@ -72,6 +101,13 @@ impl<'a> Texts<'a> {
                 })
             }
         }
+    }
+
+    /// Pages of a file's data that its dynamic linker is certain to write to.
+    #[must_use]
+    pub fn relocated(&self, FileNumber(number): FileNumber) -> Option<RelocatedRun> {
+        let run = self.catalogue.keys_row(self.runs.as_ref()?, number).ok()?;
+        Some(run.to_native()).filter(|run| run.pages != 0)
     }
 
     /// Whether a file of `size` bytes in this state is the copy that `row` means.

@@ -106,6 +106,13 @@ pub struct RunArgs {
     /// Have the dynamic linker load each program anew, those too that `elfuse resident` keeps
     #[arg(long, help_heading = "Index")]
     pub no_resident: bool,
+    /// Have all memory come page by page, as it is touched
+    ///
+    /// Without this flag pages that are certain to be written to, or nearly so, are made the program's own at once, which costs half as
+    /// much: what the dynamic linker relocates, where the index says so, and the next part of a heap that has been used up. What is in
+    /// memory is the same.
+    #[arg(long, help_heading = "Index")]
+    pub no_populate: bool,
     /// Show HOST, a file or directory, to the guest as GUEST; repeat for several
     ///
     /// Without GUEST it is seen at the host's own path. What the sysroot holds there is covered. Where there are

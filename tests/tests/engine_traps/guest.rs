@@ -72,6 +72,9 @@ fn programs() -> &'static Programs {
             "-Wl,-Ttext-segment=0x10000000",
         ];
         patched("patched-low", &low);
+        let populated = |name, flags: &[&str]| programs.compile("start/populated.c", name, flags);
+        populated("populated", &["-pie", "-fPIE", "-ldl"]);
+        populated("libpopulated.so", &["-shared", "-fPIC", "-DLIBRARY"]);
         programs.compile("start/told.c", "told", &["-pie", "-fPIE"]);
         let bare = [
             "-static",

@@ -9,6 +9,7 @@ mod guest;
 mod memory;
 mod options;
 mod patched;
+mod populate;
 mod proc;
 mod processes;
 mod programs;

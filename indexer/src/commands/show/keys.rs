@@ -9,7 +9,7 @@ use elfuse_format::keys::{
 };
 use elfuse_format::loader_cache::LoaderCache;
 use elfuse_format::names;
-use elfuse_format::text::copy_flags;
+use elfuse_format::text::{RelocatedRun, copy_flags};
 use serde::Serialize;
 
 use super::loader_cache::Paths;
@@ -47,6 +47,15 @@ struct TextShown {
     size: u64,
     mtime: String,
     ctime: String,
+    /// Pages of the file that are written to when it is relocated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relocated: Option<PagesShown>,
+}
+
+#[derive(Debug, Serialize)]
+struct PagesShown {
+    first: u32,
+    pages: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -206,7 +215,13 @@ fn inputs(keys: &Keys<'_>, cache: Option<&LoaderCache<'_>>) -> anyhow::Result<Ve
 
 fn texts(keys: &Keys<'_>) -> anyhow::Result<Vec<TextShown>> {
     let rows = keys.text_identities()?.iter();
+    let mut runs = keys.relocated_runs()?.unwrap_or_default().iter();
+    let mut run = || {
+        let RelocatedRun { first, pages } = runs.next()?.to_native();
+        (pages != 0).then_some(PagesShown { first, pages })
+    };
     let shown = rows.map(|row| TextShown {
+        relocated: run(),
         verdict: verdict_name(row.verdict()),
         copy: row.copy(),
         device: row.device.to_native(),
@@ -250,16 +265,19 @@ fn print_texts(shown: &Shown, out: &mut Output) -> io::Result<()> {
     heading(out, &format!("Code: {}", shown.texts.len()))?;
     for text in &shown.texts {
         let copy = text.copy.map(|copy| format!("  copy {copy}"));
+        let run = text.relocated.as_ref();
+        let run = run.map(|run| format!("  relocated {}+{}", run.first, run.pages));
         writeln!(
             out.text(),
-            "  {:<12} dev {} ino {:<10} size {:<9} mtime {} ctime {}{}",
+            "  {:<12} dev {} ino {:<10} size {:<9} mtime {} ctime {}{}{}",
             text.verdict,
             text.device,
             text.ino,
             text.size,
             text.mtime,
             text.ctime,
-            copy.unwrap_or_default()
+            copy.unwrap_or_default(),
+            run.unwrap_or_default()
         )?;
     }
     heading(out, &format!("Copies: {}", shown.copies.len()))?;

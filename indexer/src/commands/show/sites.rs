@@ -63,6 +63,7 @@ fn class_name(site: &Site) -> &'static str {
             Class::Reading => "reading",
             Class::Control => "control",
             Class::Descriptors => "descriptors",
+            Class::Growing => "growing",
         },
         Kind::Cpuid => "table",
         Kind::Int80 | Kind::Sysenter | Kind::Unclear => "any",

@@ -5,11 +5,12 @@ use crate::engine::arm::{arm, is_armed};
 use crate::engine::block::Block;
 use crate::engine::call::Call;
 use crate::engine::pool::Work;
-use crate::engine::text::{Asked, Copy, Plan};
+use crate::engine::populate;
+use crate::engine::text::{Asked, Copy, Plan, Planned};
 use crate::errno::Errno;
 use crate::sys::abi::{
     F_GETFL, MAP_ANONYMOUS, O_ACCMODE, O_PATH, O_WRONLY, PROT_EXEC, READ_IMPLIES_EXEC,
-    SECCOMP_SET_MODE_FILTER,
+    SECCOMP_SET_MODE_FILTER, SECCOMP_SET_MODE_STRICT,
 };
 use crate::sys::host::fcntl;
 use crate::sys::nr;
@@ -27,8 +28,18 @@ fn armed(call: &Call<'_>) -> Raw {
 /// mmap(2).
 pub fn mmap(call: &mut Call<'_>) -> Raw {
     let (protection, flags) = (call.flags(2), call.flags(3));
+    let asked = Asked {
+        protection,
+        flags,
+        offset: call.args[5] as u64,
+        len: call.args[1] as u64,
+    };
     if protection & PROT_EXEC == 0 {
-        return call.as_given();
+        let mapped = call.as_given();
+        if let (true, Ok(at)) = (populate::is_data(&asked), mapped.result()) {
+            populate::data(call.process, &asked, call.fd(4), at);
+        }
+        return mapped;
     }
     let Some(code) = &call.process.code else {
         return armed(call);
@@ -36,13 +47,9 @@ pub fn mmap(call: &mut Call<'_>) -> Raw {
     if flags & MAP_ANONYMOUS != 0 {
         return armed(call);
     }
-    let asked = Asked {
-        protection,
-        flags,
-        offset: call.args[5] as u64,
-        len: call.args[1] as u64,
-    };
-    match code.plan(&asked, call.fd(4)) {
+    let Planned { plan, file } = code.plan(&asked, call.fd(4));
+    populate::expect(call.fd(4), file);
+    match plan {
         Plan::AsGiven => call.as_given(),
         Plan::Arm => armed(call),
         Plan::Copy(copy) => mmap_copy(call, copy).unwrap_or_else(|_| armed(call)),
@@ -94,6 +101,17 @@ pub fn mprotect(call: &mut Call<'_>) -> Raw {
     }
 }
 
+/// brk(2), which returns where the heap ends.
+pub fn brk(call: &mut Call<'_>) -> Raw {
+    let grown = call.as_given();
+    if let Ok(end) = grown.result()
+        && end == call.args[0]
+    {
+        populate::heap(call.process, end);
+    }
+    grown
+}
+
 /// shmat(2).
 pub fn shmat(call: &mut Call<'_>) -> Raw {
     const SHM_EXEC: usize = 0o100_000;
@@ -118,6 +136,9 @@ pub fn personality(call: &mut Call<'_>) -> Raw {
 pub fn prctl(call: &mut Call<'_>) -> Raw {
     const PR_SET_SECCOMP: usize = 22;
     const SECCOMP_MODE_FILTER: usize = 2;
+    if call.flags(0) == PR_SET_SECCOMP {
+        populate::stop();
+    }
     if call.flags(0) == PR_SET_SECCOMP && call.args[1] == SECCOMP_MODE_FILTER {
         return armed_if_possible(call);
     }
@@ -126,6 +147,12 @@ pub fn prctl(call: &mut Call<'_>) -> Raw {
 
 /// seccomp(2): as [`prctl`].
 pub fn seccomp(call: &mut Call<'_>) -> Raw {
+    if matches!(
+        call.flags(0),
+        SECCOMP_SET_MODE_STRICT | SECCOMP_SET_MODE_FILTER
+    ) {
+        populate::stop();
+    }
     if call.flags(0) == SECCOMP_SET_MODE_FILTER {
         return armed_if_possible(call);
     }

@@ -11,14 +11,16 @@ use elfuse_format::snapshot::{Head, SLIDE_LEN, Snapshot, Value};
 
 use super::map::{place, protection, spot};
 use super::pieces::pieces;
+use crate::engine::populate::populate;
 use crate::engine::vector::Vector;
 use crate::errno::Errno;
-use crate::sys::abi::{MADV_POPULATE_WRITE, PAGE, PROT_READ, PROT_WRITE, at};
+use crate::sys::abi::{PAGE, PROT_READ, PROT_WRITE, at};
 use crate::sys::clock;
 use crate::sys::host::gettid;
-use crate::sys::memory::{advise, protect};
+use crate::sys::memory::protect;
 use crate::sys::nr;
 use crate::sys::raw::call;
+use crate::trace::Reason;
 
 /// Where the words of the initial stack are, in this process.
 #[derive(Debug, Clone, Copy)]
@@ -111,17 +113,22 @@ unsafe fn slide(at: usize, bits: &[u8; SLIDE_LEN], delta: u64) {
     }
 }
 
-/// Fills in all words, and gives the pages their protection.
+/// Fills in all words, and gives the pages their protection. `populates`: whether pages are populated before.
 ///
 /// # Errors
 /// Those of mprotect(2).
-pub fn fill(snapshot: &Snapshot<'_>, delta: u64, stack: &Stack) -> Result<(), Errno> {
+pub fn fill(
+    snapshot: &Snapshot<'_>,
+    delta: u64,
+    stack: &Stack,
+    populates: bool,
+) -> Result<(), Errno> {
     let mut fix_ups = snapshot.fix_ups.iter().peekable();
     for piece in pieces(snapshot, delta).filter(|piece| piece.is_filled) {
         let (at, len, _) = spot(snapshot, &piece, delta).ok_or(Errno::EINVAL)?;
-        if delta != 0 {
-            // One fault for all; kernels before 5.14 do not know it.
-            let _ = advise(at, len, MADV_POPULATE_WRITE);
+        // Just before they are written to: later they would have left the processor's caches. Where nothing moves few words are filled in.
+        if delta != 0 && populates && piece.pages > 1 {
+            populate(at, len, Reason::Resident);
         }
         for number in 0..piece.pages {
             let (at, page) = (at + number * PAGE, piece.first + number);

@@ -220,7 +220,7 @@ fn code(
     let plan = process
         .code
         .as_ref()
-        .map(|code| (code, code.plan(&asked, file)));
+        .map(|code| (code, code.plan(&asked, file).plan));
     let (copy, layout, block) = match plan {
         Some((code, Plan::Copy(copy))) => match Block::reserve(code, copy, room) {
             Ok(block) => (copy, copy.layout, block),

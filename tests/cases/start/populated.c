@@ -1,0 +1,135 @@
+/*
+ * Memory that the runtime may populate: data that is relocated, of a program and of a library, and a heap that grows. With LIBRARY it is that
+ * library. What it says is the same natively.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Twenty pages of words that the dynamic linker writes, each the address of its own successor but for the last one's. */
+enum { WORDS = 20 * 512 };
+#define A(n) &table[(n) + 1],
+#define B(n) A(n) A((n) + 1) A((n) + 2) A((n) + 3) A((n) + 4) A((n) + 5) A((n) + 6) A((n) + 7)
+#define C(n) B(n) B((n) + 8) B((n) + 16) B((n) + 24) B((n) + 32) B((n) + 40) B((n) + 48) B((n) + 56)
+#define D(n) C(n) C((n) + 64) C((n) + 128) C((n) + 192) C((n) + 256) C((n) + 320) C((n) + 384) C((n) + 448)
+#define E(n) D(n) D((n) + 512) D((n) + 1024) D((n) + 1536) D((n) + 2048)
+void *table[WORDS] = {E(0) E(2560) E(5120) E(7680)};
+
+/* How many of them lead to the next one. */
+int chain(void) {
+    int good = 0;
+    for (int i = 0; i < WORDS; i++)
+        good += table[i] == (void *)&table[i + 1];
+    return good;
+}
+
+#ifndef LIBRARY
+static void need(int good, const char *what) {
+    if (!good) {
+        perror(what);
+        exit(95);
+    }
+}
+
+enum { STEP = 132 << 10 };
+
+/* Grows the heap by STEP: how many of the bytes that it gets are not zero. */
+static int grow(void) {
+    unsigned char *from = sbrk(STEP);
+    need(from != (void *)-1, "sbrk");
+    int wrong = 0;
+    for (int i = 0; i < STEP; i++)
+        wrong += from[i] != 0;
+    memset(from, 0x5a, STEP);
+    return wrong;
+}
+
+static int grow_often(int times) {
+    int wrong = 0;
+    while (times--)
+        wrong += grow();
+    return wrong;
+}
+
+/* From now on who advises about memory is killed. */
+static void forbid(int by_prctl) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no new privileges");
+    if (by_prctl)
+        need(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0, "prctl");
+    else
+        need(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0, "seccomp");
+}
+
+static void library(void) {
+    void *library = dlopen("/lib/libpopulated.so", RTLD_NOW);
+    if (!library)
+        puts(dlerror());
+    need(library != NULL, "dlopen");
+    int (*of)(void) = (int (*)(void))dlsym(library, "chain");
+    need(of != NULL, "dlsym");
+    printf("library %d\n", of());
+}
+
+int main(int argc, char **argv) {
+    setvbuf(stdout, NULL, _IONBF, 0);
+    for (int i = 1; i < argc; i++) {
+        const char *what = argv[i];
+        if (!strcmp(what, "program")) {
+            printf("program %d\n", chain());
+        } else if (!strcmp(what, "library")) {
+            library();
+        } else if (!strcmp(what, "heap")) {
+            printf("heap %d\n", grow_often(8));
+        } else if (!strcmp(what, "shrink")) {
+            int wrong = grow_often(4);
+            need(sbrk(-3 * STEP) != (void *)-1, "sbrk");
+            printf("shrunk %d\n", wrong + grow_often(6));
+        } else if (!strcmp(what, "fork")) {
+            int wrong = grow_often(3), status;
+            fflush(NULL);
+            pid_t child = fork();
+            need(child >= 0, "fork");
+            wrong += grow_often(3);
+            if (child == 0)
+                _exit(wrong);
+            need(waitpid(child, &status, 0) == child, "waitpid");
+            printf("forked %d %d\n", wrong, status);
+        } else if (!strcmp(what, "limited")) {
+            /* Of the data, which is all that brk counts. */
+            struct rlimit limit;
+            need(getrlimit(RLIMIT_DATA, &limit) == 0, "getrlimit");
+            int wrong = grow_often(3);
+            limit.rlim_cur = 1;
+            need(setrlimit(RLIMIT_DATA, &limit) == 0, "setrlimit");
+            int refused = sbrk(STEP) == (void *)-1 && errno == ENOMEM;
+            limit.rlim_cur = limit.rlim_max;
+            need(setrlimit(RLIMIT_DATA, &limit) == 0, "setrlimit");
+            printf("limited %d, refused %d\n", wrong + grow_often(3), refused);
+        } else {
+            forbid(!strcmp(what, "prctl"));
+            printf("forbidden %d\n", grow_often(6));
+            library();
+        }
+    }
+}
+#endif

@@ -1,0 +1,117 @@
+//! Memory that is populated: what a program finds in it and what its calls return is the same with and without, and `--stats` says how much.
+
+use std::process::Command;
+
+use elfuse_tests::elfuse_index;
+use serde_json::Value;
+
+use super::guest::{Guest, said};
+
+/// Pages of the tables in the program's and in the library's data.
+const TABLE: u64 = 20;
+/// A step of the heap, in pages.
+const STEP: u64 = 33;
+
+/// A guest with a program and a library that have much to relocate, and an index of it.
+fn indexed() -> Guest {
+    let guest = Guest::new();
+    guest.add_glibc();
+    guest.add("populated", "bin/populated");
+    guest.add("libpopulated.so", "lib/libpopulated.so");
+    let index = guest.scratch.beside("index");
+    let line = [
+        "build".as_ref(),
+        "--quiet".as_ref(),
+        "--index-dir".as_ref(),
+        index.as_os_str(),
+        guest.scratch.root().as_os_str(),
+    ];
+    elfuse_index!().run(&line).ended_with(0);
+    guest
+}
+
+fn command(guest: &Guest, options: &[&str], words: &[&str]) -> Command {
+    let index = guest.scratch.beside("index");
+    let index = ["--index-dir", index.to_str().expect("UTF-8")];
+    guest.elfuse(
+        &[&index, options].concat(),
+        &[&["/bin/populated"], words].concat(),
+    )
+}
+
+/// What it says, and how many pages were populated for relocations and for the heap.
+fn populated(guest: &Guest, options: &[&str], words: &[&str]) -> (String, u64, u64) {
+    let run = said(&mut command(
+        guest,
+        &[&["--stats=json"], options].concat(),
+        words,
+    ));
+    assert_eq!(run.status, 0, "{run:#?}");
+    let report: Value = serde_json::from_str(&run.errors).expect("one JSON document");
+    let pages = |why: &str| report["pages_populated"][why].as_u64().expect("a number");
+    (run.text, pages("relocated"), pages("heap"))
+}
+
+fn native(guest: &Guest, words: &[&str]) -> String {
+    guest.native(&[&["/bin/populated"], words].concat()).well()
+}
+
+#[test]
+fn what_the_dynamic_linker_relocates_is_populated_in_the_program_and_in_each_library() {
+    let guest = indexed();
+    let (text, without, _) = populated(&guest, &[], &["program"]);
+    assert_eq!(text, "program 10240\n");
+    assert!(without >= TABLE, "{without}");
+    let (text, with, _) = populated(&guest, &[], &["program", "library"]);
+    assert_eq!(text, native(&guest, &["program", "library"]));
+    // The table may share its first and last page with other words that are relocated.
+    let of_library = with - without;
+    assert!(
+        (TABLE..TABLE + 4).contains(&of_library),
+        "{with}, {without}"
+    );
+}
+
+#[test]
+fn a_heap_that_is_used_up_is_populated_in_advance_from_its_second_step_on() {
+    let guest = indexed();
+    let heap = |words: &[&str]| populated(&guest, &[], words);
+    let (text, _, pages) = heap(&["heap"]);
+    assert_eq!(text, "heap 0\n");
+    // Half of the second step, and all from the third on.
+    assert_eq!(pages, STEP / 2 + 6 * STEP);
+    // A heap that has been shrunk was there before: of six steps three are new.
+    let (text, _, pages) = heap(&["shrink"]);
+    assert_eq!(text, "shrunk 0\n");
+    assert_eq!(pages, STEP / 2 + 2 * STEP + 3 * STEP);
+    // Parent and child each grow their own.
+    let (text, _, pages) = heap(&["fork"]);
+    assert_eq!(text, "forked 0 0\n");
+    assert_eq!(pages, STEP / 2 + STEP + 2 * 3 * STEP);
+}
+
+#[test]
+fn nothing_is_populated_where_that_is_not_wanted_or_nothing_is_known_and_all_is_the_same() {
+    let guest = indexed();
+    let words = ["program", "library", "heap", "shrink", "fork", "limited"];
+    let native = native(&guest, &words);
+    let (text, relocated, heap) = populated(&guest, &[], &words);
+    assert_eq!(text, native);
+    assert!(relocated > 0 && heap > 0, "{relocated} {heap}");
+    for options in [&["--no-populate"][..], &["--coherence", "off"]] {
+        let expected = (native.clone(), 0, 0);
+        assert_eq!(populated(&guest, options, &words), expected, "{options:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_would_be_killed_for_advice_about_memory_gives_none() {
+    let guest = indexed();
+    for how in ["prctl", "seccomp"] {
+        assert_eq!(
+            said(&mut command(&guest, &[], &["heap", how])).well(),
+            "heap 0\nforbidden 0\nlibrary 10240\n",
+            "{how}"
+        );
+    }
+}
