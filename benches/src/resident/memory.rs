@@ -220,15 +220,15 @@ fn section(waiting: &Waiting, many: usize, found: &[(&str, Found)]) -> Section {
     ];
     Section {
         title: format!("Memory of {} waiting for input", waiting.name),
-        about: vec![format!(
-            "`/proc/PID/smaps_rollup` of `{}` with a pipe that nobody writes to, once it sleeps and uses no more processor time: of one process, and the \
-             mean of {many} that run at once. It has done its own work up to there, and what it has allocated for that is the same in all ways.",
-            waiting.line.join(" ")
-        )],
+        about: Vec::new(),
         peer: (*peer_name).to_owned(),
         rows: Vec::new(),
         tables: vec![Table {
-            title: String::new(),
+            title: format!(
+                "`/proc/PID/smaps_rollup` of `{}` with a pipe that nobody writes to, once it sleeps and uses no more processor time: of one process, and the \
+                 mean of {many} that run at once. It has done its own work up to there, and what it has allocated for that is the same in all ways.",
+                waiting.line.join(" ")
+            ),
             columns: columns.to_vec(),
             rows: found.iter().map(row).collect(),
         }],
