@@ -195,6 +195,14 @@ pub(crate) fn relocated(
     Ok(best.max_by_key(|(worth, _)| *worth).map(|(_, run)| run))
 }
 
+/// The same of a file that is in memory.
+#[must_use]
+pub fn of_bytes(bytes: &[u8]) -> Option<RelocatedRun> {
+    let head = bytes.get(..64)?;
+    // Reading memory cannot fail.
+    relocated(&bytes, head, bytes.len() as u64).ok().flatten()
+}
+
 /// Calls `each` with the address that each relocation of a table writes to.
 fn each_target(
     file: &impl ReadAt,

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use elfuse_indexer::inspect;
 use elfuse_indexer::patch;
+use elfuse_indexer::relocated;
 use elfuse_indexer::resolve::conf::{LD_SO_CONF, LdSoConf};
 use elfuse_indexer::resolve::{self, Outcome, Question};
 use elfuse_indexer::tree::{Elf, Kind, Tree};
@@ -49,6 +50,11 @@ pub(crate) fn patch(data: &[u8]) {
 }
 
 fn patch_file(bytes: &[u8]) {
+    if let Some(run) = relocated::of_bytes(bytes) {
+        let pages = (bytes.len() as u64).div_ceil(4096);
+        assert!(run.pages as usize >= relocated::MIN_PAGES);
+        assert!(u64::from(run.first) + u64::from(run.pages) <= pages);
+    }
     let Some(analysis) = patch::analyse(bytes) else {
         return;
     };

@@ -7,11 +7,11 @@
 //! | the next part of a heap | those before it were used up, else it would not grow |
 //! | pages of a snapshot in which words are filled in | its tables ([`super::resident`]) |
 //!
-//! Contents are the same with and without, and so is what a call returns: whatever is wrong here costs memory or time. Kernels before 5.14
-//! know no such advice, and pages that cannot be had (a limit of the control group, a file that has been cut) are left to faults: the call
-//! that populates fails, and nobody is told.
+//! Contents are the same with and without, and so is what a call returns: whatever is wrong here costs memory or time. Pages that cannot be
+//! had (a limit of the control group, a file that has been cut) are left to faults: the call that populates fails, and nobody is told.
 //!
-//! Nothing is populated from when the guest installs a filter of system calls: it may kill for a call that the guest itself never makes.
+//! Nothing is populated where the kernel does not know how (before 5.14), and from when the guest installs a filter of system calls: it may
+//! kill for a call that the guest itself never makes.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -20,6 +20,7 @@ use elfuse_format::text::RelocatedRun;
 use super::process::Process;
 use super::tell;
 use super::text::Asked;
+use crate::errno::Errno;
 use crate::loader::map::Bias;
 use crate::loader::plan::{Piece, Plan as Image};
 use crate::sys::abi::{
@@ -69,8 +70,11 @@ pub fn is_on(process: &Process) -> bool {
 
 /// Makes pages the process's own that can be written to, as if they were.
 pub fn populate(at: usize, len: usize, reason: Reason) {
-    if advise(at, len, MADV_POPULATE_WRITE).is_ok() {
-        tell::populated(reason, (len / PAGE) as u64);
+    match advise(at, len, MADV_POPULATE_WRITE) {
+        Ok(()) => tell::populated(reason, (len / PAGE) as u64),
+        // The kernel does not know how.
+        Err(Errno::EINVAL) => stop(),
+        Err(_) => {}
     }
 }
 

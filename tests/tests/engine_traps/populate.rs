@@ -26,7 +26,7 @@ fn indexed() -> Guest {
         index.as_os_str(),
         guest.scratch.root().as_os_str(),
     ];
-    elfuse_index!().run(&line).ended_with(0);
+    elfuse_index!().run(line).ended_with(0);
     guest
 }
 
