@@ -8,6 +8,7 @@ fn main() {
         |variable: &str, value: &str| std::env::var(variable).is_ok_and(|found| found == value);
     if is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ARCH", "x86_64") {
         let base = format!("-Wl,--image-base={IMAGE_BASE}");
+        let script = format!("-Wl,-T,{}/start.ld", env!("CARGO_MANIFEST_DIR"));
         for argument in [
             "-nostartfiles",
             "-nostdlib",
@@ -18,6 +19,7 @@ fn main() {
             "-Wl,--no-rosegment",
             "-Wl,--build-id",
             &base,
+            &script,
         ] {
             println!("cargo::rustc-link-arg-bins={argument}");
         }

@@ -249,3 +249,27 @@ fn a_call_from_a_patched_site_takes_no_more_of_the_guests_stack_than_was_promise
     };
     assert!(stack <= MOST_STACK, "{stack} bytes: {:#?}", names());
 }
+
+#[test]
+fn what_each_start_and_each_call_runs_stands_in_front_of_all_else() {
+    let symbols = Code::read().symbols();
+    let places = |part: &str| {
+        let named = (symbols.iter()).filter(|(_, name)| name.contains(part));
+        let places: Vec<u64> = named.map(|(at, _)| *at).collect();
+        assert!(!places.is_empty(), "no function of {part}");
+        places
+    };
+    let often = [
+        "elfuse_patched_entry",
+        "6mirror6Mirror5fetch",
+        "7resolve4walk",
+        "7patched5serve",
+        "5store3vfs",
+        "6launch6launch",
+        "6settle6settle",
+    ];
+    let seldom = ["5calls7sockets", "7listing", "5trace6report", "6exec"];
+    let last = often.into_iter().flat_map(places).max();
+    let first = seldom.into_iter().flat_map(places).min();
+    assert!(last < first, "{last:x?} {first:x?}");
+}

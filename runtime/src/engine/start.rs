@@ -23,7 +23,7 @@ use crate::options::{Coherence, Inherited};
 use crate::sys::abi::{SignalSet, at};
 use crate::sys::clock;
 use crate::sys::host::{Fd, can_be_told_of_heap, exit, getpid};
-use crate::sys::memory::{keep_beside_image, populate_image};
+use crate::sys::memory::keep_beside_image;
 use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
 
@@ -56,7 +56,6 @@ pub unsafe fn begin(stack: *mut usize) -> ! {
     let vector = unsafe { Vector::at(stack) };
     // Writes to the page that each call reads of: the other way round it would be faulted in twice.
     clock::begin(vector.auxiliary(at::HWCAP2));
-    populate_image();
     let first = vector.arguments().nth(1);
     match first {
         Some(first) if Inherited::is_claimed_by(first) => match Inherited::decode(first) {

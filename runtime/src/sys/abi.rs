@@ -198,8 +198,6 @@ pub const RESOLVE_BENEATH: u64 = 8;
 pub const RESOLVE_IN_ROOT: u64 = 16;
 pub const RESOLVE_CACHED: u64 = 32;
 
-/// `MADV_POPULATE_READ`.
-pub const MADV_POPULATE_READ: usize = 22;
 /// `struct open_how`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]

@@ -22,8 +22,8 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::abi::{
-    MADV_POPULATE_READ, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, PAGE, PROT_READ, PROT_WRITE,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PAGE,
+    PROT_READ, PROT_WRITE,
 };
 use super::host::Fd;
 use super::nr;
@@ -209,20 +209,6 @@ pub fn advise(at: usize, len: usize, advice: usize) -> Result<(), Errno> {
     unsafe { call(nr::MADVISE, [at, len, advice, 0, 0, 0]) }
         .result()
         .map(drop)
-}
-
-/// Maps the image's code and constants at once, where a start would fault in most of them piece by piece. Kernels before 5.14 do not know
-/// how.
-pub fn populate_image() {
-    unsafe extern "C" {
-        /// The linker's: where the image starts.
-        safe static __executable_start: u8;
-        /// The linker's: the end of its code.
-        safe static etext: u8;
-    }
-    let start = (&raw const __executable_start).addr();
-    let end = (&raw const etext).addr().next_multiple_of(PAGE);
-    let _ = advise(start, end - start, MADV_POPULATE_READ);
 }
 
 /// What is left of memory that was mapped at once, to be cut into pieces by [`anonymous`].
