@@ -34,6 +34,11 @@ fn interpreters_work_as_under_the_real_kernel() {
 }
 
 #[test]
+fn what_a_libc_loads_when_it_is_asked_works_as_under_the_real_kernel() {
+    check("libc", debian());
+}
+
+#[test]
 fn compilers_and_what_they_make_work_as_under_the_real_kernel() {
     check("development", debian());
 }

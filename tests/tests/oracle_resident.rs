@@ -5,29 +5,32 @@ use elfuse_tests::oracle::programs::{self, Sysroot};
 use elfuse_tests::oracle::resident::{self, Unrestored};
 use elfuse_tests::{oracle_programs, sysroot};
 
-#[test]
-fn scripts_of_calls_do_from_a_snapshot_what_they_do_under_the_real_kernel() {
-    let programs = oracle_programs!();
-    const THEMES: [&str; 15] = [
-        "open",
-        "walk",
-        "stat",
-        "make",
-        "attributes",
-        "directories",
-        "openat2",
-        "sockets",
-        "proc",
-        "exec",
-        "hidden",
-        "mounts",
-        "descriptors",
-        "refused",
-        "root",
-    ];
-    for theme in THEMES {
-        resident::check(theme, &calls::theme(theme), &programs, &[]);
-    }
+/// Tests of themes of scripts, each under a name.
+macro_rules! themes {
+    ($($name:ident: $theme:literal,)*) => {$(
+        #[test]
+        fn $name() {
+            resident::check($theme, &calls::theme($theme), &oracle_programs!(), &[]);
+        }
+    )*};
+}
+
+themes! {
+    files_open_as_under_the_real_kernel: "open",
+    paths_lead_where_they_lead_under_the_real_kernel: "walk",
+    questions_about_paths_are_answered_as_by_the_real_kernel: "stat",
+    names_are_made_moved_and_removed_as_by_the_real_kernel: "make",
+    attributes_change_as_under_the_real_kernel: "attributes",
+    directories_are_entered_and_listed_as_under_the_real_kernel: "directories",
+    openat2_resolves_as_under_the_real_kernel: "openat2",
+    sockets_have_paths_as_under_the_real_kernel: "sockets",
+    proc_tells_what_it_tells_under_the_real_kernel: "proc",
+    programs_are_executed_as_by_the_real_kernel: "exec",
+    what_belongs_to_an_index_is_neither_seen_nor_in_the_way: "hidden",
+    mounts_are_what_they_are_under_the_real_kernel: "mounts",
+    descriptors_may_be_closed_replaced_and_used_up: "descriptors",
+    what_is_refused_is_refused_as_by_the_real_kernel: "refused",
+    rights_of_root_are_those_under_the_real_kernel: "root",
 }
 
 #[test]
@@ -66,6 +69,11 @@ fn shells_and_tools_work_from_snapshots() {
 #[test]
 fn interpreters_work_from_snapshots() {
     check("languages", debian(), &[]);
+}
+
+#[test]
+fn what_a_libc_loads_when_it_is_asked_works_from_snapshots() {
+    check("libc", debian(), &[]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use object::{Object as _, ObjectSymbol as _};
 
 use crate::need;
+use crate::scratch::copy_program;
 
 /// The programs for a test of this package.
 #[macro_export]
@@ -82,12 +83,12 @@ impl Programs {
         self.compile("calls", "calls", &flags);
     }
 
-    /// The same programs, those of the cases with a dynamic linker.
+    /// The same programs, those of the cases with a dynamic linker; and libraries of this machine, given by their paths below its root.
     ///
     /// # Panics
-    /// Something cannot be compiled.
+    /// Something cannot be compiled, or is not there.
     #[must_use]
-    pub fn dynamic(&self) -> Self {
+    pub fn dynamic(&self, libraries: &[&str]) -> Self {
         let _alone = COMPILING
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -100,7 +101,27 @@ impl Programs {
         let linked = ["-pie", "-fPIE"];
         programs.compile_calls(&linked);
         programs.compile("process", "process", &linked);
+        for library in libraries {
+            programs.take(&Path::new("/").join(library));
+        }
         programs
+    }
+
+    /// Puts a copy of a library of this machine among the programs, unless that was done.
+    fn take(&self, library: &Path) {
+        let name = library.file_name().expect("a name");
+        let (copy, mut unfinished) = (self.directory.join(name), self.directory.join(name));
+        unfinished.set_extension("unfinished");
+        let content =
+            fs::read(library).unwrap_or_else(|error| panic!("{}: {error}", library.display()));
+        if fs::read(&copy).is_ok_and(|copied| copied == content) {
+            return;
+        }
+        copy_program(
+            &library.canonicalize().expect("it was just read"),
+            &unfinished,
+        );
+        fs::rename(&unfinished, &copy).expect("putting it in place");
     }
 
     /// `elfuse-tools`, built beside `elfuse`, which finds it there.
@@ -173,12 +194,19 @@ impl Programs {
 }
 
 fn files_of(source: &Path) -> Vec<PathBuf> {
-    if source.is_file() {
-        return vec![source.to_owned()];
-    }
-    let files = fs::read_dir(source)
+    let is_alone = source.is_file();
+    let directory = if is_alone {
+        source.parent().expect("a directory of sources")
+    } else {
+        source
+    };
+    let files = fs::read_dir(directory)
         .unwrap_or_else(|error| panic!("the sources in {}: {error}", source.display()));
     let mut files: Vec<_> = files.map(|file| file.expect("a name").path()).collect();
+    if is_alone {
+        // What it includes lies beside it.
+        files.retain(|file| file == source || file.extension() == Some(OsStr::new("h")));
+    }
     files.sort();
     files
 }

@@ -19,7 +19,6 @@ use super::compile::Programs;
 use super::room::Ground;
 use super::suite::{self, Case};
 use super::way::Way;
-use crate::scratch::copy_program;
 
 /// A case that does not go on from any snapshot, and why not.
 pub type Unrestored<'a> = (&'a str, &'a str);
@@ -204,13 +203,7 @@ fn prepared(cases: &[Case], programs: &mut Programs, directory: &Path) -> Vec<Ca
         match &mut case.ground {
             Ground::Own(tree) => {
                 if !is_linked {
-                    *programs = programs.dynamic();
-                    for library in [LINKER, LIBC] {
-                        let name = Path::new(library).file_name().expect("a name");
-                        let from = Path::new("/").join(library);
-                        let from = from.canonicalize().expect("the library of this machine");
-                        copy_program(&from, &programs.directory.join(name));
-                    }
+                    *programs = programs.dynamic(&[LINKER, LIBC]);
                     is_linked = true;
                 }
                 tree.add(&format!("{LINKER} program"));
