@@ -40,8 +40,12 @@ fn open(code: &Code, row: &ArchivedTextCopy, room: &mut Room) -> Result<Fd, Errn
     let mut name = [b'/'; NAME + 64];
     name[..TEXT_DIR.len()].copy_from_slice(TEXT_DIR.as_bytes());
     name[NAME..].copy_from_slice(&copy_name(&row.content_hash));
-    let path: &CStr = store::joined(code.store, &name, room)?;
     let flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    let mut short = [0; NAME + 64 + 64];
+    let path: &CStr = match store::joined(code.store, &name, &mut short) {
+        Ok(path) => path,
+        Err(_) => store::joined(code.store, &name, room)?,
+    };
     let file = openat(Fd::CWD, path, flags, 0)?;
     let is_copy = fstat(file).is_ok_and(|found| {
         let (state, size) = state(&found);

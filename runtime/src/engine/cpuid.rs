@@ -21,8 +21,7 @@ use elfuse_format::names;
 use super::store;
 use crate::errno::Errno;
 use crate::sys::abi::{
-    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY, PATH_MAX, S_IFMT,
-    S_IFREG,
+    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, PATH_MAX, S_IFMT, S_IFREG,
 };
 use crate::sys::host::{
     Fd, chmod, close, fstat, getpid, getuid, monotonic_ns, openat, pread, read, rename, unlink,
@@ -152,10 +151,8 @@ struct Place<'p> {
 
 impl Place<'_> {
     fn read(&self, machine: &Machine) -> Result<(), Errno> {
-        let flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
-        let (mut path, mut room) = ([0; PATH_MAX], [0; MAX_LEN + 1]);
-        let path = store::joined(self.dir, self.name, &mut path)?;
-        let fd = openat(Fd::CWD, path, flags, 0)?;
+        let mut room = [0; MAX_LEN + 1];
+        let fd = store::open(self.dir, self.name, O_RDONLY)?;
         let is_trusted = self.owner.is_none_or(|owner| {
             fstat(fd).is_ok_and(|found| found.uid == owner && found.mode & S_IFMT == S_IFREG)
         });

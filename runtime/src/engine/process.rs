@@ -273,9 +273,9 @@ impl Process {
 
     /// Whether the cached descriptor's number is none that a call could make another descriptor at: only then is it ever trusted.
     #[must_use]
-    pub fn is_above_limit(&self) -> bool {
+    pub fn is_above_limit(&self, limit: u64) -> bool {
         let number = u64::try_from(self.cached_fd().0);
-        number.is_ok_and(|number| limits(RLIMIT_NOFILE).is_ok_and(|[soft, _]| number >= soft))
+        number.is_ok_and(|number| number >= limit)
     }
 
     /// The cached descriptor is to be compared before it is used again.

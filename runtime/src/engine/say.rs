@@ -26,6 +26,14 @@ impl Line {
         let _ = self.write_fmt(text);
     }
 
+    /// Adds text as it is.
+    pub fn put_bytes(&mut self, text: &[u8]) {
+        let room = &mut self.text[self.len..];
+        let len = text.len().min(room.len());
+        room[..len].copy_from_slice(&text[..len]);
+        self.len += len;
+    }
+
     /// What is in it.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -41,10 +49,7 @@ impl Default for Line {
 
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.text[self.len..];
-        let len = text.len().min(room.len());
-        room[..len].copy_from_slice(&text.as_bytes()[..len]);
-        self.len += len;
+        self.put_bytes(text.as_bytes());
         Ok(())
     }
 }

@@ -19,7 +19,8 @@ use crate::errno::Errno;
 use crate::options::inherited::{Mount as Row, MountList};
 use crate::options::{Bind, Inherited, RunOptions, Stats, binds};
 use crate::sys::abi::{
-    O_CLOEXEC, O_DIRECTORY, O_PATH, OpenHow, RESOLVE_NO_SYMLINKS, S_IFDIR, S_IFMT, SignalSet, Stat,
+    O_CLOEXEC, O_DIRECTORY, O_PATH, OpenHow, RESOLVE_NO_SYMLINKS, S_IFDIR, S_IFLNK, S_IFMT,
+    SignalSet, Stat,
 };
 use crate::sys::host::{Fd, close, fstat, getcwd, getpid, lstatat, openat, openat2, readlinkat};
 use crate::text::Shown;
@@ -290,8 +291,13 @@ impl<'v> Setting<'v> {
     fn has(&mut self, process: &'static Process, path: &[u8]) -> bool {
         let mut found = || {
             let below = self.string(path.get(1..)?).ok()?;
-            let fd = plain(process.sysroot().ok()?, below, 0)?;
-            close(fd);
+            // Opened by this process a moment ago.
+            let sysroot = process.cached_fd();
+            if !below.to_bytes().contains(&b'/') {
+                let found = lstatat(sysroot, below).ok()?;
+                return (found.mode & S_IFMT != S_IFLNK).then_some(());
+            }
+            close(plain(sysroot, below, 0)?);
             Some(())
         };
         found().is_some()
@@ -433,7 +439,7 @@ pub fn settle(setting: &mut Setting<'_>) -> &'static Process {
         mounts: listed(setting, mounts),
         ..run
     };
-    let process = start::settle(&mut setting.arena, probe, run, mounts);
+    let process = start::settle(&mut setting.arena, probe, run, mounts, true);
     setting.enter_workdir(process, cwd);
     process
 }

@@ -19,10 +19,10 @@ use super::text::Code;
 use super::vector::Vector;
 use super::{descriptors, store};
 use crate::errno::Errno;
-use crate::options::{Coherence, Inherited};
-use crate::sys::abi::{SignalSet, at};
+use crate::options::Inherited;
+use crate::sys::abi::{RLIMIT_NOFILE, SignalSet, at};
 use crate::sys::clock;
-use crate::sys::host::{Fd, can_be_told_of_heap, exit, getpid};
+use crate::sys::host::{Fd, can_be_told_of_heap, exit, getpid, soft_limit};
 use crate::sys::memory::keep_beside_image;
 use crate::trace::TraceBits;
 use crate::vfs::{Mount, Mounts, Vfs};
@@ -90,7 +90,7 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
         }
     }
     let process = set_up(&mut arena, run, mounts, pool);
-    let process = settle(&mut arena, process, run, mounts);
+    let process = settle(&mut arena, process, run, mounts, false);
     tell::done(Step::Settled, run.trace);
     let program = Program {
         file: Fd(run.program_fd),
@@ -144,36 +144,42 @@ pub fn set_up(
 
 static STACKS: Stacks = Stacks::new();
 
-/// The same state for another run, with its mounts and the index of its sysroot.
+/// The same state for another run, with its mounts and the index of its sysroot. `is_new`: the sysroot's descriptor was opened by this
+/// process, and by no guest's leave.
 pub fn settle(
     arena: &mut Arena,
     process: &Process,
     run: Inherited<'static>,
     mounts: &'static Mounts<'static>,
+    is_new: bool,
 ) -> &'static Process {
     let mut made = || {
         let store = store::directory(arena, &run)?;
-        if run.coherence != Coherence::Off {
-            store::reserve()?;
-        }
-        let (vfs, coherence) = store::vfs(arena, &run, mounts, store)?;
+        let limit = soft_limit(RLIMIT_NOFILE);
+        let (vfs, coherence) = store::vfs(arena, &run, mounts, store, limit.unwrap_or(0))?;
         // A trace of all calls needs every one to be trapped.
         let texts = vfs
             .texts()
             .filter(|_| run.patched && !run.trace.has(TraceBits::SYSCALLS));
+        let is_above = limit.is_ok_and(|limit| process.is_above_limit(limit));
         let state = Process {
             vfs,
             code: texts.map(|texts| Code { texts, store }),
             coherence,
             // A page that processes have in common is one more mapping to make, and to copy at each fork.
-            trust: Trust::new(process.is_above_limit().then(store::common_word).flatten()),
+            trust: Trust::new(is_above.then(store::common_word).flatten()),
             ..process.with_run(run)
         };
         arena.place(state)
     };
     let process = process::set(made().unwrap_or_else(|errno| no_memory(errno)));
     if !process.is_armed() {
-        descriptors::begin(process.sysroot().ok());
+        let own = process.cached_fd();
+        descriptors::begin(if is_new {
+            Some(own)
+        } else {
+            process.sysroot().ok()
+        });
     }
     process
 }

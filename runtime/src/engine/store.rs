@@ -20,26 +20,22 @@ use crate::errno::Errno;
 use crate::guest::{Address, Memory};
 use crate::options::{Coherence as Rule, Inherited};
 use crate::sys::abi::{
-    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, PATH_MAX, RLIMIT_NOFILE,
-    S_IFMT, S_IFREG,
+    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_RDWR, PAGE, PATH_MAX,
 };
 use crate::sys::clock;
 use crate::sys::host::{
-    Fd, chmod, close, file_system, fstat, getpid, getuid, openat, pread, rename, soft_limit,
-    unlink, wall_clock, write,
+    Fd, chmod, close, file_system, getpid, getuid, openat, pread, rename, unlink, wall_clock, write,
 };
-use crate::sys::memory::{self, anonymous, anonymous_shared, hostile, replace_shared, shared};
+use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
 use crate::vfs::{
     Absences, Arena as IndexArena, Attributes, Catalogue, Coherence, Fault, Generation, IndexFile,
     Mode, Mounts, Prefixes, Source, Vfs,
 };
 
-/// Memory that what is touched of an index is copied to; pages cost nothing until then. What does not fit is asked of the host.
-const INDEX_ROOM: usize = 64 << 20;
-
-/// Memory that absent names, and where the beginnings of paths lead, are remembered in.
-const ABSENCE_ROOM: usize = 512 << 10;
+/// Memory for what is kept of an index, of absent names, and of where the beginnings of paths lead; pages cost nothing until they are touched.
+/// What does not fit is asked of the host.
+const ROOM: usize = 64 << 20;
 
 /// A file of the store: open until the guest begins, mapped from then on. Reading costs less than a look into a mapping whose pages
 /// have to be found first; but the descriptors are the guest's.
@@ -65,15 +61,12 @@ static OPEN: AtomicPtr<Files> = AtomicPtr::new(core::ptr::null_mut());
 const SPARE: i32 = 16;
 
 impl Opened {
-    fn new(dir: &CStr, name: &str) -> Result<Self, Errno> {
-        let mut room = [0; PATH_MAX];
-        let path = joined(dir, name.as_bytes(), &mut room)?;
-        let fd = openat(Fd::CWD, path, O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0)?;
-        Ok(Self {
+    fn new(fd: Fd) -> Self {
+        Self {
             fd: AtomicI32::new(fd.0),
             at: AtomicUsize::new(0),
             len: AtomicU64::new(0),
-        })
+        }
     }
 
     fn close(&self) {
@@ -123,11 +116,17 @@ fn how_to_copy() -> Memory {
 impl Files {
     fn open(dir: &CStr) -> Result<Self, Errno> {
         // The keys first: a loader cache that is published in between is another than the one they name.
-        let keys = Opened::new(dir, names::KEYS)?;
-        match Opened::new(dir, names::LOADER_CACHE) {
-            Ok(loader_cache) => Ok(Self { loader_cache, keys }),
+        let keys = match FOUND.swap(-1, Ordering::Relaxed) {
+            -1 => open(dir, names::KEYS.as_bytes(), O_RDONLY)?,
+            found => Fd(found),
+        };
+        match open(dir, names::LOADER_CACHE.as_bytes(), O_RDONLY) {
+            Ok(loader_cache) => Ok(Self {
+                loader_cache: Opened::new(loader_cache),
+                keys: Opened::new(keys),
+            }),
             Err(errno) => {
-                keys.close();
+                close(keys);
                 Err(errno)
             }
         }
@@ -150,15 +149,15 @@ impl Files {
         self.loader_cache.map();
     }
 
-    /// Leaves the files open until [`guest_begins`], if there are descriptors enough for whatever else is opened until then.
-    fn stay_open(&'static self, catalogue: &Catalogue<'_>) {
+    /// Leaves the files open until [`guest_begins`], if there are descriptors enough for whatever else is opened until then. `most`: how many
+    /// there may be.
+    fn stay_open(&'static self, catalogue: &Catalogue<'_>, most: u64) {
         for file in [IndexFile::Keys, IndexFile::LoaderCache] {
             let len = catalogue.file_len(file);
             self.get(file).len.store(len, Ordering::Relaxed);
         }
         let highest = self.loader_cache.fd.load(Ordering::Relaxed);
         let highest = highest.max(self.keys.fd.load(Ordering::Relaxed));
-        let most = soft_limit(RLIMIT_NOFILE).unwrap_or(0);
         if most < (highest + SPARE).cast_unsigned().into() {
             self.map();
         } else {
@@ -187,38 +186,31 @@ impl Source for Files {
     }
 }
 
-/// Opens a file of the store, if it is a regular one.
-fn open(dir: &CStr, name: &str, flags: usize) -> Result<(Fd, u64), Errno> {
-    let mut room = [0; PATH_MAX];
-    let path = joined(dir, name.as_bytes(), &mut room)?;
-    let fd = openat(
-        Fd::CWD,
-        path,
-        flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
-        0,
-    )?;
-    match fstat(fd) {
-        Ok(found) if found.mode & S_IFMT == S_IFREG => Ok((fd, found.size.cast_unsigned())),
-        Ok(_) => {
-            close(fd);
-            Err(Errno::EINVAL)
-        }
-        Err(errno) => {
-            close(fd);
-            Err(errno)
-        }
+/// Opens a file of the store as `flags` say.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open(dir: &CStr, name: &[u8], flags: usize) -> Result<Fd, Errno> {
+    /// Room for nearly every path, so that the rest of a page of stack is not touched for it.
+    const SHORT: usize = 256;
+    let flags = flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    match joined(dir, name, &mut [0; SHORT]) {
+        Ok(path) => openat(Fd::CWD, path, flags, 0),
+        Err(_) => open_long(dir, name, flags),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn open_long(dir: &CStr, name: &[u8], flags: usize) -> Result<Fd, Errno> {
+    openat(Fd::CWD, joined(dir, name, &mut [0; PATH_MAX])?, flags, 0)
 }
 
 /// A path in the store, with a NUL.
 ///
 /// # Errors
 /// ENAMETOOLONG, EINVAL.
-pub fn joined<'b>(
-    dir: &CStr,
-    name: &[u8],
-    room: &'b mut [u8; PATH_MAX],
-) -> Result<&'b CStr, Errno> {
+pub fn joined<'b>(dir: &CStr, name: &[u8], room: &'b mut [u8]) -> Result<&'b CStr, Errno> {
     let dir = dir.to_bytes();
     let len = dir.len() + 1 + name.len();
     let into = room.get_mut(..=len).ok_or(Errno::ENAMETOOLONG)?;
@@ -229,10 +221,23 @@ pub fn joined<'b>(
     CStr::from_bytes_with_nul(into).map_err(|_| Errno::EINVAL)
 }
 
-/// Whether there is a store in this directory.
+/// The keys that [`is_there`] found; -1: none, or they were taken.
+static FOUND: AtomicI32 = AtomicI32::new(-1);
+
+/// Whether there is a store in this directory, which then is that of the run: its keys stay open for [`vfs`].
 #[must_use]
 pub fn is_there(dir: &CStr) -> bool {
-    open(dir, names::KEYS, 0).map(|(fd, _)| close(fd)).is_ok()
+    let found = open(dir, names::KEYS.as_bytes(), O_RDONLY);
+    if let Ok(Fd(keys)) = found {
+        forget(FOUND.swap(keys, Ordering::Relaxed));
+    }
+    found.is_ok()
+}
+
+fn forget(found: i32) {
+    if found >= 0 {
+        close(Fd(found));
+    }
 }
 
 /// Where the generation is mapped; 0: nowhere.
@@ -268,10 +273,7 @@ const _: () = assert!(HEADER_LEN.is_multiple_of(align_of::<Generation>()));
 
 /// The generation in this file.
 fn open_generation(dir: &CStr, name: &str) -> Result<&'static Generation, Errno> {
-    let mut room = [0; PATH_MAX];
-    let path = joined(dir, name.as_bytes(), &mut room)?;
-    let flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
-    let fd = openat(Fd::CWD, path, flags, 0)?;
+    let fd = open(dir, name.as_bytes(), O_RDWR)?;
     // One byte more, to see that there is none.
     let mut whole = [0; GENERATION_LEN + 1];
     let len = pread(fd, &mut whole, 0);
@@ -354,19 +356,11 @@ fn generation(
 }
 
 /// Zeroed memory to be handed out in pieces, from signal handlers too.
-fn arena_of(arena: &mut Arena, len: usize) -> Result<&'static IndexArena<'static>, Errno> {
-    let room = anonymous(len)?;
+fn room(arena: &mut Arena) -> Result<&'static IndexArena<'static>, Errno> {
+    let room = anonymous(ROOM)?;
     let base = NonNull::from(room).cast();
     // SAFETY: fresh memory of the process's own, given away here.
-    arena.place(unsafe { IndexArena::new(base, len) })
-}
-
-/// Maps at once what a process with an index is going to keep.
-///
-/// # Errors
-/// ENOMEM.
-pub fn reserve() -> Result<(), Errno> {
-    memory::reserve(INDEX_ROOM + ABSENCE_ROOM)
+    arena.place(unsafe { IndexArena::new(base, ROOM) })
 }
 
 /// A word of 0 that this process has in common with its children until they execute something.
@@ -408,7 +402,8 @@ fn is_on_an_image(run: &Inherited<'_>) -> bool {
     known.is_some_and(|known| known.unchangeable)
 }
 
-/// Lookup for this run, with the index if there is one that may be used; and where changes are announced. `dir`: the store.
+/// Lookup for this run, with the index if there is one that may be used; and where changes are announced. `dir`: the store; `most_files`: the
+/// process's limit of descriptors.
 ///
 /// # Errors
 /// ENOMEM.
@@ -417,6 +412,7 @@ pub fn vfs(
     run: &Inherited<'static>,
     mounts: &'static Mounts<'static>,
     dir: &'static CStr,
+    most_files: u64,
 ) -> Result<(Vfs<'static>, Option<&'static Coherence<'static>>), Errno> {
     let mut vfs = Vfs::new(mounts);
     if let Some(verdicts) = tell::verdicts() {
@@ -429,7 +425,10 @@ pub fn vfs(
         Rule::Off => Mode::Off,
     };
     let files = match mode {
-        Mode::Off => Err(Errno::ENOENT),
+        Mode::Off => {
+            forget(FOUND.swap(-1, Ordering::Relaxed));
+            Err(Errno::ENOENT)
+        }
         _ => Files::open(dir),
     };
     // Without an index of its own a run still tells the others what it changes.
@@ -441,29 +440,39 @@ pub fn vfs(
         return Ok((vfs, None));
     };
     let coherence = arena.place(Coherence::new(mode, run.shadow, generation))?;
-    if mode != Mode::Off {
-        let room = arena_of(arena, ABSENCE_ROOM)?;
-        if let Some(prefixes) = Prefixes::new(room) {
-            vfs = vfs.with_prefixes(prefixes);
-        }
-        if let Some(absences) = Absences::new(room) {
-            vfs = vfs.with_absences(arena.place(absences)?, coherence);
-        }
+    if mode == Mode::Off {
+        return Ok((vfs, Some(coherence)));
     }
-    let Ok(files) = files else {
+    // Behind the generation, which every lookup reads, so that one page table is for both.
+    let Ok(room) = room(arena) else {
+        // As if there were no index: it costs speed.
+        if let Ok(files) = files {
+            files.close();
+        }
         return Ok((vfs, Some(coherence)));
     };
-    let files = arena.place(files)?;
-    let room = arena_of(arena, INDEX_ROOM)?;
-    let catalogue = Catalogue::open_counted(files, room, tell::verdicts());
-    let Ok(catalogue) = catalogue else {
-        files.close();
+    if let Some(prefixes) = Prefixes::new(room) {
+        vfs = vfs.with_prefixes(prefixes);
+    }
+    let files = files.and_then(|files| arena.place(files));
+    let catalogue = files.and_then(|files| {
+        let catalogue = Catalogue::open_counted(files, room, tell::verdicts());
+        let catalogue = catalogue.map_err(|_| Errno::EINVAL);
+        let placed = catalogue.and_then(|catalogue| arena.place(catalogue));
+        placed
+            .map(|placed| (files, placed))
+            .inspect_err(|_| files.close())
+    });
+    // What is large, and of which a start with an index touches nothing, comes last.
+    if let Some(absences) = Absences::new(room) {
+        vfs = vfs.with_absences(arena.place(absences)?, coherence);
+    }
+    let Ok((files, catalogue)) = catalogue else {
         return Ok((vfs, Some(coherence)));
     };
     // Those of a run before this one, if there was one.
     give_back();
-    files.stay_open(&catalogue);
-    let catalogue: &Catalogue<'_> = arena.place(catalogue)?;
+    files.stay_open(catalogue, most_files);
     vfs = vfs.with_index(catalogue, coherence);
     if mode == Mode::Frozen
         && !run.shadow

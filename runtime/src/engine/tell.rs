@@ -162,10 +162,16 @@ fn error_of(run: &Inherited<'_>) -> Fd {
     Fd(run.stats_fd.unwrap_or(2))
 }
 
+/// Whether calls are counted. The histogram itself lies where nothing else does.
+#[inline(always)]
+fn is_counted() -> bool {
+    TRACED.load(Ordering::Relaxed) != 0 && HISTOGRAM.enabled()
+}
+
 /// Serves a call, timed if this process is traced: neither children of fork nor of vfork are.
 #[inline(always)]
 pub fn timed(nr: Nr, serve: impl FnOnce() -> Raw) -> Raw {
-    if HISTOGRAM.enabled() {
+    if is_counted() {
         return in_histogram(nr, serve);
     }
     serve()
@@ -206,7 +212,7 @@ pub fn freeze() {
 /// Nearly all have nothing to say. They are told so where they stand: a child of fork(2) would have to find the pages of what follows.
 #[inline]
 pub fn end() {
-    if counters().is_some() || HISTOGRAM.enabled() {
+    if counters().is_some() || is_counted() {
         print_at_end();
     }
 }

@@ -211,51 +211,14 @@ pub fn advise(at: usize, len: usize, advice: usize) -> Result<(), Errno> {
         .map(drop)
 }
 
-/// What is left of memory that was mapped at once, to be cut into pieces by [`anonymous`].
-struct Reserve {
-    next: AtomicUsize,
-    end: AtomicUsize,
-}
-
-static RESERVE: Reserve = Reserve {
-    next: AtomicUsize::new(0),
-    end: AtomicUsize::new(0),
-};
-
-/// Maps so much at once as [`anonymous`] is going to be asked for: one call instead of several. While there is one thread.
-///
-/// # Errors
-/// ENOMEM.
-pub fn reserve(len: usize) -> Result<(), Errno> {
-    // SAFETY: only a free range is taken.
-    let at = unsafe { map(Place::Own, len, PROT_READ | PROT_WRITE, None) }?;
-    RESERVE.next.store(at, Ordering::Relaxed);
-    RESERVE.end.store(at + len, Ordering::Relaxed);
-    Ok(())
-}
-
-impl Reserve {
-    fn take(&self, len: usize) -> Option<usize> {
-        let whole = len.checked_next_multiple_of(PAGE)?;
-        let end = self.end.load(Ordering::Relaxed);
-        let step = |next: usize| next.checked_add(whole).filter(|next| *next <= end);
-        self.next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
-            .ok()
-    }
-}
-
 /// Zeroed memory of the process's own, never given back. Pages cost nothing until they are touched.
 ///
 /// # Errors
 /// ENOMEM.
 pub fn anonymous(len: usize) -> Result<&'static mut [u8], Errno> {
-    // SAFETY: only a free range is taken, or one that was mapped for this and is handed out once; so nothing refers to it.
+    // SAFETY: only a free range is taken, so nothing refers to it.
     unsafe {
-        let at = match RESERVE.take(len) {
-            Some(at) => at,
-            None => map(Place::Own, len, PROT_READ | PROT_WRITE, None)?,
-        };
+        let at = map(Place::Own, len, PROT_READ | PROT_WRITE, None)?;
         Ok(core::slice::from_raw_parts_mut(
             core::ptr::with_exposed_provenance_mut(at),
             len,

@@ -4,7 +4,7 @@
 //! # Safety
 //! Two rules keep this sound, and both are kept in this file:
 //! - The arena's memory is zeroed and nobody else's ([`Arena::new`] asks for that), and no byte of it is handed out twice: the only
-//!   way forward is to move `used` by compare-and-swap.
+//!   way forward is to move `small` or `used` by compare-and-swap, of which one ends where the other began.
 //! - The value of a `Once` is written only by who moved it from `EMPTY` to `BUSY`, before it is `READY`, and read only
 //!   after that, when nobody writes it any more.
 #![allow(unsafe_code)]
@@ -14,20 +14,23 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::slice;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use elfuse_format::pages::PAGE_LEN;
 
-/// Zeroed memory, handed out from its start.
+/// Zeroed memory, handed out from its start: what is small in front, so that it lies together, and what is large behind that.
 #[derive(Debug)]
 pub struct Arena<'a> {
     base: NonNull<u8>,
     len: usize,
+    /// How much of the front has been handed out.
+    small: AtomicUsize,
+    /// Where the rest begins that has not: at least [`Arena::front`].
     used: AtomicUsize,
     memory: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: the memory is the arena's alone, and `used` gives each byte to one caller only.
+// SAFETY: the memory is the arena's alone, and `small` and `used` give each byte to one caller only: they never meet.
 unsafe impl Sync for Arena<'_> {}
 // SAFETY: nothing in it belongs to a thread.
 unsafe impl Send for Arena<'_> {}
@@ -42,6 +45,8 @@ pub(super) unsafe trait Zeroed: Sync {}
 unsafe impl Zeroed for AtomicU64 {}
 // SAFETY: zero is a number.
 unsafe impl<const N: usize> Zeroed for [AtomicU64; N] {}
+// SAFETY: zero is a number.
+unsafe impl Zeroed for AtomicU16 {}
 // SAFETY: zero is a number.
 unsafe impl Zeroed for AtomicU8 {}
 // SAFETY: state 0 is `EMPTY`, and then the value is not looked at; `T: Copy` has nothing to drop.
@@ -58,7 +63,8 @@ impl<'a> Arena<'a> {
         Self {
             base,
             len,
-            used: AtomicUsize::new(0),
+            small: AtomicUsize::new(0),
+            used: AtomicUsize::new(Self::front(len)),
             memory: PhantomData,
         }
     }
@@ -72,25 +78,44 @@ impl<'a> Arena<'a> {
         unsafe { Self::new(NonNull::from(memory).cast(), len) }
     }
 
-    /// How many bytes have been handed out.
-    #[must_use]
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+    /// The most bytes that are small.
+    const SMALL: usize = 512;
+
+    /// How long the front is.
+    const fn front(len: usize) -> usize {
+        const MOST: usize = 32 << 10;
+        if len / 8 < MOST { len / 8 } else { MOST }
+    }
+
+    /// How many bytes of what is large have not been handed out.
+    pub(super) fn left(&self) -> usize {
+        self.len - self.used.load(Ordering::Relaxed)
     }
 
     fn take(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        let front = (size <= Self::SMALL)
+            .then(|| self.take_of(&self.small, Self::front(self.len), size, align))
+            .flatten();
+        front.or_else(|| self.take_of(&self.used, self.len, size, align))
+    }
+
+    /// Takes of the memory from where `from` says on, up to `most`.
+    fn take_of(
+        &self,
+        from: &AtomicUsize,
+        most: usize,
+        size: usize,
+        align: usize,
+    ) -> Option<NonNull<u8>> {
         let base = self.base.as_ptr() as usize;
-        let mut used = self.used.load(Ordering::Relaxed);
+        let mut used = from.load(Ordering::Relaxed);
         loop {
             let start = base
                 .checked_add(used)?
                 .checked_next_multiple_of(align)?
                 .checked_sub(base)?;
-            let end = start.checked_add(size).filter(|&end| end <= self.len)?;
-            match self
-                .used
-                .compare_exchange_weak(used, end, Ordering::Relaxed, Ordering::Relaxed)
-            {
+            let end = start.checked_add(size).filter(|&end| end <= most)?;
+            match from.compare_exchange_weak(used, end, Ordering::Relaxed, Ordering::Relaxed) {
                 // SAFETY: `start` is at most `end`, which is at most `len`: inside the memory, or one past its end.
                 Ok(_) => return Some(unsafe { self.base.add(start) }),
                 Err(now) => used = now,
@@ -98,9 +123,12 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// So many zero bytes that are the caller's alone, from the start of a page; `None` if there is no room.
+    /// So many zero bytes that are the caller's alone, from the start of a page, if they are more than one, of memory; `None` if there is no
+    /// room.
     pub(super) fn pages(&self, len: usize) -> Option<NonNull<u8>> {
-        self.take(len, PAGE_LEN)
+        const MEMORY_PAGE: usize = 4096;
+        let is_long = len > MEMORY_PAGE;
+        self.take(len, if is_long { MEMORY_PAGE } else { PAGE_LEN })
     }
 
     /// A place for a value, which is never dropped; `None` if there is no room.
@@ -136,7 +164,24 @@ pub(super) struct Once<T> {
 // SAFETY: the value is shared only once it is `READY`, and not written from then on.
 unsafe impl<T: Send + Sync> Sync for Once<T> {}
 
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self {
+            state: AtomicU32::new(EMPTY),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        }
+    }
+}
+
 impl<T: Copy> Once<T> {
+    /// The value, if it has been made.
+    #[inline]
+    pub(super) fn get(&self) -> Option<&T> {
+        // SAFETY: `READY` was read with Acquire: the value is written, and nobody writes it any more.
+        let value = || unsafe { (*self.value.get()).assume_init_ref() };
+        (self.state.load(Ordering::Acquire) == READY).then(value)
+    }
+
     /// The value, made by `make` if nobody has made it yet; `None` while somebody else is at it. That may be for good: a thread that
     /// is at it when its process forks does not exist in the child.
     ///
@@ -187,15 +232,19 @@ mod tests {
     #[test]
     fn no_byte_is_handed_out_twice_and_none_beyond_the_end() {
         with_arena(|arena| {
+            // Of 128 bytes the first 16 are for what is small.
             let first = arena.place([1_u8; 3]).unwrap();
             let numbers = arena.zeroed::<AtomicU64>(2).unwrap();
             assert!(numbers.iter().all(|n| n.load(Ordering::Relaxed) == 0));
             assert_eq!(numbers.as_ptr() as usize % align_of::<AtomicU64>(), 0);
-            assert!(arena.place([2_u8; 105]).is_none());
-            let last = arena.place([2_u8; 104]).unwrap();
-            assert!(arena.place(3_u8).is_none());
+            assert!(arena.place([2_u8; 97]).is_none());
+            let last = arena.place([2_u8; 96]).unwrap();
+            assert!(arena.place([3_u8; 14]).is_none());
+            let beside = arena.place([3_u8; 13]).unwrap();
+            assert_eq!(beside.as_ptr().addr() - first.as_ptr().addr(), 3);
+            assert!(arena.place(4_u8).is_none());
             assert!(arena.zeroed::<AtomicU64>(usize::MAX).is_none());
-            assert_eq!((first, last), (&[1; 3], &[2; 104]));
+            assert_eq!((first, beside, last), (&[1; 3], &[3; 13], &[2; 96]));
             assert!(numbers.iter().all(|n| n.load(Ordering::Relaxed) == 0));
         });
     }

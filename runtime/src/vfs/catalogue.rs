@@ -12,7 +12,7 @@ use elfuse_format::sidecar::{Block, Found, find};
 use super::arena::{Arena, Once};
 use super::coherence::{Coherence, Lease, Note, Terms, Ticket, View};
 use super::host::{HostStat, Moment};
-use super::mirror::{IndexFile, Mirror, Miss, Source, Table};
+use super::mirror::{IndexFile, Mirror, Miss, Slots, Source, Table};
 use super::paged::Paged;
 use super::verdict::{Verdict, Verdicts};
 use crate::errno::Errno;
@@ -73,8 +73,8 @@ pub(super) struct Directory<'a> {
 }
 
 impl<'a> Catalogue<'a> {
-    /// Reads headers, part tables and the devices. Memory for everything that is touched later comes from `arena`: as many bytes as the
-    /// files have, of which only what is looked at is ever touched, and some 200 for each directory. An index of another kind of file
+    /// Reads headers, part tables and the devices. Memory for everything that is touched later comes from `arena`: half of it for
+    /// pages of the files, as far as that goes, and some 200 bytes for each directory. An index of another kind of file
     /// system is refused by [`super::Vfs::with_index`] unless the tree is frozen.
     ///
     /// # Errors
@@ -92,10 +92,12 @@ impl<'a> Catalogue<'a> {
         arena: &'a Arena<'a>,
         verdicts: Option<&'a Verdicts>,
     ) -> Result<Self, IndexError> {
+        let slots = Slots::new(arena).and_then(|slots| arena.place(slots));
+        let room = (arena, slots.ok_or(IndexError::NoRoom)?);
         // The keys first: a loader cache that is published in between is another than the one they name.
         let fail = IndexError::Keys;
         let file = (IndexFile::Keys, Kind::Keys);
-        let keys = Mirror::open(source, arena, file, verdicts, fail)?;
+        let keys = Mirror::open(source, room, file, verdicts, fail)?;
         let parts = keys.parts(fail)?;
         let dir_keys = Mirror::table(&parts, PartKind::DirKeys).map_err(fail)?;
         let devices = parts.find(PartKind::Devices).map_err(fail)?;
@@ -106,7 +108,7 @@ impl<'a> Catalogue<'a> {
 
         let fail = IndexError::LoaderCache;
         let file = (IndexFile::LoaderCache, Kind::LoaderCache);
-        let loader_cache = Mirror::open(source, arena, file, verdicts, fail)?;
+        let loader_cache = Mirror::open(source, room, file, verdicts, fail)?;
         if keys.header().bound_to != loader_cache.header().payload_checksum {
             return Err(IndexError::Unbound);
         }

@@ -5,9 +5,10 @@
 //! So it is believed only while each of these leases would be; and where one of them is found to have been wrong before its end,
 //! [`super::Coherence`] is told, which ends all.
 //!
-//! A table of slots without locks, as in [`super::absence`].
+//! A table of slots without locks, as in [`super::absence`]. A row of places says which slots a beginning may have; slots are given to places in
+//! the order in which they are wanted, so that the few that a start takes lie in one page of memory.
 
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::arena::Arena;
 use super::coherence::{Terms, View};
@@ -24,14 +25,21 @@ const WHAT: usize = 4;
 const KEY: usize = 5;
 const GUEST: usize = KEY + PATH;
 const SLOT: usize = GUEST + PATH;
-/// How many are remembered: a power of two.
-const SLOTS: usize = 256;
+/// How many places there are: a power of two.
+const PLACES: usize = 256;
+/// How many slots, of which a place has the number plus one, or 0: none.
+const SLOTS: usize = u8::MAX as usize;
 
 type Slot = [AtomicU64; SLOT];
 
 /// What is remembered. Shared by all threads.
 #[derive(Debug, Clone, Copy)]
-pub struct Prefixes<'a>(&'a [Slot]);
+pub struct Prefixes<'a> {
+    places: &'a [AtomicU8],
+    slots: &'a [Slot],
+    /// How many slots places have.
+    given: &'a AtomicU32,
+}
 
 /// The bytes of a path as words, and their hash.
 pub(super) struct Key {
@@ -122,20 +130,48 @@ impl<'a> Prefixes<'a> {
     /// Nothing is remembered yet. Takes some 62 KiB of the arena, of which what is not used is not touched.
     #[must_use]
     pub fn new(arena: &Arena<'a>) -> Option<Self> {
-        arena.zeroed(SLOTS).map(Self)
+        Some(Self {
+            places: arena.zeroed(PLACES)?,
+            given: arena.place(AtomicU32::new(0))?,
+            slots: arena.zeroed(SLOTS)?,
+        })
     }
 
-    fn slots(&self, key: &Key) -> [&'a Slot; 2] {
-        let at = (key.hash >> 40) as usize % SLOTS;
-        [&self.0[at], &self.0[at ^ 1]]
+    /// The places that a beginning may have.
+    #[inline]
+    fn places(&self, key: &Key) -> [&'a AtomicU8; 2] {
+        let at = (key.hash >> 40) as usize % PLACES;
+        [&self.places[at], &self.places[at ^ 1]]
+    }
+
+    /// The slot of a place, if it has one.
+    #[inline]
+    fn slot(&self, place: &AtomicU8) -> Option<&'a Slot> {
+        let number = usize::from(place.load(Ordering::Relaxed));
+        self.slots.get(number.wrapping_sub(1))
+    }
+
+    /// The slot of a place, given to it if it has none; `None`: somebody else was just given the last one.
+    fn slot_for(&self, place: &AtomicU8) -> Option<&'a Slot> {
+        if let Some(slot) = self.slot(place) {
+            return Some(slot);
+        }
+        let step = |given: u32| (given < SLOTS as u32).then_some(given + 1);
+        let relaxed = Ordering::Relaxed;
+        let given = self.given.fetch_update(relaxed, relaxed, step).ok()?;
+        // Where somebody else was faster this one is nobody's: there are as many as places, nearly.
+        let number = given as u8 + 1;
+        let _ = place.compare_exchange(0, number, relaxed, relaxed);
+        self.slot(place)
     }
 
     /// Where a beginning leads, if that may be believed in this view.
     #[inline(always)]
     pub(super) fn find(&self, key: &Key, view: &View) -> Option<Known<'a>> {
-        let [first, second] = self.slots(key);
-        match Self::read(first, key, view) {
-            None => Self::read(second, key, view),
+        let [first, second] = self.places(key);
+        let read = |place| Self::read(self.slot(place)?, key, view);
+        match read(first) {
+            None => read(second),
             known => known,
         }
     }
@@ -158,12 +194,11 @@ impl<'a> Prefixes<'a> {
 
     /// Remembers that a beginning leads nowhere, where that takes no place of one that does lead somewhere.
     pub(super) fn put_nowhere(&self, key: &Key, terms: &Terms) {
-        let is_free = |slot: &&Slot| {
-            let is_unused = slot[0].load(Ordering::Relaxed) == 0;
-            is_unused || leads_nowhere(slot)
-        };
-        let free = self.slots(key).into_iter().find(is_free);
-        if let (Some(slot), Some(guest)) = (free, Key::of(b"")) {
+        let is_free = |place: &&AtomicU8| self.slot(place).is_none_or(leads_nowhere);
+        let free = self.places(key).into_iter().find(is_free);
+        if let (Some(place), Some(guest)) = (free, Key::of(b""))
+            && let Some(slot) = self.slot_for(place)
+        {
             write(slot, key, (NOWHERE, &guest), 0, terms);
         }
     }
@@ -173,7 +208,7 @@ impl<'a> Prefixes<'a> {
         let (Some(guest), Ok(symlinks)) = (Key::of(guest), u8::try_from(symlinks)) else {
             return;
         };
-        let slots = self.slots(key);
+        let places = self.places(key);
         // The one that has it, or else the one that ends first.
         let holds = |slot: &&Slot| {
             let len = (slot[WHAT].load(Ordering::Relaxed) >> 24) as u8;
@@ -181,9 +216,15 @@ impl<'a> Prefixes<'a> {
             usize::from(len) == key.len && { words }
                 .all(|(ours, found)| *ours == found.load(Ordering::Relaxed))
         };
-        let ends = |slot: &&Slot| (!leads_nowhere(slot), slot[UNTIL].load(Ordering::Relaxed));
-        let same = slots.into_iter().find(holds);
-        let Some(slot) = same.or_else(|| slots.into_iter().min_by_key(ends)) else {
+        let ends = |place: &&AtomicU8| {
+            let until = |slot: &Slot| (!leads_nowhere(slot), slot[UNTIL].load(Ordering::Relaxed));
+            self.slot(place).map(until)
+        };
+        let same = places
+            .into_iter()
+            .find_map(|place| self.slot(place).filter(holds));
+        let first = || places.into_iter().min_by_key(ends);
+        let Some(slot) = same.or_else(|| self.slot_for(first()?)) else {
             return;
         };
         write(slot, key, (dir, &guest), symlinks, terms);
@@ -304,8 +345,8 @@ mod tests {
 
     fn with_prefixes(test: impl FnOnce(&Prefixes<'_>, &Coherence<'_>)) {
         #[repr(align(8))]
-        struct Memory([u8; 1 << 16]);
-        let mut memory = Memory([0; 1 << 16]);
+        struct Memory([u8; 1 << 17]);
+        let mut memory = Memory([0; 1 << 17]);
         let arena = Arena::cleared(&mut memory.0);
         let generation = Generation::new();
         let coherence = Coherence::new(Mode::Lease, false, &generation);

@@ -43,6 +43,21 @@ fn the_auxiliary_vector_is_that_of_a_native_start() {
     );
 }
 
+#[test]
+fn a_start_that_may_not_have_the_memory_for_an_index_does_without() {
+    let guest = Guest::new();
+    guest.add("hello-static", "bin/hello");
+    let run = guest.elfuse(&[], &["/bin/hello"]);
+    let mut limited = Command::new("/bin/sh");
+    limited
+        .args(["-c", "ulimit -d 16384 && exec \"$@\"", "sh"])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .env_clear()
+        .env("GREETING", "hello");
+    assert_eq!(said(&mut limited), guest.native(&["/bin/hello"]));
+}
+
 /// Where the parts of a program lie.
 fn places(command: &mut Command) -> HashMap<String, String> {
     let text = said(command).well();

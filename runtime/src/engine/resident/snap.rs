@@ -10,8 +10,8 @@ use crate::engine::say::Line;
 use crate::engine::store;
 use crate::engine::vector::Vector;
 use crate::errno::Errno;
-use crate::sys::abi::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, PATH_MAX, S_IFMT, S_IFREG, at};
-use crate::sys::host::{Fd, fstat, openat, pread};
+use crate::sys::abi::{O_RDONLY, S_IFMT, S_IFREG, at};
+use crate::sys::host::{Fd, fstat, pread};
 use core::ffi::CStr;
 
 /// What the files of a program are called in the store.
@@ -34,20 +34,18 @@ impl Names {
     /// # Errors
     /// Those of open(2).
     pub fn open(&self, store: &CStr, suffix: &str, flags: usize) -> Result<Fd, Errno> {
+        // Not formatted: the code that does so is touched by no start else.
         let mut name = Line::new();
-        name.put(format_args!(
-            "{}/{:016x}{suffix}",
-            names::RESIDENT,
-            self.hash
-        ));
-        let mut room = [0; PATH_MAX];
-        let path = store::joined(store, name.bytes(), &mut room)?;
-        openat(
-            Fd::CWD,
-            path,
-            flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
-            0,
-        )
+        let digit = |shift: u32| b"0123456789abcdef"[(self.hash >> shift) as usize & 0xf];
+        let mut hash = [0; 16];
+        for (digit_at, shift) in hash.iter_mut().zip((0..64).step_by(4).rev()) {
+            *digit_at = digit(shift);
+        }
+        name.put_bytes(names::RESIDENT.as_bytes());
+        name.put_bytes(b"/");
+        name.put_bytes(&hash);
+        name.put_bytes(suffix.as_bytes());
+        store::open(store, name.bytes(), flags)
     }
 }
 
