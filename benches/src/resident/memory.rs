@@ -110,32 +110,35 @@ impl Process {
         fs::read_to_string(&path).with_context(|| format!("reading {path}"))
     }
 
-    /// Waits until it waits: it sleeps, and has used no time of the processor's for a while.
-    fn settle(&mut self) -> anyhow::Result<()> {
-        const STEP: Duration = Duration::from_millis(20);
-        const STEPS: usize = 5;
-        const LIMIT: Duration = Duration::from_secs(30);
-        let (began, mut last, mut steps) = (Instant::now(), None, 0);
-        while steps < STEPS {
-            anyhow::ensure!(began.elapsed() < LIMIT, "it does not come to rest");
-            sleep(STEP);
-            if let Some(status) = self.0.try_wait()? {
-                anyhow::bail!("it ended: {status}");
-            }
-            let now = activity(&self.read("stat")?).context("its state")?;
-            steps = if now.0 == 'S' && last == Some(now) {
-                steps + 1
-            } else {
-                0
-            };
-            last = Some(now);
+    /// Its state and processor time.
+    fn activity(&mut self) -> anyhow::Result<(char, u64)> {
+        if let Some(status) = self.0.try_wait()? {
+            anyhow::bail!("it ended: {status}");
         }
-        Ok(())
+        activity(&self.read("stat")?).context("its state")
     }
 
     fn memory(&self) -> anyhow::Result<Memory> {
         Memory::of(&self.read("smaps_rollup")?).context("what it has of memory")
     }
+}
+
+/// Waits until all of them wait: they sleep, and have used no time of the processor's for a while.
+fn settle(all: &mut [Process]) -> anyhow::Result<()> {
+    const STEP: Duration = Duration::from_millis(20);
+    const STEPS: usize = 5;
+    const LIMIT: Duration = Duration::from_secs(30);
+    let (began, mut last, mut steps) = (Instant::now(), Vec::new(), 0);
+    while steps < STEPS {
+        anyhow::ensure!(began.elapsed() < LIMIT, "it does not come to rest");
+        sleep(STEP);
+        let now = all.iter_mut().map(Process::activity);
+        let now: Vec<_> = now.collect::<anyhow::Result<_>>()?;
+        let is_quiet = now == last && now.iter().all(|(state, _)| *state == 'S');
+        steps = if is_quiet { steps + 1 } else { 0 };
+        last = now;
+    }
+    Ok(())
 }
 
 /// The mean of so many processes at once.
@@ -144,9 +147,7 @@ fn mean(command: &mut Command, count: usize) -> anyhow::Result<Memory> {
     let mut all: Vec<_> = std::iter::repeat_with(start)
         .take(count)
         .collect::<io::Result<_>>()?;
-    for process in &mut all {
-        process.settle()?;
-    }
+    settle(&mut all)?;
     let mut sum = Memory::default();
     for process in &all {
         let memory = process.memory()?;
