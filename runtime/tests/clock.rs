@@ -17,6 +17,10 @@ fn there_is_at_least_a_tick_a_nanosecond_and_threads_differ_whatever_the_process
         let before = ticks();
         sleep(Duration::from_millis(2));
         assert!(ticks() - before >= 2_000_000, "{hwcap2}");
+        // By now it is measured how long a tick is.
+        let before = ticks();
+        sleep(Duration::from_millis(20));
+        assert!(ticks() - before >= 20_000_000, "{hwcap2}");
         assert_eq!(thread(), thread());
         assert_ne!(thread(), spawn(thread).join().unwrap());
     }

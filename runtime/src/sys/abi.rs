@@ -294,6 +294,7 @@ pub struct SockFprog {
 
 pub const CLOCK_REALTIME_COARSE: usize = 5;
 pub const CLOCK_MONOTONIC: usize = 1;
+pub const CLOCK_BOOTTIME: usize = 7;
 
 pub const AF_UNIX: u16 = 1;
 

@@ -9,8 +9,9 @@ use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
 use super::abi::{
-    AT_FDCWD, AT_SYMLINK_NOFOLLOW, CLOCK_MONOTONIC, CLOCK_REALTIME_COARSE, F_DUPFD_CLOEXEC,
-    MFD_ALLOW_SEALING, MFD_CLOEXEC, OpenHow, SIGSET_LEN, SigAction, SignalSet, Stat, TimeSpec,
+    AT_FDCWD, AT_SYMLINK_NOFOLLOW, CLOCK_BOOTTIME, CLOCK_MONOTONIC, CLOCK_REALTIME_COARSE,
+    F_DUPFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_CLOEXEC, OpenHow, SIGSET_LEN, SigAction, SignalSet,
+    Stat, TimeSpec,
 };
 use super::nr;
 use super::raw::{Nr, call};
@@ -528,6 +529,13 @@ fn clock(id: usize) -> TimeSpec {
 #[must_use]
 pub fn monotonic_ns() -> u64 {
     let time = clock(CLOCK_MONOTONIC);
+    time.secs as u64 * 1_000_000_000 + time.nanos as u64
+}
+
+/// CLOCK_BOOTTIME in nanoseconds: it goes on while the machine sleeps, as the processor's counter may.
+#[must_use]
+pub fn since_boot_ns() -> u64 {
+    let time = clock(CLOCK_BOOTTIME);
     time.secs as u64 * 1_000_000_000 + time.nanos as u64
 }
 

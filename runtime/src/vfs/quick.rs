@@ -227,7 +227,7 @@ fn last_name(path: &[u8]) -> Option<usize> {
     const LOW: u64 = 0x7f * ONES;
     let mut rest = path;
     while let Some((before, eight)) = rest.split_last_chunk::<8>() {
-        let others = u64::from_le_bytes(*eight) ^ u64::from(b'/') * ONES;
+        let others = u64::from_le_bytes(*eight) ^ (u64::from(b'/') * ONES);
         // The highest bit of each byte that is 0.
         let slashes = !((others & LOW).wrapping_add(LOW) | others | LOW);
         if slashes != 0 {

@@ -86,7 +86,7 @@ impl Stack {
             Value::Break => return heap_end(),
             Value::ArgumentCount => self.arguments,
             Value::ThreadId => gettid() as usize,
-            Value::Ticks => return clock::ticks(),
+            Value::Ticks => return clock::counter(),
         };
         found as u64
     }
