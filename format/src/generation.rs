@@ -3,8 +3,8 @@
 
 use crate::header::{HEADER_LEN, Header, Kind};
 
-/// Length of the file in bytes: a plain header and three words.
-pub const LEN: usize = HEADER_LEN + 24;
+/// Length of the file in bytes: a plain header and four words.
+pub const LEN: usize = HEADER_LEN + 32;
 /// Offset of the count of changes that are being made.
 pub const IN_FLIGHT: usize = HEADER_LEN;
 /// Offset of the count of changes that were made.
@@ -12,6 +12,10 @@ pub const GENERATION: usize = HEADER_LEN + 8;
 /// Offset of the stamp of attributes, which is another after each change that may have concerned attributes of the sysroot; 0: none
 /// may be believed.
 pub const STAMP: usize = HEADER_LEN + 16;
+/// Offset of the word that is 0 as long as there never was a snapshot in the store, so that no start has to look for one. Who makes the
+/// directory for snapshots raises it afterwards, and who puts a new file into the store looks for that directory afterwards: so one of both sees
+/// the other.
+pub const SNAPSHOTS: usize = HEADER_LEN + 24;
 
 /// The bytes of a new file. Stamp and generation are to be like no other file's, or what was found out under an earlier one would be
 /// taken for good under this: the time in nanoseconds is far ahead of any that has counted up from an earlier time.
@@ -30,7 +34,7 @@ pub fn new_file(generation: u64, stamp: u64) -> [u8; LEN] {
     let mut file = [0; LEN];
     file[..HEADER_LEN].copy_from_slice(&header.to_bytes());
     file[GENERATION..STAMP].copy_from_slice(&generation.to_le_bytes());
-    file[STAMP..].copy_from_slice(&stamp.to_le_bytes());
+    file[STAMP..SNAPSHOTS].copy_from_slice(&stamp.to_le_bytes());
     file
 }
 
@@ -42,6 +46,6 @@ pub fn stamp(file: &[u8]) -> Option<u64> {
     if header.kind != Kind::Generation as u16 || header.file_len() != LEN as u64 {
         return None;
     }
-    let (_, stamp) = file.split_last_chunk::<8>()?;
+    let stamp = file[STAMP..].first_chunk()?;
     Some(u64::from_le_bytes(*stamp))
 }

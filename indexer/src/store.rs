@@ -149,6 +149,16 @@ impl Lock {
         let mode = Mode::from_raw_mode(0o666);
         rustix::fs::chmodat(&self.dir, names::GENERATION, mode, AtFlags::empty())
             .with_context(|| format!("setting the mode of {}", path().display()))?;
+        // Only now: see `generation::SNAPSHOTS`.
+        if self.store.join(names::RESIDENT).exists() {
+            let write = || -> io::Result<()> {
+                let flags = flags.difference(OFlags::RDONLY) | OFlags::RDWR;
+                let file = rustix::fs::openat(&self.dir, names::GENERATION, flags, Mode::empty())?;
+                rustix::io::pwrite(file, &1_u64.to_le_bytes(), generation::SNAPSHOTS as u64)?;
+                Ok(())
+            };
+            write().with_context(|| format!("writing {}", path().display()))?;
+        }
         Ok(stamp)
     }
 

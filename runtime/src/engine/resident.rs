@@ -49,7 +49,7 @@ pub fn restore(
     vector: &Vector,
     file: Fd,
 ) -> Option<Kept> {
-    if !process.run.resident {
+    if !process.run.resident || !store::may_have_snapshots() {
         return None;
     }
     let store = store::directory(arena, &process.run).ok()?;

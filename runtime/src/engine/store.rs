@@ -271,6 +271,15 @@ fn generation_at(start: *mut u8) -> &'static Generation {
 
 const _: () = assert!(HEADER_LEN.is_multiple_of(align_of::<Generation>()));
 
+/// Whether there may be snapshots in the store of this run.
+static MAY_HAVE_SNAPSHOTS: AtomicBool = AtomicBool::new(true);
+
+/// Whether a snapshot is worth looking for.
+#[must_use]
+pub fn may_have_snapshots() -> bool {
+    MAY_HAVE_SNAPSHOTS.load(Ordering::Relaxed)
+}
+
 /// The generation in this file.
 fn open_generation(dir: &CStr, name: &str) -> Result<&'static Generation, Errno> {
     let fd = open(dir, name.as_bytes(), O_RDWR)?;
@@ -324,15 +333,25 @@ fn generation(
     run: &Inherited<'_>,
     make: bool,
 ) -> Option<(&'static Generation, bool)> {
+    MAY_HAVE_SNAPSHOTS.store(true, Ordering::Relaxed);
+    let of_store = |found: &'static Generation| {
+        MAY_HAVE_SNAPSHOTS.store(found.may_have_snapshots(), Ordering::Relaxed);
+        Some((found, true))
+    };
     // Also where this run has no use for the index: others may.
     if let Ok(found) = open_generation(dir, names::GENERATION) {
-        return Some((found, true));
+        return of_store(found);
     }
     if make
         && has_index
         && let Ok(made) = make_generation(dir, names::GENERATION, 0o666)
     {
-        return Some((made, true));
+        // Only now: see `elfuse_format::generation::SNAPSHOTS`.
+        if let Ok(snapshots) = open(dir, names::RESIDENT.as_bytes(), O_RDONLY) {
+            close(snapshots);
+            made.has_snapshots();
+        }
+        return of_store(made);
     }
     if !make {
         return None;

@@ -42,12 +42,16 @@ pub struct Generation {
     generation: AtomicU64,
     /// See [`Coherence::touch`]. 0: it stays so, and nothing that stat returns is believed.
     stamp: AtomicU64,
+    /// 0: there never was a snapshot in the store.
+    snapshots: AtomicU64,
 }
 
-/// Length of the file [`Generation`] lies in, in bytes: a plain header, then the two words.
+/// Length of the file [`Generation`] lies in, in bytes: a plain header, then the words.
 pub const GENERATION_LEN: usize = HEADER_LEN + size_of::<Generation>();
 const _: () = assert!(GENERATION_LEN == generation::LEN);
 const _: () = assert!(core::mem::offset_of!(Generation, stamp) + HEADER_LEN == generation::STAMP);
+const _: () =
+    assert!(core::mem::offset_of!(Generation, snapshots) + HEADER_LEN == generation::SNAPSHOTS);
 
 impl Generation {
     /// No changes.
@@ -57,6 +61,7 @@ impl Generation {
             in_flight: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
+            snapshots: AtomicU64::new(0),
         }
     }
 
@@ -94,6 +99,17 @@ impl Generation {
             Some(found) => Err(FormatError::Length { expected, found }),
             None => Ok(()),
         }
+    }
+
+    /// Whether there may be snapshots in the store that this is the generation of.
+    #[must_use]
+    pub fn may_have_snapshots(&self) -> bool {
+        self.snapshots.load(Ordering::SeqCst) != 0
+    }
+
+    /// There may be snapshots.
+    pub fn has_snapshots(&self) {
+        self.snapshots.fetch_max(1, Ordering::SeqCst);
     }
 
     fn begin(&self) {

@@ -4,11 +4,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use elfuse_format::generation;
 use elfuse_format::header::{File as Whole, Kind};
 use elfuse_format::names;
 use elfuse_format::snapshot::{Snapshot, counts, tables_len};
@@ -75,6 +76,7 @@ impl Store {
                 dir.display()
             )
         })?;
+        self.announce()?;
         let name = format!("{:016x}", names::hash(exe));
         let place = |suffix: &str, bytes: &[u8]| -> io::Result<()> {
             let target = dir.join(format!("{name}{suffix}"));
@@ -93,6 +95,34 @@ impl Store {
         place(names::COUNTS_SUFFIX, &counts::new_file())
             .and_then(|()| place(names::SNAPSHOT_SUFFIX, bytes))
             .with_context(|| format!("writing to {}", dir.display()))
+    }
+
+    /// Says in the store's generation that there are snapshots. Where there is none yet, whoever makes one looks for the directory, which is
+    /// there by now.
+    fn announce(&self) -> anyhow::Result<()> {
+        let path = self.dir.join(names::GENERATION);
+        let said = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .and_then(|file| {
+                let mut whole = [0; generation::LEN];
+                let is_one = file.read_exact_at(&mut whole, 0).is_ok();
+                if is_one && generation::stamp(&whole).is_some() {
+                    file.write_all_at(&1_u64.to_le_bytes(), generation::SNAPSHOTS as u64)?;
+                }
+                Ok(())
+            });
+        match said {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            said => said.with_context(|| {
+                format!(
+                    "writing to {}, without which no start looks for snapshots",
+                    path.display()
+                )
+            }),
+        }
     }
 
     /// All snapshots, by their programs' paths.
