@@ -304,3 +304,32 @@ fn programs_of_a_distribution_say_the_same() {
     }
     assert_eq!(list["programs"].as_array().unwrap().len(), LINES.len());
 }
+
+#[test]
+fn a_start_looks_for_a_snapshot_only_where_there_ever_was_one() {
+    let kept = Kept::without_snapshot();
+    kept.index();
+    let looks = |options: &[&str]| {
+        let trace = kept.trace("openat", options);
+        trace.matches("/resident/").count()
+    };
+    // The first start makes the file that tells.
+    assert_eq!(looks(&[]), 0);
+    assert_eq!(looks(&[]), 0);
+    kept.add(&[PROGRAM]);
+    assert!(looks(&[]) > 0);
+    kept.is_used();
+    // Whoever makes another such file looks whether there are snapshots.
+    fs::remove_file(kept.store.join(names::GENERATION)).expect("it was made");
+    assert!(looks(&[]) > 0);
+    kept.is_used();
+}
+
+#[test]
+fn what_is_kept_before_the_first_start_is_found_by_it() {
+    let kept = Kept::without_snapshot();
+    kept.index();
+    assert!(!kept.store.join(names::GENERATION).exists());
+    kept.add(&[PROGRAM]);
+    kept.is_used();
+}
