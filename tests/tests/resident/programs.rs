@@ -1,9 +1,11 @@
 //! Programs that go on from their snapshots, at work.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use elfuse_format::names;
 use elfuse_tests::need;
 use elfuse_tests::sysroot;
 
