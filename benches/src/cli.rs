@@ -39,7 +39,10 @@ pub enum Command {
     /// Times starts of programs that are kept resident, at addresses that move and at fixed ones
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     Resident(Within),
-    /// Runs all of them but `indexer`, each as a process of its own
+    /// Samples starts by perf(1), natively and by elfuse, and says where the difference lies
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    Profile(StartOptions),
+    /// Runs all of them but `indexer` and `profile`, each as a process of its own
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     All(AllOptions),
 }

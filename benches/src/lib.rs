@@ -20,6 +20,8 @@ pub mod machine;
 pub mod measure;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod namespace;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod profile;
 pub mod report;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod resident;

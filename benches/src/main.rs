@@ -9,7 +9,7 @@ use elfuse_benches::report::Report;
 use elfuse_benches::workspace::Workspace;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use elfuse_benches::{
-    all, cli::Within, fuse, guest, lookups, namespace, resident, size, start, suite,
+    all, cli::Within, fuse, guest, lookups, namespace, profile, resident, size, start, suite,
 };
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -26,6 +26,10 @@ fn main() -> anyhow::Result<ExitCode> {
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         Command::Start(options) => within(&options.within, start::NAME, &workspace, || {
             start::run(&options, &workspace)
+        })?,
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        Command::Profile(options) => within(&options.within, profile::NAME, &workspace, || {
+            profile::run(&options, &workspace)
         })?,
         #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         Command::Guest(options) => within(&options, guest::NAME, &workspace, || {

@@ -308,14 +308,14 @@ fn whole(file: &mut File) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Keeps this thread, and with it what it starts, on one processor for as long as it lives, and ahead of what else wants that.
-struct Pinned {
+pub(crate) struct Pinned {
     before: CpuSet,
     nice: i32,
 }
 
 impl Pinned {
     /// The last that may be used: the first has most of the interrupts.
-    fn to_one_processor() -> anyhow::Result<Self> {
+    pub(crate) fn to_one_processor() -> anyhow::Result<Self> {
         let before = rustix::thread::sched_getaffinity(None)?;
         let last = (0..CpuSet::MAX_CPU).rev().find(|&cpu| before.is_set(cpu));
         let mut one = CpuSet::new();
