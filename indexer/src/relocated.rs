@@ -25,6 +25,8 @@ pub const UNWRITTEN: i64 = 4;
 
 /// Pages of one segment that are looked at: a GiB of data.
 const MAX_PAGES: u64 = 1 << 18;
+/// Segments that are looked at: linkers make one or two.
+const MOST_SEGMENTS: usize = 16;
 
 /// Bytes of one table of relocations that are looked at.
 const MAX_TABLE: u64 = 64 << 20;
@@ -144,6 +146,7 @@ pub(crate) fn relocated(
         .filter(|load| load.kind == elf::PT_LOAD.0 && load.is_writable() && load.file_len > 0)
         .filter_map(|load| Written::of(load, size))
         .filter(|written| written.pages.len() >= MIN_PAGES)
+        .take(MOST_SEGMENTS)
         .collect();
     let dynamic = loads(&table).find(|load| load.kind == elf::PT_DYNAMIC.0);
     let Some(dynamic) = dynamic.filter(|_| !written.is_empty()) else {

@@ -1,47 +1,39 @@
 //! Where one user's runs tell each other which directories of a frozen tree they have compared: a file in memory, which does not outlast
 //! the machine's boot. See [`elfuse_format::compared`].
 //!
-//! It is read as a whole when a program starts, and written a bit at a time, as directories are compared; each time it is opened anew,
-//! as descriptors are the guest's. Two runs that write to the same byte at once may lose one of the bits: a later run compares again.
+//! It is opened, or made, before the guest begins, and mapped: afterwards no call is made for it, which a guest's descriptors, limits and
+//! filters would be in the way of.
 //!
 //! # Safety
-//! The bits are cut from an arena, belong to nobody else, and are used through atomics from then on.
+//! The mapping is shared with whoever else maps the file, is only ever used through atomics, and is never taken away. Where the file is cut under
+//! it, [`heal`] puts memory of the process's own in its place.
 #![allow(unsafe_code)]
 
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use elfuse_format::compared::{Bound, HEAD_LEN, MAX_DIRECTORIES, place};
+use elfuse_format::compared::{Bound, HEAD_LEN, MAX_DIRECTORIES};
 
 use super::arena::Arena;
-use super::arm::is_armed;
-use super::process::process;
 use super::say::Line;
 use crate::errno::Errno;
-use crate::index::DirId;
+use crate::guest::{Address, Memory};
 use crate::options::Inherited;
 use crate::sys::abi::{
-    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, S_IFMT, S_IFREG,
+    O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDWR, PAGE, RLIMIT_FSIZE, S_IFMT, S_IFREG,
 };
 use crate::sys::host::{
-    Fd, close, fstat, getpid, getuid, openat, pread, pwrite, rename, unlink, write,
+    Fd, chmod, close, fstat, getpid, getuid, openat, pread, rename, soft_limit, truncate, unlink,
+    write,
 };
-use crate::vfs::{Board, Catalogue, Coherence, Compared};
+use crate::sys::memory::{replace_shared, shared};
+use crate::vfs::{Catalogue, Coherence, Compared};
 
-/// What is done to a file on the board, and found in it.
-const OPEN: usize = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+const FLAGS: usize = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
 
-/// The board of a sysroot.
-#[derive(Debug)]
-pub struct File {
-    path: &'static CStr,
-    /// Where a file is written that is to take its place.
-    temporary: &'static CStr,
-    /// The bits as this process has them.
-    bits: &'static [AtomicU8],
-    /// It could not be written to, and is not tried again.
-    is_useless: AtomicBool,
-}
+/// Where the file is mapped, and how many bytes of it; 0: nowhere.
+static AT: AtomicUsize = AtomicUsize::new(0);
+static LEN: AtomicUsize = AtomicUsize::new(0);
 
 /// A descriptor that is closed when it goes.
 struct Held(Fd);
@@ -52,81 +44,69 @@ impl Drop for Held {
     }
 }
 
-impl File {
-    /// Opens the file if it may be trusted and is bound to this.
-    fn open(&self, bound: &Bound) -> Result<Held, Errno> {
-        let file = Held(openat(Fd::CWD, self.path, OPEN, 0)?);
-        let found = fstat(file.0)?;
-        let is_own = found.uid == getuid() && found.mode & 0o022 == 0;
-        if found.mode & S_IFMT != S_IFREG || !is_own {
-            return Err(Errno::EPERM);
-        }
-        let mut head = [0; HEAD_LEN];
-        let len = pread(file.0, &mut head, 0)?;
-        let is_bound = len == HEAD_LEN && head == bound.head();
-        is_bound.then_some(file).ok_or(Errno::ESTALE)
+/// Puts memory in the place of a file that has been cut, if that is what `address` lies in: what is noted there is told to nobody.
+pub fn heal(address: usize) -> bool {
+    let (at, len) = (AT.load(Ordering::Relaxed), LEN.load(Ordering::Relaxed));
+    if at == 0 || !(at..at + len).contains(&address) {
+        return false;
     }
-
-    /// Puts a file in the place of one that is bound to something else, or of none.
-    fn make(&self, bound: &Bound) -> Result<(), Errno> {
-        // Left by a process that had this one's number; or just now being written by a child of it, which is not harmed: what is cut short has
-        // no bits.
-        unlink(self.temporary);
-        let flags = OPEN | O_CREAT | O_EXCL;
-        let file = Held(openat(Fd::CWD, self.temporary, flags, 0o600)?);
-        let written = self.write(&file, bound);
-        let placed = written.and_then(|()| rename(self.temporary, self.path));
-        if placed.is_err() {
-            unlink(self.temporary);
-        }
-        placed
-    }
-
-    fn write(&self, file: &Held, bound: &Bound) -> Result<(), Errno> {
-        const PIECE: usize = 64;
-        let whole = |len, expected| {
-            if len == expected {
-                Ok(())
-            } else {
-                Err(Errno::EIO)
-            }
-        };
-        write(file.0, &bound.head()).and_then(|len| whole(len, HEAD_LEN))?;
-        for bits in self.bits.chunks(PIECE) {
-            let mut piece = [0; PIECE];
-            let piece = &mut piece[..bits.len()];
-            for (byte, bits) in piece.iter_mut().zip(bits) {
-                *byte = bits.load(Ordering::Relaxed);
-            }
-            write(file.0, piece).and_then(|len| whole(len, bits.len()))?;
-        }
-        Ok(())
-    }
-
-    fn set(&self, bound: &Bound, dir: DirId) -> Result<(), Errno> {
-        let file = match self.open(bound) {
-            Err(Errno::ENOENT | Errno::ESTALE) => return self.make(bound),
-            other => other?,
-        };
-        let (byte, bit) = place(dir.get());
-        let offset = (HEAD_LEN + byte) as u64;
-        let mut bits = [0];
-        pread(file.0, &mut bits, offset)?;
-        pwrite(file.0, &[bits[0] | bit], offset).map(drop)
-    }
+    // SAFETY: pages of the mapping, which is used through atomics only.
+    unsafe { replace_shared(address & !(PAGE - 1), PAGE) }.is_ok()
 }
 
-impl Board for File {
-    fn tell(&self, bound: &Bound, dir: DirId) {
-        // A guest that restricts its calls arms the filter before: it might not be allowed these.
-        let is_possible = !is_armed(process()) && !self.is_useless.load(Ordering::Relaxed);
-        if is_possible && self.set(bound, dir).is_err() {
-            self.is_useless.store(true, Ordering::Relaxed);
+/// Makes sure that nothing of it faults while SIGBUS or SIGSEGV is blocked.
+pub fn probe() {
+    let (at, len) = (AT.load(Ordering::Relaxed), LEN.load(Ordering::Relaxed));
+    for page in (at..at + len).step_by(PAGE) {
+        if Memory::ByKernel.read_word(Address(page)).is_err() {
+            heal(page);
         }
     }
 }
 
-/// What runs before this one have compared, in a tree that is said to be frozen. `None`: no memory, or a change is being made just now.
+fn whole_len(bound: &Bound) -> usize {
+    HEAD_LEN + bound.bits_len()
+}
+
+/// Opens the file if it is this user's own and bound to this.
+fn open(path: &CStr, bound: &Bound) -> Result<Held, Errno> {
+    let file = Held(openat(Fd::CWD, path, FLAGS, 0)?);
+    let found = fstat(file.0)?;
+    let is_own = found.uid == getuid() && found.mode & 0o022 == 0;
+    if found.mode & S_IFMT != S_IFREG || !is_own {
+        return Err(Errno::EPERM);
+    }
+    let mut head = [0; HEAD_LEN];
+    let len = pread(file.0, &mut head, 0)?;
+    let is_whole = found.size.cast_unsigned() == whole_len(bound) as u64;
+    let is_bound = is_whole && len == HEAD_LEN && head == bound.head();
+    is_bound.then_some(file).ok_or(Errno::ESTALE)
+}
+
+/// Puts a file in the place of one that is bound to something else, or of none.
+fn make(path: &CStr, temporary: &CStr, bound: &Bound) -> Result<Held, Errno> {
+    let len = whole_len(bound) as u64;
+    // Beyond the limit comes a signal.
+    if soft_limit(RLIMIT_FSIZE)? < len {
+        return Err(Errno::EFBIG);
+    }
+    // Left by a process that had this one's number.
+    unlink(temporary);
+    let flags = FLAGS | O_CREAT | O_EXCL;
+    let file = Held(openat(Fd::CWD, temporary, flags, 0o600)?);
+    let made = chmod(file.0, 0o600)
+        .and_then(|()| truncate(file.0, len))
+        .and_then(|()| write(file.0, &bound.head()))
+        .and_then(|_| rename(temporary, path));
+    if let Err(errno) = made {
+        unlink(temporary);
+        return Err(errno);
+    }
+    Ok(file)
+}
+
+/// What runs before this one have compared, in a tree that is said to be frozen. `None`: there is no file for it, or a change is being made
+/// just now.
 pub fn compared(
     arena: &mut Arena,
     run: &Inherited<'_>,
@@ -145,24 +125,20 @@ pub fn compared(
         run.sysroot_ino
     ));
     let path = arena.string(name.bytes()).ok()?;
-    name.put(format_args!(".{}.tmp", getpid()));
-    let temporary = arena.string(name.bytes()).ok()?;
-    let bytes: &'static mut [u8] = arena.bytes(bound.bits_len()).ok()?;
-    let mut file = File {
-        path,
-        temporary,
-        bits: &[],
-        is_useless: AtomicBool::new(false),
+    let file = match open(path, &bound) {
+        Err(Errno::ENOENT | Errno::ESTALE) => {
+            name.put(format_args!(".{}.tmp", getpid()));
+            make(path, arena.string(name.bytes()).ok()?, &bound).ok()?
+        }
+        opened => opened.ok()?,
     };
-    match file
-        .open(&bound)
-        .map(|held| pread(held.0, bytes, HEAD_LEN as u64))
-    {
-        Ok(Ok(len)) if len == bytes.len() => {}
-        _ => bytes.fill(0),
-    }
-    // SAFETY: nobody else has these bytes, which live as long as the process, and an atomic byte is laid out as a byte.
-    file.bits = unsafe { &*(core::ptr::from_ref::<[u8]>(bytes) as *const [AtomicU8]) };
-    let file: &'static File = arena.place(file).ok()?;
-    arena.place(Compared::new(bound, file.bits, file)?).ok()
+    let len = whole_len(&bound);
+    let at = shared(file.0, len).ok()?;
+    AT.store(at.addr(), Ordering::Relaxed);
+    LEN.store(len.next_multiple_of(PAGE), Ordering::Relaxed);
+    // SAFETY: mapped a moment ago, as long as that, for ever; an atomic byte is laid out as a byte.
+    let bits = unsafe {
+        core::slice::from_raw_parts(at.add(HEAD_LEN).cast::<AtomicU8>(), bound.bits_len())
+    };
+    arena.place(Compared::new(bound, bits)?).ok()
 }

@@ -13,7 +13,7 @@ use super::arena::Arena;
 use super::call::Call;
 use super::pool::Work;
 use super::program::{MAX_WORDS, Ready, Rooms, Strings, open_ready};
-use super::{descriptors, signals, tell};
+use super::{descriptors, populate, signals, tell};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::options::Executed;
@@ -196,6 +196,8 @@ fn replace(
         execfn: ready.strings.get(ready.execfn),
         sysroot_fd: call.process.sysroot().ok().map(|fd| fd.0),
         filter_armed: call.process.is_armed(),
+        // A filter of the guest's own outlasts this image.
+        populate: populate::is_on(call.process),
         signal_mask: call.way.mask().0,
     };
     let room = state.len() - 1;

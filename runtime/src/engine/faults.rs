@@ -152,6 +152,12 @@ pub fn waits_under(mask: SignalSet) {
     }
 }
 
+/// Handlers of the guest's are entered by the kernel from now on, and nobody sees under which masks.
+pub fn handlers_go_unseen() {
+    IN_DOUBT.store(true, Ordering::Relaxed);
+    forget_all();
+}
+
 /// A handler of the guest's is about to be entered on this frame.
 pub fn handler_entered(frame: &UContext) {
     if core::ptr::from_ref(frame).addr() > frame.context.rsp {

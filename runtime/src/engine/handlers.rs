@@ -85,6 +85,7 @@ pub fn entry_of(handler: usize) -> usize {
         Some(number) => start() + number * LEN,
         None => {
             patched::end_leases_always();
+            faults::handlers_go_unseen();
             handler
         }
     }

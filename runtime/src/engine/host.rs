@@ -38,15 +38,14 @@ impl Process {
 }
 
 fn stat(dir: Fd, path: &CStr) -> Result<HostStat, Errno> {
-    let mut found = lstatat(dir, path)?;
+    let found = lstatat(dir, path)?;
     let is_private = found.mode & S_IFMT == S_IFDIR && found.mode & SEARCH != SEARCH;
-    if is_private && faccessat2(dir, path, X_OK, AT_EACCESS | AT_SYMLINK_NOFOLLOW).is_ok() {
-        found.mode |= SEARCH;
-    }
+    let flags = AT_EACCESS | AT_SYMLINK_NOFOLLOW;
     Ok(HostStat {
         dev: found.dev,
         ino: found.ino,
         mode: found.mode,
+        is_open_to_caller: is_private && faccessat2(dir, path, X_OK, flags).is_ok(),
         mtime: time(found.mtime),
         ctime: time(found.ctime),
     })

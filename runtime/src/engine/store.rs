@@ -24,7 +24,8 @@ use crate::sys::abi::{
 };
 use crate::sys::clock;
 use crate::sys::host::{
-    Fd, chmod, close, file_system, getpid, getuid, openat, pread, rename, unlink, wall_clock, write,
+    Fd, chmod, close, file_system, getpid, getuid, mount_flags, openat, pread, rename, unlink,
+    wall_clock, write,
 };
 use crate::sys::memory::{anonymous, anonymous_shared, hostile, replace_shared, shared};
 use crate::vfs::coherence::GENERATION_LEN;
@@ -246,6 +247,9 @@ static GENERATION_AT: AtomicUsize = AtomicUsize::new(0);
 /// Puts memory in the place of a generation whose file has been cut, if that is what `address` lies in. Changes made through other runs
 /// then count when leases end, like all from outside.
 pub fn heal(address: usize) -> bool {
+    if board::heal(address) {
+        return true;
+    }
     let at = GENERATION_AT.load(Ordering::Relaxed);
     if at == 0 || address & !(PAGE - 1) != at {
         return false;
@@ -257,6 +261,7 @@ pub fn heal(address: usize) -> bool {
 /// Makes sure that nothing faults while SIGBUS or SIGSEGV is blocked, when that would end the process: the generation, the clock.
 pub fn probe() {
     clock::probe();
+    board::probe();
     let at = GENERATION_AT.load(Ordering::Relaxed);
     if at != 0 && Memory::ByKernel.read_word(Address(at)).is_err() {
         heal(at);
@@ -327,7 +332,7 @@ fn make_generation(dir: &CStr, name: &str, mode: usize) -> Result<&'static Gener
 }
 
 /// The generation that runs on this sysroot share: in the store; where that may not be written to, one of this user's; else one of this
-/// process's and its children. And whether it is a file's.
+/// process's and its children. And whether it is the store's.
 fn generation(
     (dir, has_index): (&CStr, bool),
     run: &Inherited<'_>,
@@ -369,7 +374,7 @@ fn generation(
             .ok()
     });
     match own {
-        Some(own) => Some((own, true)),
+        Some(own) => Some((own, false)),
         None => Some((generation_at(anonymous_shared(PAGE).ok()?), false)),
     }
 }
@@ -421,6 +426,15 @@ fn is_on_an_image(run: &Inherited<'_>) -> bool {
     known.is_some_and(|known| known.unchangeable)
 }
 
+/// Whether no run changes anything there, whichever index it goes by.
+fn is_read_only(run: &Inherited<'_>) -> bool {
+    const ST_RDONLY: u64 = 1;
+    let mut room = [0; PATH_MAX];
+    let path = run.sysroot.strip_prefix(b"/").unwrap_or(b"");
+    let flags = joined(c"", path, &mut room).and_then(mount_flags);
+    flags.is_ok_and(|flags| flags & ST_RDONLY != 0)
+}
+
 /// Lookup for this run, with the index if there is one that may be used; and where changes are announced. `dir`: the store; `most_files`: the
 /// process's limit of descriptors.
 ///
@@ -452,7 +466,7 @@ pub fn vfs(
     };
     // Without an index of its own a run still tells the others what it changes.
     let is_there = files.is_ok();
-    let Some((generation, is_shared)) = generation((dir, is_there), run, mode != Mode::Off) else {
+    let Some((generation, is_of_tree)) = generation((dir, is_there), run, mode != Mode::Off) else {
         if let Ok(files) = files {
             files.close();
         }
@@ -495,7 +509,7 @@ pub fn vfs(
     vfs = vfs.with_index(catalogue, coherence);
     if mode == Mode::Frozen
         && !run.shadow
-        && is_shared
+        && (is_of_tree && run.index_dir.is_none() || is_read_only(run))
         && let Some(compared) = board::compared(arena, run, catalogue, coherence)
     {
         vfs = vfs.with_compared(compared);

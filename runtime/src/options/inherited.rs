@@ -88,6 +88,8 @@ pub struct Executed<'a> {
     pub sysroot_fd: Option<i32>,
     /// [`Inherited::filter_armed`].
     pub filter_armed: bool,
+    /// [`Inherited::populate`].
+    pub populate: bool,
     /// [`Inherited::program_fd`].
     pub program_fd: i32,
     /// [`Inherited::interpreter_fd`].
@@ -208,7 +210,7 @@ impl<'a> Inherited<'a> {
         out.letter(b'h').flag(self.host_fallback);
         out.letter(b'q').flag(self.cpuid_table);
         out.letter(b'z').flag(self.resident);
-        out.letter(b'v').flag(self.populate);
+        out.letter(b'v').flag(program.populate);
         out.letter(b't').hex(self.stats as u64);
         out.letter(b'o');
         match self.stats_fd {
@@ -299,6 +301,7 @@ impl<'a> Inherited<'a> {
         Executed {
             sysroot_fd: self.sysroot_fd,
             filter_armed: self.filter_armed,
+            populate: self.populate,
             program_fd: self.program_fd,
             interpreter_fd: self.interpreter_fd,
             exe: self.exe,

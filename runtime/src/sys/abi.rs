@@ -298,6 +298,7 @@ pub const CLOCK_BOOTTIME: usize = 7;
 
 pub const AF_UNIX: u16 = 1;
 
+pub const RLIMIT_FSIZE: usize = 1;
 pub const RLIMIT_STACK: usize = 3;
 pub const RLIMIT_NOFILE: usize = 7;
 /// The longest path that a system call takes, its NUL counted.

@@ -110,13 +110,25 @@ pub fn fstat(fd: Fd) -> Result<Stat, Errno> {
 /// # Errors
 /// Those of the call.
 pub fn file_system(path: &CStr) -> Result<u64, Errno> {
-    // `struct statfs` of x86-64 has 120 bytes, the first eight of which are `f_type`.
+    statfs(path).map(|found| found[0])
+}
+
+/// `f_flags` of statfs(2).
+///
+/// # Errors
+/// Those of the call.
+pub fn mount_flags(path: &CStr) -> Result<u64, Errno> {
+    statfs(path).map(|found| found[10])
+}
+
+fn statfs(path: &CStr) -> Result<[u64; 15], Errno> {
+    // `struct statfs` of x86-64 has 120 bytes, the first eight of which are `f_type`, and those from 80 on `f_flags`.
     let mut found = [0_u64; 15];
     let into = found.as_mut_ptr().expose_provenance();
     let args = [path.as_ptr().expose_provenance(), into, 0, 0, 0, 0];
     // SAFETY: the path is a live C string, the buffer a whole `struct statfs`.
     unsafe { call(nr::STATFS, args) }.result()?;
-    Ok(found[0])
+    Ok(found)
 }
 
 /// statx(2) of a descriptor itself, with AT_EMPTY_PATH among the flags.
@@ -218,16 +230,6 @@ pub fn pread(fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
     ];
     // SAFETY: the buffer has the length given.
     unsafe { call(nr::PREAD64, args) }.result()
-}
-
-/// pwrite(2).
-///
-/// # Errors
-/// Those of the call.
-pub fn pwrite(fd: Fd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
-    let args = [fd.arg(), address(bytes), bytes.len(), offset as usize, 0, 0];
-    // SAFETY: the bytes are live.
-    unsafe { call(nr::PWRITE64, args) }.result()
 }
 
 /// read(2): how many bytes of `into` it filled.

@@ -191,7 +191,7 @@ impl<'a> Absences<'a> {
     /// Remembers the state of a directory. The ticket was taken before the host was asked.
     pub(super) fn learn(&self, path: &[u8], found: &HostStat, ticket: Ticket) {
         let lease = Lease::default();
-        let private = !found.is_searchable_by_all();
+        let private = !found.is_searchable();
         ticket.grant(&lease, if private { Note::Private } else { Note::Good });
         self.put_place(path, Some(found.state()), lease.words());
     }

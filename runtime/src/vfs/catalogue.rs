@@ -358,7 +358,7 @@ impl<'a> Directory<'a> {
         };
         let (note, judged) = match self.state.key {
             Ok(key) if key != found.state() => (Note::Stale, Err(Verdict::Stale)),
-            Ok(_) if !found.is_searchable_by_all() => (Note::Private, Err(Verdict::Private)),
+            Ok(_) if !found.is_searchable() => (Note::Private, Err(Verdict::Private)),
             Ok(_) => (Note::Good, Ok(())),
             Err(why) => return Err(why),
         };

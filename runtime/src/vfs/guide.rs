@@ -175,7 +175,7 @@ impl<'m> Guide<'m> {
         };
         let judged = directory.judge(coherence, ticket, found);
         if let Some(compared) = self.compared.filter(|_| judged.is_ok()) {
-            compared.note(coherence, ticket, here.dir);
+            compared.note(coherence, ticket, here.dir, &found);
         }
         self.note(judged)
     }

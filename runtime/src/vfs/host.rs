@@ -48,9 +48,10 @@ pub struct HostStat {
     pub dev: u64,
     /// `st_ino`.
     pub ino: u64,
-    /// `st_mode`: type and permissions. Where the host knows that this process may search a directory that not everybody may, all
-    /// three bits of search permission are set.
+    /// `st_mode`: type and permissions.
     pub mode: u32,
+    /// Whether the host knows that this process may search it, though not everybody may.
+    pub is_open_to_caller: bool,
     /// `st_mtim`.
     pub mtime: Time,
     /// `st_ctim`.
@@ -82,8 +83,14 @@ impl HostStat {
     /// Whether it is a directory that everybody may search by its mode: only then does the kernel's answer for a name in it not
     /// depend on who asks. (A directory with an access control list, which could still shut out a single user, is never sealed.)
     #[must_use]
-    pub fn is_searchable_by_all(&self) -> bool {
+    pub fn is_public(&self) -> bool {
         self.is_directory() && self.mode & Self::SEARCH_BY_ALL == Self::SEARCH_BY_ALL
+    }
+
+    /// Whether it is a directory that this process may search: everybody may, or it is known of this one.
+    #[must_use]
+    pub fn is_searchable(&self) -> bool {
+        self.is_public() || self.is_directory() && self.is_open_to_caller
     }
 }
 

@@ -49,7 +49,7 @@ pub use arena::Arena;
 pub use attributes::{Attributes, Status};
 pub use catalogue::Catalogue;
 pub use coherence::{Coherence, Generation, Mode};
-pub use compared::{Board, Compared};
+pub use compared::Compared;
 pub use elfuse_format::sidecar::Kind;
 pub use host::{Base, Host, HostStat, Location, Moment};
 pub use mirror::{Fault, IndexFile, Source};

@@ -445,7 +445,7 @@ impl<'a, 'r, H: Host> Walk<'a, 'r, H> {
             verdicts.count(Verdict::Validated);
         }
         if let Some(compared) = compared.filter(|_| judged.is_ok()) {
-            compared.note(coherence, ticket, dir);
+            compared.note(coherence, ticket, dir, &found);
         }
         judged.ok().and_then(|()| directory.granted(view))
     }

@@ -66,6 +66,7 @@ impl Host for MadeUp {
             dev: 7,
             ino: 8,
             mode: 0o040_755,
+            is_open_to_caller: false,
             mtime: SOME_TIME,
             ctime: SOME_TIME,
         })

@@ -336,6 +336,7 @@ impl Host for RealHost {
             dev: stat.st_dev,
             ino: stat.st_ino,
             mode: stat.st_mode,
+            is_open_to_caller: false,
             mtime: time(stat.st_mtime, stat.st_mtime_nsec),
             ctime: time(stat.st_ctime, stat.st_ctime_nsec),
         })

@@ -25,6 +25,7 @@ fn stat(state: State, mode: u32) -> HostStat {
         dev: state.dev,
         ino: state.ino,
         mode,
+        is_open_to_caller: false,
         mtime: state.mtime,
         ctime: state.ctime,
     }

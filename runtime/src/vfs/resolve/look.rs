@@ -72,7 +72,7 @@ impl<H: Host> Walk<'_, '_, H> {
             return false;
         };
         self.guide.learn(self.area.at.as_bytes(), &found, ticket);
-        found.state() == state && found.is_searchable_by_all()
+        found.state() == state && found.is_searchable()
     }
 
     /// Remembers that the name that was added last is absent.
