@@ -1,9 +1,10 @@
 //! What runs on a frozen tree tell each other: a directory that one of them has compared with its key is not compared by the next.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use elfuse_tests::scratch::shared;
 use serde_json::Value;
 
 use super::guest::said;
@@ -19,31 +20,18 @@ fn comparisons(indexed: &Indexed, mode: &str) -> u64 {
     report["verdicts"]["validated"].as_u64().expect("a count")
 }
 
-/// The file that runs tell each other by. It goes with its test.
-struct Board(PathBuf);
-
-impl Board {
-    fn of(indexed: &Indexed) -> Self {
-        let root = fs::metadata(indexed.guest.scratch.root()).expect("a root");
-        let user = rustix::process::getuid().as_raw();
-        let name = format!("elfuse-{user}-{:x}-{:x}-compared", root.dev(), root.ino());
-        Self(PathBuf::from("/dev/shm").join(name))
-    }
-}
-
-impl Drop for Board {
-    fn drop(&mut self) {
-        // An error means that there is none.
-        let _ = fs::remove_file(&self.0);
-    }
+/// The file that runs tell each other by.
+fn board(indexed: &Indexed) -> PathBuf {
+    let user = rustix::process::getuid().as_raw();
+    shared(indexed.guest.scratch.root(), user, "-compared")
 }
 
 #[test]
 fn a_frozen_tree_is_compared_by_its_first_start_alone() {
     let indexed = Indexed::new();
-    let board = Board::of(&indexed);
+    let board = board(&indexed);
     assert!(comparisons(&indexed, "frozen") > 0);
-    assert!(board.0.exists());
+    assert!(board.exists());
     assert_eq!(comparisons(&indexed, "frozen"), 0);
     for mode in ["lease", "strict"] {
         assert!(comparisons(&indexed, mode) > 0, "{mode}");
@@ -53,7 +41,6 @@ fn a_frozen_tree_is_compared_by_its_first_start_alone() {
 #[test]
 fn what_guests_change_and_another_index_make_a_frozen_tree_be_compared_anew() {
     let indexed = Indexed::new();
-    let _board = Board::of(&indexed);
     let both = || {
         (
             comparisons(&indexed, "frozen"),
@@ -78,33 +65,33 @@ fn what_guests_change_and_another_index_make_a_frozen_tree_be_compared_anew() {
 #[test]
 fn a_board_that_others_may_write_to_or_that_is_no_file_is_not_believed() {
     let indexed = Indexed::new();
-    let board = Board::of(&indexed);
+    let board = board(&indexed);
     let all = comparisons(&indexed, "frozen");
     assert_eq!(comparisons(&indexed, "frozen"), 0);
 
-    fs::set_permissions(&board.0, fs::Permissions::from_mode(0o622)).expect("its mode");
+    fs::set_permissions(&board, fs::Permissions::from_mode(0o622)).expect("its mode");
     assert_eq!(comparisons(&indexed, "frozen"), all);
     assert_eq!(comparisons(&indexed, "frozen"), all);
-    fs::set_permissions(&board.0, fs::Permissions::from_mode(0o600)).expect("its mode");
+    fs::set_permissions(&board, fs::Permissions::from_mode(0o600)).expect("its mode");
     assert_eq!(comparisons(&indexed, "frozen"), 0);
 
-    fs::remove_file(&board.0).expect("it is there");
-    fs::create_dir(&board.0).expect("a directory in its place");
+    fs::remove_file(&board).expect("it is there");
+    fs::create_dir(&board).expect("a directory in its place");
     let found = [(); 2].map(|()| comparisons(&indexed, "frozen"));
-    fs::remove_dir(&board.0).expect("it is empty");
+    fs::remove_dir(&board).expect("it is empty");
     assert_eq!(found, [all; 2]);
 }
 
 #[test]
 fn a_board_that_is_cut_or_damaged_costs_comparisons_and_nothing_else() {
     let indexed = Indexed::new();
-    let board = Board::of(&indexed);
+    let board = board(&indexed);
     let all = comparisons(&indexed, "frozen");
-    let whole = fs::read(&board.0).expect("it is there");
+    let whole = fs::read(&board).expect("it is there");
     for len in [0, 1, 40, 71, 72, whole.len() - 1] {
         let file = File::options()
             .write(true)
-            .open(&board.0)
+            .open(&board)
             .expect("it is there");
         file.set_len(len as u64).expect("it is cut");
         assert!(
@@ -116,7 +103,17 @@ fn a_board_that_is_cut_or_damaged_costs_comparisons_and_nothing_else() {
     for at in 0..72 {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
-        fs::write(&board.0, &damaged).expect("it is there");
+        fs::write(&board, &damaged).expect("it is there");
         assert_eq!(comparisons(&indexed, "frozen"), all, "byte {at}");
     }
+}
+
+#[test]
+fn what_runs_share_goes_with_the_tree_of_a_test() {
+    let indexed = Indexed::new();
+    let board = board(&indexed);
+    comparisons(&indexed, "frozen");
+    assert!(board.exists());
+    drop(indexed);
+    assert!(!board.exists());
 }
