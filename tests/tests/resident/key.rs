@@ -204,10 +204,10 @@ fn what_was_mapped_is_gone_where_the_kernel_refuses_the_last_mapping() {
             for page in pages(arguments) {
                 mapped.remove(&page);
             }
-        } else if let Some(arguments) = line.strip_prefix("mmap(") {
-            if line.contains(") = 0x") {
-                mapped.extend(pages(arguments));
-            }
+        } else if let Some(arguments) = line.strip_prefix("mmap(")
+            && line.contains(") = 0x")
+        {
+            mapped.extend(pages(arguments));
         }
         most = most.max(mapped.len());
     }
