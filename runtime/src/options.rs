@@ -22,6 +22,9 @@ pub const MAX_BINDS: usize = 64;
 /// How often `--env` may be given.
 pub const MAX_ENV_EDITS: usize = 256;
 
+/// The directories of the host that a guest sees whatever its sysroot has there, but with `--no-default-binds`.
+pub const DEFAULT_MOUNTS: [&[u8]; 4] = [b"/proc", b"/sys", b"/dev", b"/tmp"];
+
 /// The environment variable that stands for `--sysroot`.
 pub const SYSROOT_VARIABLE: &str = "ELFUSE_SYSROOT";
 /// The environment variable that switches the index off, or has each of its answers checked.

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::elf::ElfFile;
 use crate::invariant::Reader;
+use crate::oracle::room::NOBODY;
 
 /// An ELF file for a [`Scratch`].
 #[derive(Debug, Clone, Default)]
@@ -237,11 +238,42 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        forget_shared(&self.root);
         // What a test made unreadable cannot be removed otherwise.
         let unreadable = walkdir::WalkDir::new(self.dir.path()).into_iter();
         let unreadable = unreadable.filter_map(|entry| entry.err()?.path().map(Path::to_owned));
         for path in unreadable.collect::<Vec<_>>() {
             let _ = fs::set_permissions(path, PermissionsExt::from_mode(0o755));
+        }
+    }
+}
+
+/// What runs on a sysroot share by its identity, and would outlive it: what `user`'s runs have compared (with `-compared` as the suffix), and
+/// how often guests have changed something, where the store cannot say (with none). It need not be there.
+///
+/// # Panics
+/// There is no sysroot.
+#[must_use]
+pub fn shared(root: &Path, user: u32, suffix: &str) -> PathBuf {
+    let found = fs::metadata(root).expect("a root");
+    shared_of(&found, user, suffix)
+}
+
+fn shared_of(root: &fs::Metadata, user: u32, suffix: &str) -> PathBuf {
+    let (device, inode) = (root.dev(), root.ino());
+    format!("/dev/shm/elfuse-{user}-{device:x}-{inode:x}{suffix}").into()
+}
+
+/// Removes what runs on a sysroot share, of every user whom tests run something as. Before the sysroot goes.
+pub fn forget_shared(root: &Path) {
+    let Ok(found) = fs::metadata(root) else {
+        return;
+    };
+    // In a user namespace the user is root.
+    for user in [rustix::process::getuid().as_raw(), 0, NOBODY] {
+        for suffix in ["", "-compared"] {
+            // An error means that there is none.
+            let _ = fs::remove_file(shared_of(&found, user, suffix));
         }
     }
 }

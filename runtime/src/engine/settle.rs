@@ -17,7 +17,7 @@ use super::tell;
 use super::vector::Vector;
 use crate::errno::Errno;
 use crate::options::inherited::{Mount as Row, MountList};
-use crate::options::{Bind, Inherited, RunOptions, Stats, binds};
+use crate::options::{Bind, DEFAULT_MOUNTS, Inherited, RunOptions, Stats, binds};
 use crate::sys::abi::{
     O_CLOEXEC, O_DIRECTORY, O_PATH, OpenHow, RESOLVE_NO_SYMLINKS, S_IFDIR, S_IFLNK, S_IFMT,
     SignalSet, Stat,
@@ -219,7 +219,7 @@ impl<'v> Setting<'v> {
 
     /// The directories of the host that a guest expects, each a mount.
     fn add_defaults(&mut self, mounts: &mut Mounts<'static>) {
-        for path in [&b"/proc"[..], b"/sys", b"/dev", b"/tmp"] {
+        for path in DEFAULT_MOUNTS {
             let procfs = path == b"/proc";
             if let Some(host) = self.top_directory(path, procfs) {
                 add(

@@ -65,8 +65,8 @@ pub fn run(arguments: &ResidentArgs, out: &mut dyn Write) -> anyhow::Result<Exit
             let entries = store.entries()?;
             let faults: Vec<_> = entries
                 .iter()
-                .map(|entry| entry.usable(&store.sysroot).err())
-                .collect();
+                .map(|entry| entry.fault(&store.sysroot))
+                .collect::<anyhow::Result<_>>()?;
             for (entry, _) in entries
                 .iter()
                 .zip(&faults)

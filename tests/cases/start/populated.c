@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -114,6 +115,11 @@ int main(int argc, char **argv) {
                 _exit(wrong);
             need(waitpid(child, &status, 0) == child, "waitpid");
             printf("forked %d %d\n", wrong, status);
+        } else if (!strcmp(what, "ask")) {
+            /* MADV_POPULATE_WRITE. */
+            void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            need(page != MAP_FAILED, "mmap");
+            printf("asked %d\n", madvise(page, 4096, 23) == 0 ? 0 : errno);
         } else if (!strcmp(what, "limited")) {
             /* Of the data, which is all that brk counts. */
             struct rlimit limit;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,7 +14,7 @@ use super::outcome::Outcome;
 use super::resident;
 use super::tree::{Tree, describe};
 use super::way::{IndexAt, Way};
-use crate::scratch::copy_program;
+use crate::scratch::{copy_program, forget_shared};
 use elfuse_format::names;
 use elfuse_format::snapshot::counts;
 
@@ -89,17 +89,12 @@ pub struct Room {
     directory: PathBuf,
     root: PathBuf,
     index: PathBuf,
-    user: u32,
 }
 
-/// Runs on a sysroot whose store cannot be written share a file by its identity, which would outlive a tree that is gone.
 impl Drop for Room {
     fn drop(&mut self) {
-        if let Ok(found) = fs::metadata(&self.root).as_ref()
-            && self.owns_root()
-        {
-            let name = format!("elfuse-{}-{:x}-{:x}", self.user, found.dev(), found.ino());
-            let _ = fs::remove_file(Path::new("/dev/shm").join(name));
+        if self.owns_root() {
+            forget_shared(&self.root);
         }
     }
 }
@@ -173,7 +168,6 @@ impl Room {
             directory,
             root,
             index,
-            user: owner.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
         }
     }
 

@@ -1,10 +1,11 @@
 //! What runs on a frozen tree tell each other: a directory that one of them has compared with its key is not compared by the next.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use elfuse_tests::scratch::shared;
 use elfuse_tests::{elfuse_index, need};
 use serde_json::Value;
 
@@ -59,31 +60,18 @@ fn comparisons(tree: &Tree, mode: &str) -> u64 {
     comparisons_of(tree.command(mode, &["lookups"]))
 }
 
-/// The file that runs tell each other by. It goes with its test.
-struct Board(PathBuf);
-
-impl Board {
-    fn of(tree: &Tree) -> Self {
-        let root = fs::metadata(tree.0.scratch.root()).expect("a root");
-        let user = rustix::process::getuid().as_raw();
-        let name = format!("elfuse-{user}-{:x}-{:x}-compared", root.dev(), root.ino());
-        Self(PathBuf::from("/dev/shm").join(name))
-    }
-}
-
-impl Drop for Board {
-    fn drop(&mut self) {
-        // An error means that there is none.
-        let _ = fs::remove_file(&self.0);
-    }
+/// The file that runs tell each other by.
+fn board(tree: &Tree) -> PathBuf {
+    let user = rustix::process::getuid().as_raw();
+    shared(tree.0.scratch.root(), user, "-compared")
 }
 
 #[test]
 fn a_frozen_tree_is_compared_by_its_first_start_alone() {
     let tree = Tree::new();
-    let board = Board::of(&tree);
+    let board = board(&tree);
     assert!(comparisons(&tree, "frozen") > 0);
-    assert!(board.0.exists());
+    assert!(board.exists());
     assert_eq!(comparisons(&tree, "frozen"), 0);
     for mode in ["lease", "strict"] {
         assert!(comparisons(&tree, mode) > 0, "{mode}");
@@ -93,7 +81,6 @@ fn a_frozen_tree_is_compared_by_its_first_start_alone() {
 #[test]
 fn what_guests_change_and_another_index_make_a_frozen_tree_be_compared_anew() {
     let tree = Tree::new();
-    let _board = Board::of(&tree);
     let both = || (comparisons(&tree, "frozen"), comparisons(&tree, "frozen"));
     let (first, second) = both();
     assert!(first > 0 && second == 0, "{first} {second}");
@@ -116,33 +103,33 @@ fn what_guests_change_and_another_index_make_a_frozen_tree_be_compared_anew() {
 #[test]
 fn a_board_that_others_may_write_to_or_that_is_no_file_is_not_believed() {
     let tree = Tree::new();
-    let board = Board::of(&tree);
+    let board = board(&tree);
     let all = comparisons(&tree, "frozen");
     assert_eq!(comparisons(&tree, "frozen"), 0);
 
-    fs::set_permissions(&board.0, fs::Permissions::from_mode(0o622)).expect("its mode");
+    fs::set_permissions(&board, fs::Permissions::from_mode(0o622)).expect("its mode");
     assert_eq!(comparisons(&tree, "frozen"), all);
     assert_eq!(comparisons(&tree, "frozen"), all);
-    fs::set_permissions(&board.0, fs::Permissions::from_mode(0o600)).expect("its mode");
+    fs::set_permissions(&board, fs::Permissions::from_mode(0o600)).expect("its mode");
     assert_eq!(comparisons(&tree, "frozen"), 0);
 
-    fs::remove_file(&board.0).expect("it is there");
-    fs::create_dir(&board.0).expect("a directory in its place");
+    fs::remove_file(&board).expect("it is there");
+    fs::create_dir(&board).expect("a directory in its place");
     let found = [(); 2].map(|()| comparisons(&tree, "frozen"));
-    fs::remove_dir(&board.0).expect("it is empty");
+    fs::remove_dir(&board).expect("it is empty");
     assert_eq!(found, [all; 2]);
 }
 
 #[test]
 fn a_board_that_is_cut_or_damaged_costs_comparisons_and_nothing_else() {
     let tree = Tree::new();
-    let board = Board::of(&tree);
+    let board = board(&tree);
     let all = comparisons(&tree, "frozen");
-    let whole = fs::read(&board.0).expect("it is there");
+    let whole = fs::read(&board).expect("it is there");
     for len in [0, 1, 40, 71, 72, whole.len() - 1] {
         let file = File::options()
             .write(true)
-            .open(&board.0)
+            .open(&board)
             .expect("it is there");
         file.set_len(len as u64).expect("it is cut");
         assert!((1..=all).contains(&comparisons(&tree, "frozen")), "{len}");
@@ -151,7 +138,7 @@ fn a_board_that_is_cut_or_damaged_costs_comparisons_and_nothing_else() {
     for at in 0..72 {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
-        fs::write(&board.0, &damaged).expect("it is there");
+        fs::write(&board, &damaged).expect("it is there");
         assert_eq!(comparisons(&tree, "frozen"), all, "byte {at}");
     }
 }
@@ -162,7 +149,6 @@ fn a_directory_that_not_everybody_may_search_is_told_to_nobody() {
         let private = guest.scratch.path("w/d");
         fs::set_permissions(private, fs::Permissions::from_mode(0o700)).expect("its mode");
     });
-    let _board = Board::of(&tree);
     let start = || {
         let mut command = tree.command("frozen", &["lookups", "make", "/w/d/missing/x"]);
         let said = said(&mut command);
@@ -181,7 +167,7 @@ fn a_directory_that_not_everybody_may_search_is_told_to_nobody() {
 #[test]
 fn a_guest_that_may_write_no_files_is_sent_no_signal_for_the_board() {
     let tree = Tree::new();
-    let board = Board::of(&tree);
+    let board = board(&tree);
     // Makes the generation, without which there is no board.
     comparisons(&tree, "lease");
     let line = ["/bin/patched", "quiet", "lookups"];
@@ -194,7 +180,7 @@ fn a_guest_that_may_write_no_files_is_sent_no_signal_for_the_board() {
         assert!(said(&mut limited).well().starts_with("open 1, "));
     };
     start();
-    assert!(!board.0.exists());
+    assert!(!board.exists());
     assert!(comparisons(&tree, "frozen") > 0);
     start();
 }
@@ -202,7 +188,7 @@ fn a_guest_that_may_write_no_files_is_sent_no_signal_for_the_board() {
 #[test]
 fn with_an_index_elsewhere_that_others_need_not_know_of_nothing_is_told() {
     let tree = Tree::new();
-    let board = Board::of(&tree);
+    let board = board(&tree);
     let index = tree.0.scratch.beside("index");
     let root = tree.0.scratch.root().as_os_str();
     let line = [
@@ -230,5 +216,15 @@ fn with_an_index_elsewhere_that_others_need_not_know_of_nothing_is_told() {
     let first = start();
     assert!(first > 0);
     assert_eq!(start(), first);
-    assert!(!board.0.exists());
+    assert!(!board.exists());
+}
+
+#[test]
+fn what_runs_share_goes_with_the_tree_of_a_test() {
+    let tree = Tree::new();
+    let board = board(&tree);
+    comparisons(&tree, "frozen");
+    assert!(board.exists());
+    drop(tree);
+    assert!(!board.exists());
 }

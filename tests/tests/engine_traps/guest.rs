@@ -182,6 +182,11 @@ impl Guest {
 
     /// What it says under the real kernel, in the sysroot as its root.
     pub(crate) fn native(&self, line: &[&str]) -> Said {
+        said(&mut self.native_command(line))
+    }
+
+    /// The command of [`Self::native`].
+    pub(crate) fn native_command(&self, line: &[&str]) -> Command {
         let temporary = self.scratch.beside("tmp");
         fs::create_dir_all(&temporary).expect("a directory beside the root");
         let mut command = Command::new(&self.programs.enter);
@@ -195,7 +200,7 @@ impl Guest {
             .args(line)
             .env_clear()
             .env("GREETING", "hello");
-        said(&mut command)
+        command
     }
 
     /// What a case of `/bin/traps` says, by both the same.

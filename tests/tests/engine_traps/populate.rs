@@ -39,6 +39,15 @@ fn command(guest: &Guest, options: &[&str], words: &[&str]) -> Command {
     )
 }
 
+/// Whether the kernel populates memory when it is asked to; else a test of how much is left out.
+fn populates(guest: &Guest) -> bool {
+    let does = native(guest, &["ask"]) == "asked 0\n";
+    if !does {
+        eprintln!("LEFT OUT, as there is no MADV_POPULATE_WRITE (Linux 5.14): pages populated");
+    }
+    does
+}
+
 /// What it says, and how many pages were populated for relocations and for the heap.
 fn populated(guest: &Guest, options: &[&str], words: &[&str]) -> (String, u64, u64) {
     let run = said(&mut command(
@@ -59,6 +68,9 @@ fn native(guest: &Guest, words: &[&str]) -> String {
 #[test]
 fn what_the_dynamic_linker_relocates_is_populated_in_the_program_and_in_each_library() {
     let guest = indexed();
+    if !populates(&guest) {
+        return;
+    }
     let (text, without, _) = populated(&guest, &[], &["program"]);
     assert_eq!(text, "program 10240\n");
     assert!(without >= TABLE, "{without}");
@@ -75,6 +87,9 @@ fn what_the_dynamic_linker_relocates_is_populated_in_the_program_and_in_each_lib
 #[test]
 fn a_heap_that_is_used_up_is_populated_in_advance_from_its_second_step_on() {
     let guest = indexed();
+    if !populates(&guest) {
+        return;
+    }
     let heap = |words: &[&str]| populated(&guest, &[], words);
     let (text, _, pages) = heap(&["heap"]);
     assert_eq!(text, "heap 0\n");
@@ -97,7 +112,9 @@ fn nothing_is_populated_where_that_is_not_wanted_or_nothing_is_known_and_all_is_
     let native = native(&guest, &words);
     let (text, relocated, heap) = populated(&guest, &[], &words);
     assert_eq!(text, native);
-    assert!(relocated > 0 && heap > 0, "{relocated} {heap}");
+    if populates(&guest) {
+        assert!(relocated > 0 && heap > 0, "{relocated} {heap}");
+    }
     for options in [&["--no-populate"][..], &["--coherence", "off"]] {
         let expected = (native.clone(), 0, 0);
         assert_eq!(populated(&guest, options, &words), expected, "{options:?}");

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use elfuse_tests::need;
@@ -159,7 +159,7 @@ fn a_profiler_finds_all_code_in_the_files_it_is_of_at_their_offsets() {
     assert_eq!(kept.counts_of(FEATURES)[0], 1);
     let memory = File::open(held.proc("mem")).expect("its memory");
     let root = kept.guest.scratch.root();
-    let own = Path::new(&kept.guest.programs.elfuse);
+    let own = fs::canonicalize(&kept.guest.programs.elfuse).expect("elfuse");
     let mut names = Vec::new();
     for (start, end, offset, path) in code(&held) {
         if path == own {

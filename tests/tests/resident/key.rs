@@ -1,11 +1,13 @@
 //! Each part of a snapshot's key, changed: the program starts normally, and the reason is counted.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::process::Command;
 
 use elfuse_format::checksum::checksum;
 use elfuse_format::header::{File as Whole, HEADER_LEN, Header, Kind, PART_ROW_LEN, PartKind};
+use elfuse_format::names;
 use elfuse_format::snapshot::counts::Refusal;
 
 use super::kept::Kept;
@@ -192,6 +194,35 @@ fn what_was_mapped_is_gone_where_the_kernel_refuses_the_last_mapping() {
     kept.is_used();
     spoil_last_code(&kept);
     kept.is_refused(Refusal::Memory, nothing);
+    let trace = kept.trace("openat,mmap,munmap", &[]);
+    // Between these two nothing is mapped but the snapshot.
+    let (_, rest) = trace.split_once(names::SNAPSHOT_SUFFIX).expect("its file");
+    let (calls, _) = rest.split_once(names::COUNTS_SUFFIX).expect("its counters");
+    let (mut mapped, mut most) = (BTreeSet::new(), 0);
+    for line in calls.lines() {
+        if let Some(arguments) = line.strip_prefix("munmap(") {
+            for page in pages(arguments) {
+                mapped.remove(&page);
+            }
+        } else if let Some(arguments) = line.strip_prefix("mmap(")
+            && line.contains(") = 0x")
+        {
+            mapped.extend(pages(arguments));
+        }
+        most = most.max(mapped.len());
+    }
+    assert!(calls.contains("EOVERFLOW") && most > 0, "{calls}");
+    assert!(mapped.is_empty(), "still mapped: {mapped:x?}: {calls}");
+}
+
+/// The addresses of the pages that a call's first two arguments, address and length, are about, as strace(1) writes them.
+fn pages(arguments: &str) -> impl Iterator<Item = u64> {
+    let (start, rest) = arguments.split_once(", ").expect("an address");
+    let start = start.strip_prefix("0x").expect("a place that was chosen");
+    let start = u64::from_str_radix(start, 16).expect("an address");
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+    let len: u64 = digits.and_then(|len| len.parse().ok()).expect("a length");
+    (start..start + len).step_by(4096)
 }
 
 #[test]

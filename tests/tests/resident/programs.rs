@@ -182,7 +182,7 @@ fn what_is_kept_is_listed_shown_verified_pruned_and_removed() {
         kept.resident("verify", &[]).well(),
         format!("{PROGRAM}: good\n")
     );
-    // A page that was damaged is for `verify` to find: a start does not read them all.
+    // A page that was damaged is for `verify` and `prune` to find: a start does not read them all.
     let mut bytes = std::fs::read(kept.snapshot()).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(kept.snapshot(), &bytes).unwrap();
@@ -191,6 +191,9 @@ fn what_is_kept_is_listed_shown_verified_pruned_and_removed() {
         verified.status == 1 && verified.text.contains("checksum"),
         "{verified:#?}"
     );
+    assert!(kept.resident("prune", &[]).well().contains("checksum"));
+    assert!(!kept.snapshot().exists());
+    kept.add(&[PROGRAM]);
     assert_eq!(
         kept.resident("prune", &[]).well(),
         format!("{PROGRAM}: kept\n")
@@ -224,8 +227,27 @@ fn prune_goes_by_all_files_and_names_that_the_key_goes_by() {
     assert!(pruned().contains("libc.so.6 was changed"));
     kept.add(&[PROGRAM]);
     std::fs::remove_file(kept.guest.scratch.path("lib/x86_64-linux-gnu/libc.so.6")).unwrap();
-    assert!(pruned().contains("libc.so.6: No such file"));
+    assert!(pruned().contains("libc.so.6 is gone: No such file"));
     assert!(!kept.snapshot().exists());
+}
+
+#[test]
+fn prune_does_not_look_in_the_sysroot_for_what_the_host_has_mounted_over_it() {
+    let kept = Kept::without_snapshot();
+    // The dynamic linker looks into it first, and finds that it is a directory: the host's.
+    let flags = ["-pie", "-fPIE", "-ldl", "-lpthread", "-Wl,-rpath,/dev"];
+    let programs = kept.guest.programs;
+    programs.compile("start/resident.c", "searching", &flags);
+    kept.guest.add("searching", "bin/searching");
+    let program = "/bin/searching";
+    kept.add(&[program]);
+    let shown = kept.resident("show", &[program]).well();
+    assert!(shown.contains("/dev: a directory"), "{shown}");
+    fs::remove_dir(kept.guest.scratch.path("dev")).expect("an empty directory");
+    assert_eq!(
+        kept.resident("prune", &[]).well(),
+        format!("{program}: kept\n")
+    );
 }
 
 #[test]

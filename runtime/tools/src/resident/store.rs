@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use elfuse_format::generation;
 use elfuse_format::header::{File as Whole, Kind};
 use elfuse_format::names;
@@ -200,13 +200,20 @@ impl Entry {
         self.snapshot().map(drop)
     }
 
-    /// Whether it may be used again in this boot, as far as files and names go.
-    pub(super) fn usable(&self, sysroot: &Path) -> anyhow::Result<()> {
+    /// Why it cannot be used again in this boot, as far as its own bytes, files and names go.
+    ///
+    /// # Errors
+    /// That cannot be told.
+    pub(super) fn fault(&self, sysroot: &Path) -> anyhow::Result<Option<anyhow::Error>> {
+        if let Err(damage) = self.verify() {
+            return Ok(Some(damage));
+        }
         let snapshot = self.snapshot()?;
-        ensure!(
-            snapshot.head().boot_id == stopped::boot_id()?,
-            "it was captured before the machine was booted"
-        );
+        if snapshot.head().boot_id != stopped::boot_id()? {
+            return Ok(Some(anyhow!(
+                "it was captured before the machine was booted"
+            )));
+        }
         current::compare(&snapshot, sysroot)
     }
 
