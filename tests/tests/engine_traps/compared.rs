@@ -33,7 +33,7 @@ impl Tree {
     fn build(&self) {
         let root = self.0.scratch.root().as_os_str();
         let line = ["build".as_ref(), "--quiet".as_ref(), root];
-        elfuse_index!().run(&line).ended_with(0);
+        elfuse_index!().run(line).ended_with(0);
     }
 
     fn command(&self, mode: &str, words: &[&str]) -> Command {
@@ -198,7 +198,7 @@ fn with_an_index_elsewhere_that_others_need_not_know_of_nothing_is_told() {
         index.as_os_str(),
         root,
     ];
-    elfuse_index!().run(&line).ended_with(0);
+    elfuse_index!().run(line).ended_with(0);
     let index = index.to_str().expect("UTF-8");
     let options = [
         "--stats=json",
