@@ -151,6 +151,10 @@ impl Room {
                 _,
             ) if *is_copied && way.is_elfuse() || way == Way::Resident => {
                 for file in fs::read_dir(index).expect("an index").flatten() {
+                    // It tells whether there are snapshots, and is of the store that it lies in.
+                    if way == Way::Resident && file.file_name() == names::GENERATION {
+                        continue;
+                    }
                     let copy = directory.join("index").join(file.file_name());
                     // Patched copies are known by their inodes: they stay what they are, and where they are.
                     let made = if file.path().is_dir() {
