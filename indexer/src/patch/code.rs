@@ -125,6 +125,14 @@ pub(super) struct Layout {
     symbols: Vec<u64>,
 }
 
+/// How long ranges are together. A file may claim any: no more than there are addresses.
+fn total<'r>(ranges: impl IntoIterator<Item = &'r Range<u64>>) -> u64 {
+    let lens = ranges
+        .into_iter()
+        .map(|range| range.end.saturating_sub(range.start));
+    lens.fold(0, u64::saturating_add)
+}
+
 impl Layout {
     pub(super) fn new(image: &Image<'_>) -> Self {
         let parts = code_parts(image);
@@ -138,10 +146,8 @@ impl Layout {
             starts.push((symbol.value, symbol.value.saturating_add(symbol.len)));
         }
         // A few functions in assembly may have entries where all others were compiled without.
-        let told = unwind.functions.iter().filter(|range| inside(range.start));
-        let told: u64 = told.map(|range| range.end - range.start).sum();
-        let all: u64 = parts.iter().map(|part| part.end - part.start).sum();
-        let has_unwind = told >= all / 2;
+        let told = total(unwind.functions.iter().filter(|range| inside(range.start)));
+        let has_unwind = told >= total(&parts) / 2;
         for range in &unwind.functions {
             starts.push((range.start, range.end));
         }
@@ -555,4 +561,17 @@ fn mark_addresses(image: &Image<'_>, table: u64, range: &Range<u64>, marks: &mut
 /// No address is marked.
 pub(super) fn no_marks() -> Marks {
     Marks::new(&(0..0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::total;
+
+    #[test]
+    #[expect(clippy::reversed_empty_ranges, reason = "a file may say so")]
+    fn functions_that_are_said_to_be_longer_than_all_addresses_add_up_to_no_more() {
+        let lies = [0..u64::MAX, 1..u64::MAX, 7..3, 10..14];
+        assert_eq!(total(&lies), u64::MAX);
+        assert_eq!(total(&lies[2..]), 4);
+    }
 }
