@@ -187,7 +187,8 @@ impl Mount {
         }
         namespace::show(&mount.root.tree, &mount.root.native)?;
         namespace::furnish(&mount.root.native)?;
-        ground.index(&mount.root.tree, &mount.root.index)?;
+        // A frozen tree is one of which the index may also say what stat returns.
+        ground.index(&mount.root.tree, &mount.root.index, &["--attributes"])?;
         Ok(mount)
     }
 
@@ -324,7 +325,8 @@ impl Measured {
             about: vec![format!(
                 "Requests are counted by what the server writes for debugging, of one start with its files in the page cache and after the second for which \
                  the kernel keeps names and attributes; not opened is what is neither opened itself, nor read as a symlink, nor a directory on the way to \
-                 such. The starts before were elfuse's first ones there: what they have compared, this one does not. Times are with another server that writes nothing, starts one after the other, and so with what the kernel still keeps."
+                 such. The index has attributes (`build --attributes`), and the starts before were elfuse's first ones there: what they have compared, this \
+                 one does not. Times are with another server that writes nothing, starts one after the other, and so with what the kernel still keeps."
             )],
             peer: NATIVE.to_owned(),
             rows: self

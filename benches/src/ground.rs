@@ -91,7 +91,7 @@ impl Ground {
     /// If it cannot be mounted or indexed.
     pub fn root(&self, name: &str, sysroot: &Path) -> anyhow::Result<Root> {
         let root = self.shown(name, sysroot)?;
-        self.index(&root.tree, &root.index)?;
+        self.index(&root.tree, &root.index, &[])?;
         Ok(root)
     }
 
@@ -109,16 +109,16 @@ impl Ground {
         Ok(root)
     }
 
-    /// Makes or renews the index of a tree, out of it.
+    /// Makes or renews the index of a tree, out of it, with these options of `build`.
     ///
     /// # Errors
     /// If `elfuse-index` fails.
-    pub fn index(&self, tree: &Path, index: &Path) -> anyhow::Result<()> {
+    pub fn index(&self, tree: &Path, index: &Path, options: &[&str]) -> anyhow::Result<()> {
         eprintln!("indexing {}", tree.display());
         fs::create_dir_all(index).with_context(|| format!("making {}", index.display()))?;
         let mut build = Command::new(&self.elfuse_index);
-        build.args(["build", "--quiet", "--index-dir"]);
-        succeed(build.arg(index).arg(tree))
+        build.args(["build", "--quiet"]).args(options);
+        succeed(build.arg("--index-dir").arg(index).arg(tree))
     }
 
     /// Makes a sysroot of a program of the running system, with these paths beside what it loads.

@@ -15,32 +15,24 @@ fn check(theme: &str, sysroot: Sysroot<'_>) {
     );
 }
 
-fn debian() -> Sysroot<'static> {
-    Sysroot {
-        name: "debian",
-        root: sysroot::debian(),
-        shell: "/bin/bash",
-    }
-}
-
 #[test]
 fn shells_and_tools_work_as_under_the_real_kernel() {
-    check("shell", debian());
+    check("shell", Sysroot::debian());
 }
 
 #[test]
 fn interpreters_work_as_under_the_real_kernel() {
-    check("languages", debian());
+    check("languages", Sysroot::debian());
 }
 
 #[test]
 fn what_a_libc_loads_when_it_is_asked_works_as_under_the_real_kernel() {
-    check("libc", debian());
+    check("libc", Sysroot::debian());
 }
 
 #[test]
 fn compilers_and_what_they_make_work_as_under_the_real_kernel() {
-    check("development", debian());
+    check("development", Sysroot::debian());
 }
 
 #[test]
@@ -68,7 +60,7 @@ fn a_debugger_works_as_under_the_real_kernel() {
 #[test]
 fn programs_do_not_notice_that_their_index_is_broken_meanwhile() {
     let programs = oracle_programs!();
-    let mut cases = programs::theme("languages", debian(), &programs);
+    let mut cases = programs::theme("languages", Sysroot::debian(), &programs);
     cases.retain(|case| case.name.ends_with("starts") || case.name.contains("imports"));
     assert!(cases.len() > 5, "too few cases are left");
     suite::check_while(Disturbance::BreakIndex, "languages", &cases, &programs);

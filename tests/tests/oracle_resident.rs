@@ -45,19 +45,11 @@ fn check(theme: &str, sysroot: Sysroot<'_>, unrestored: &[Unrestored<'_>]) {
     resident::check(theme, &cases, &programs, unrestored);
 }
 
-fn debian() -> Sysroot<'static> {
-    Sysroot {
-        name: "debian",
-        root: sysroot::debian(),
-        shell: "/bin/bash",
-    }
-}
-
 #[test]
 fn shells_and_tools_work_from_snapshots() {
     check(
         "shell",
-        debian(),
+        Sysroot::debian(),
         &[
             ("a program that is not there", "nothing is started"),
             ("a file that is no program", "nothing is started"),
@@ -68,17 +60,17 @@ fn shells_and_tools_work_from_snapshots() {
 
 #[test]
 fn interpreters_work_from_snapshots() {
-    check("languages", debian(), &[]);
+    check("languages", Sysroot::debian(), &[]);
 }
 
 #[test]
 fn what_a_libc_loads_when_it_is_asked_works_from_snapshots() {
-    check("libc", debian(), &[]);
+    check("libc", Sysroot::debian(), &[]);
 }
 
 #[test]
 fn compilers_and_what_they_make_work_from_snapshots() {
-    check("development", debian(), &[]);
+    check("development", Sysroot::debian(), &[]);
 }
 
 #[test]

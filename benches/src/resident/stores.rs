@@ -66,7 +66,7 @@ impl Stores {
         };
         let (slide, fixed) = (kept("kept"), kept("fixed"));
         let add = |root: &Root, more: &[&str]| {
-            ground.index(&root.tree, &root.index)?;
+            ground.index(&root.tree, &root.index, &[])?;
             let mut add = ground.command(&ground.elfuse);
             add.args(["resident", "add", "--json", "--sysroot"])
                 .arg(&root.tree)

@@ -21,7 +21,7 @@ use super::calls::usual_binds;
 use super::compile::Programs;
 use super::room::{Ground, Job};
 use super::suite::Case;
-use crate::need;
+use crate::{need, sysroot};
 
 /// A sysroot that programs are run in.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,21 @@ pub struct Sysroot<'a> {
     pub root: &'a Path,
     /// Its shell, which is given the lines of a case.
     pub shell: &'a str,
+}
+
+impl Sysroot<'static> {
+    /// The example sysroot of that name, with bash.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    #[must_use]
+    pub fn debian() -> Self {
+        Self {
+            name: "debian",
+            root: sysroot::debian(),
+            shell: "/bin/bash",
+        }
+    }
 }
 
 /// The cases of a theme.
