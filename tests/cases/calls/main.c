@@ -161,6 +161,11 @@ static void one_line(const char *line) {
     do
         result = call6(number, v[0], v[1], v[2], v[3], v[4], v[5]);
     while (result == -EAGAIN && number == __NR_openat2 && !(((word *)v[2])[2] & RESOLVE_CACHED));
+    /* An identity is as long as it happens to be, and so is what is returned of it. */
+    long told = result;
+    for (int i = 0; i < arguments.shown_count; i++)
+        if (result > 0 && result <= 0xffffff && arguments.shown[i].kind == BUFFER)
+            told = without_ids(arguments.shown[i].at, result, 1 << 16);
     put(" = ");
     int is_id = number == __NR_getpid || number == __NR_gettid || number == __NR_getppid;
     if (result < 0 && result > -4096)
@@ -170,11 +175,11 @@ static void one_line(const char *line) {
     else if (result > 0xffffff)
         put("ADDRESS");
     else
-        put_number(result);
+        put_number(told);
     if (result >= 0)
         for (int i = 0; i < arguments.shown_count; i++) {
             put_char(' ');
-            show(&arguments.shown[i], result);
+            show(&arguments.shown[i], told);
         }
     put_line();
     if (target)
