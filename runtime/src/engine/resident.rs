@@ -15,6 +15,7 @@ pub mod key;
 pub mod map;
 pub mod pieces;
 pub mod snap;
+pub mod tables;
 
 use elfuse_format::snapshot::counts::Refusal;
 use elfuse_format::snapshot::{Head, Snapshot, head_flags};
@@ -29,13 +30,14 @@ use crate::errno::Errno;
 use crate::sys::abi::{ADDR_NO_RANDOMIZE, SignalSet};
 use crate::sys::host::{Fd, close, personality, random};
 use snap::Names;
+use tables::Tables;
 
 pub use fill::Stack;
 
 /// A program that is mapped from its snapshot; what each process has for itself is still missing.
 #[derive(Debug)]
 pub struct Kept {
-    snapshot: Snapshot<'static>,
+    tables: Tables,
     /// How far it lies from where it was captured.
     delta: u64,
     /// Whether every call from its code that matters goes through the runtime.
@@ -79,18 +81,19 @@ fn kept(
     file: Fd,
     snap: Fd,
 ) -> Result<Kept, Refusal> {
-    let snapshot = snap::read(arena, vector, snap)?;
-    key::machine(arena, &snapshot, vector)?;
+    let tables = snap::read(arena, vector, snap)?;
+    let snapshot = tables.snapshot();
+    key::machine(arena, snapshot, vector)?;
     if snapshot.exe() != process.run.exe {
         return Err(Refusal::Program);
     }
     let call = Call::own(process, SignalSet::default());
-    let files = key::Files::open(arena, &call, &snapshot, file)?;
-    let delta = delta(&snapshot);
-    let mapped = map::map(arena, process, &snapshot, &files, (snap, delta));
+    let files = key::Files::open(arena, &call, snapshot, file)?;
+    let delta = delta(snapshot);
+    let mapped = map::map(arena, process, snapshot, &files, (snap, delta));
     files.close();
     Ok(Kept {
-        snapshot,
+        tables,
         delta,
         is_complete: mapped?,
     })
@@ -113,7 +116,7 @@ fn delta(snapshot: &Snapshot<'_>) -> u64 {
 
 impl Kept {
     fn head(&self) -> Head {
-        self.snapshot.head()
+        self.tables.snapshot().head()
     }
 
     /// An address of the program in this process.
@@ -170,9 +173,9 @@ impl Kept {
     ///
     /// # Errors
     /// Those of mprotect(2) and arch_prctl(2): the process cannot go on.
-    pub fn fill(&self, process: &Process, stack: &Stack) -> Result<(), Errno> {
+    pub fn fill(self, process: &Process, stack: &Stack) -> Result<(), Errno> {
         let populates = populate::is_on(process);
-        fill::fill(&self.snapshot, self.delta, stack, populates)?;
+        fill::fill(self.tables.snapshot(), self.delta, stack, populates)?;
         fill::thread(&self.head(), self.delta)
     }
 }

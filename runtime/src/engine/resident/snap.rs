@@ -3,8 +3,9 @@
 use elfuse_format::header::HEADER_LEN;
 use elfuse_format::names;
 use elfuse_format::snapshot::counts::Refusal;
-use elfuse_format::snapshot::{Snapshot, tables_len};
+use elfuse_format::snapshot::tables_len;
 
+use super::tables::Tables;
 use crate::engine::arena::Arena;
 use crate::engine::say::Line;
 use crate::engine::store;
@@ -59,7 +60,7 @@ pub fn open(store: &CStr, names: &Names) -> Option<Fd> {
 ///
 /// # Errors
 /// [`Refusal::Owner`], [`Refusal::Malformed`], [`Refusal::Memory`].
-pub fn read(arena: &mut Arena, vector: &Vector, snap: Fd) -> Result<Snapshot<'static>, Refusal> {
+pub fn read(arena: &mut Arena, vector: &Vector, snap: Fd) -> Result<Tables, Refusal> {
     /// What the tables of a program with a handful of libraries take. More would be copied for nothing, to pages touched for nothing.
     const FIRST: usize = 8 * 1024;
     const OTHERS_MAY_WRITE: u32 = 0o022;
@@ -76,17 +77,12 @@ pub fn read(arena: &mut Arena, vector: &Vector, snap: Fd) -> Result<Snapshot<'st
     if start.len() < HEADER_LEN {
         return Err(Refusal::Malformed);
     }
-    let malformed = |_| Refusal::Malformed;
-    let tables = tables_len(start, len).map_err(malformed)? as usize;
-    let tables: &'static [u8] = match start.get(..tables) {
-        Some(tables) => tables,
-        None => {
-            let whole = arena.bytes(tables).map_err(memory)?;
-            match pread(snap, whole, 0) {
-                Ok(read) if read == tables => whole,
-                _ => return Err(Refusal::Malformed),
-            }
-        }
-    };
-    Snapshot::parse(tables, len).map_err(malformed)
+    let tables = tables_len(start, len).map_err(|_| Refusal::Malformed)? as usize;
+    if start.len() >= tables {
+        return Tables::parse(&start[..tables], len);
+    }
+    Tables::read(tables, len, |room| match pread(snap, room, 0) {
+        Ok(read) if read == room.len() => Ok(()),
+        _ => Err(Refusal::Malformed),
+    })
 }
