@@ -16,6 +16,9 @@ use crate::sys::raw::Raw;
 use crate::vfs::attributes::{STATX_LEN, Status};
 use crate::vfs::{Base, Last, SHORT, Said};
 
+/// access(2)'s mode for searching a directory.
+const X_OK: usize = 1;
+
 /// `stx_mnt_id` of the sysroot, plus [`FIRST`]; or one of the two below.
 static MOUNT: AtomicU64 = AtomicU64::new(UNKNOWN);
 const UNKNOWN: u64 = 0;
@@ -47,10 +50,16 @@ impl Call<'_> {
             return None;
         }
         let mut room = MaybeUninit::<[u8; SHORT]>::uninit();
-        let path = self.memory.read_short(from, &mut room)?;
-        match process.vfs.said(process, path.to_bytes(), last)? {
+        let path = self.memory.read_short(from, &mut room)?.to_bytes();
+        // A directory's `.` is the directory, for who may search it: that is how Emacs, for one, finds out.
+        let directory = path.strip_suffix(b"/.");
+        let (path, last) = directory.map_or((path, last), |path| (path, Last::Follow));
+        match process.vfs.said(process, path, last)? {
             Said::Fails(errno) => Some(errno.into()),
-            Said::There(status) => then(&status),
+            Said::There(status) if directory.is_none() || status.is_open_to_all(X_OK) => {
+                then(&status)
+            }
+            Said::There(_) => None,
         }
     }
 
