@@ -51,8 +51,9 @@ impl Call<'_> {
         }
         let mut room = MaybeUninit::<[u8; SHORT]>::uninit();
         let path = self.memory.read_short(from, &mut room)?.to_bytes();
-        // A directory's `.` is the directory, for who may search it: that is how Emacs, for one, finds out.
-        let directory = path.strip_suffix(b"/.");
+        // A directory's `.` is the directory, for who may search it: that is how Emacs, for one, finds out, by `directory/./`.
+        let whole = path.strip_suffix(b"/").unwrap_or(path);
+        let directory = whole.strip_suffix(b"/.");
         let (path, last) = directory.map_or((path, last), |path| (path, Last::Follow));
         match process.vfs.said(process, path, last)? {
             Said::Fails(errno) => Some(errno.into()),
