@@ -225,6 +225,8 @@ pub enum TextVerdict {
     Partial = 3,
     /// It has sites and no copy.
     Unpatched = 4,
+    /// It is no ELF file: there is a row for it because of the words in it that are relocated.
+    Data = 5,
 }
 
 impl TextVerdict {
@@ -235,6 +237,7 @@ impl TextVerdict {
             1 => Self::Clean,
             2 => Self::Complete,
             3 => Self::Partial,
+            5 => Self::Data,
             _ => Self::Unpatched,
         }
     }
@@ -243,7 +246,7 @@ impl TextVerdict {
 /// In [`TextIdentity::copy`]: none.
 pub const NO_COPY: u32 = u32::MAX;
 
-/// A sealed ELF file with executable code, as part 8 of the keys has it.
+/// A sealed ELF file with executable code, or another file with a [`RelocatedRun`], as part 8 of the keys has it.
 #[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
 #[rkyv(derive(Debug, Clone, Copy))]
 pub struct TextIdentity {
@@ -311,7 +314,7 @@ pub struct TextCopy {
     pub flags: u16,
 }
 
-/// Pages of a file's data that its dynamic linker is certain to write to, as part 12 of the keys has it: a row for each
+/// Pages of a file's data that are certain to be written to when it is relocated, as part 12 of the keys has it: a row for each
 /// [`TextIdentity`], in their order.
 #[derive(Archive, Serialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[rkyv(derive(Debug, Clone, Copy))]

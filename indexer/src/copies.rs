@@ -5,6 +5,7 @@
 //! written, one of another version, somebody else's file) is replaced or removed, and costs nothing until then.
 
 mod check;
+mod dumps;
 mod maker;
 mod room;
 
@@ -138,6 +139,10 @@ pub fn open_existing(store: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(store, TEXT_DIR, flags, Mode::empty())?)
 }
 
+fn is_on_tmpfs(root: &Root) -> io::Result<bool> {
+    Ok(sys::file_system(root.fd())?.magic & 0xffff_ffff == TMPFS)
+}
+
 /// Whether what changes in a file here shows in its times.
 fn tells_changes(fd: impl AsFd) -> bool {
     sys::file_system(fd).is_ok_and(|found| found.trusted && found.magic & 0xffff_ffff != TMPFS)
@@ -154,8 +159,7 @@ impl Copies {
         earlier: Option<&Index>,
         warnings: &Warnings,
     ) -> io::Result<Self> {
-        let on_tmpfs = sys::file_system(root.fd())?.magic & 0xffff_ffff == TMPFS;
-        if on_tmpfs {
+        if is_on_tmpfs(root)? {
             return Ok(Self::default());
         }
         let mut originals: BTreeMap<ContentHash, Original<'_>> = BTreeMap::new();
@@ -209,19 +213,20 @@ impl Copies {
         })
     }
 
-    /// Whether any copy is so new that its times prove nothing yet.
+    /// Whether any copy, or any dump, is so new that its times prove nothing yet.
     #[must_use]
-    pub fn has_racy(&self, now: Time) -> bool {
+    pub fn has_racy(&self, root: &Root, scan: &Scan, now: Time) -> bool {
         let copies = self
             .texts
             .values()
             .flatten()
             .filter_map(|text| text.copy.as_ref());
         copies.into_iter().any(|copy| is_racy(&copy.identity, now))
+            || self.dir.is_some() && dumps::has_racy(root, scan, now)
     }
 
     /// Adds the rows of files and copies to keys that were captured from `scan`.
-    pub fn capture(&self, scan: &Scan, now: Time, keys: &mut KeysContent) {
+    pub fn capture(&self, root: &Root, scan: &Scan, now: Time, keys: &mut KeysContent) {
         let Some(dir) = &self.dir else {
             return;
         };
@@ -280,6 +285,7 @@ impl Copies {
             });
             first += scanned.elves.len();
         }
+        dumps::capture(root, scan, now, keys);
     }
 
     /// Removes copies that nothing refers to, and what a killed build left.
@@ -305,7 +311,7 @@ impl Copies {
         let mut made = CopiesMade::default();
         for text in self.texts.values().flatten() {
             match text.verdict {
-                TextVerdict::Clean => {}
+                TextVerdict::Clean | TextVerdict::Data => {}
                 TextVerdict::Complete => made.complete += 1,
                 TextVerdict::Partial => made.partial += 1,
                 TextVerdict::Unpatched => made.unpatched += 1,

@@ -298,6 +298,21 @@ impl Index {
         row.layout().is_some() && row.holds(dev, &found.state(), found.size)
     }
 
+    /// What of a file in this state is certain to be written to, by a row that holds; `None`: there is none.
+    #[must_use]
+    pub fn relocated_run(&self, found: &Identity) -> Option<RelocatedRun> {
+        let first = self
+            .texts
+            .partition_point(|(row, _)| row.ino.to_native() < found.ino);
+        let rows = self.texts.get(first..)?.iter();
+        let mut rows = rows.take_while(|(row, _)| row.ino.to_native() == found.ino);
+        let holds = |(row, _): &&(ArchivedTextIdentity, _)| {
+            let dev = self.device(row.device.to_native());
+            row.holds(dev, &found.state(), found.size)
+        };
+        rows.find(holds)?.1
+    }
+
     /// Calls `each` with what is known of the code of every content, and of the data that is written to.
     pub fn each_text<'i>(
         &'i self,

@@ -7,6 +7,10 @@
 //! ```text
 //!   DT_RELA, DT_REL, DT_JMPREL, DT_RELR → addresses → pages of a writable segment → the run that is worth most
 //! ```
+//!
+//! Of the one other kind of file that is relocated see [`dump`].
+
+pub mod dump;
 
 use std::io;
 
@@ -96,10 +100,16 @@ impl Written {
 
     fn best(&self) -> Option<(i64, RelocatedRun)> {
         let (start, len, worth) = best_run(&self.pages)?;
-        let first = u32::try_from(self.first + start as u64).ok()?;
-        let pages = u32::try_from(len).ok()?;
-        Some((worth, RelocatedRun { first, pages }))
+        Some((worth, run_at(self.first + start as u64, len)?))
     }
+}
+
+/// The run of `len` pages from page `first` of a file on.
+fn run_at(first: u64, len: usize) -> Option<RelocatedRun> {
+    Some(RelocatedRun {
+        first: u32::try_from(first).ok()?,
+        pages: u32::try_from(len).ok()?,
+    })
 }
 
 /// The run of pages that is worth most: start, length, and how many of it are written less [`UNWRITTEN`] for each that is not. The first one
@@ -209,41 +219,51 @@ pub fn of_bytes(bytes: &[u8]) -> Option<RelocatedRun> {
 /// Calls `each` with the address that each relocation of a table writes to.
 fn each_target(
     file: &impl ReadAt,
-    (offset, len): (u64, u64),
+    table: (u64, u64),
     rows: Rows,
     mut each: impl FnMut(u64),
 ) -> io::Result<()> {
-    let mut piece = vec![0; PIECE];
-    let mut done = 0;
     // Where DT_RELR's next bitmap begins.
     let mut next: u64 = 0;
+    each_row(file, table, rows.len(), |row| {
+        let Some(first) = u64_at(row, 0) else {
+            return;
+        };
+        match rows {
+            Rows::Rela | Rows::Rel => {
+                // The type is the lower half of r_info.
+                let kind = u64_at(row, 8).map(|info| info as u32);
+                if kind != Some(elf::R_X86_64_NONE.0) {
+                    each(first);
+                }
+            }
+            Rows::Relr if first & 1 == 0 => {
+                each(first);
+                next = first.wrapping_add(8);
+            }
+            Rows::Relr => {
+                for bit in (1..64).filter(|bit| first >> bit & 1 != 0) {
+                    each(next.wrapping_add(8 * (bit - 1)));
+                }
+                next = next.wrapping_add(8 * 63);
+            }
+        }
+    })
+}
+
+/// Calls `each` with the rows of a table at an offset, of so many bytes, as far as the file has them.
+fn each_row(
+    file: &impl ReadAt,
+    (offset, len): (u64, u64),
+    row_len: usize,
+    mut each: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    let mut done = 0;
     while done < len {
         let wanted = usize::try_from(len - done).unwrap_or(PIECE).min(PIECE);
         let got = file.read_at(&mut piece[..wanted], offset.saturating_add(done))?;
-        for row in piece[..got].chunks_exact(rows.len()) {
-            let Some(first) = u64_at(row, 0) else {
-                continue;
-            };
-            match rows {
-                Rows::Rela | Rows::Rel => {
-                    // The type is the lower half of r_info.
-                    let kind = u64_at(row, 8).map(|info| info as u32);
-                    if kind != Some(elf::R_X86_64_NONE.0) {
-                        each(first);
-                    }
-                }
-                Rows::Relr if first & 1 == 0 => {
-                    each(first);
-                    next = first.wrapping_add(8);
-                }
-                Rows::Relr => {
-                    for bit in (1..64).filter(|bit| first >> bit & 1 != 0) {
-                        each(next.wrapping_add(8 * (bit - 1)));
-                    }
-                    next = next.wrapping_add(8 * 63);
-                }
-            }
-        }
+        piece[..got].chunks_exact(row_len).for_each(&mut each);
         if got < wanted {
             break;
         }

@@ -308,6 +308,85 @@ first:
     .section .note.GNU-stack, "", @progbits
 "#;
 
+/// A portable dump of Emacs as far as it is looked at: of six pages that are mapped to be written to, these are relocated.
+fn dump(pages: std::ops::Range<u32>) -> Vec<u8> {
+    const HOT: u32 = 6 * 4096;
+    let mut bytes = b"DUMPEDGNUEMACS\0\0".to_vec();
+    bytes.resize(48, 0);
+    for number in [
+        HOT,
+        pages.len() as u32,
+        HOT + 64,
+        0,
+        HOT + 64,
+        0,
+        0,
+        0,
+        0,
+        0,
+        HOT,
+        HOT,
+    ] {
+        bytes.extend(number.to_le_bytes());
+    }
+    bytes.resize(HOT as usize, 0);
+    bytes.extend(pages.flat_map(|page| (page * 1024).to_le_bytes()));
+    bytes.resize(HOT as usize + 64, 0);
+    bytes
+}
+
+#[test]
+fn a_dump_has_a_row_of_its_own_while_it_is_as_it_was_read() {
+    let Some(sysroot) = Sysroot::new() else {
+        return;
+    };
+    let path = |name: &str| sysroot.dir.path().join("lib").join(name);
+    let (file, keys) = (path("made.pdmp"), sysroot.dir.path().join(".elfuse/keys"));
+    let rows = || -> Vec<_> {
+        let line = ["--json".as_ref(), "show".as_ref(), keys.as_os_str()];
+        let shown: Value = serde_json::from_str(&elfuse_index(line).1).unwrap();
+        let texts = shown["texts"].as_array().unwrap().iter();
+        let rows = texts.filter(|text| text["verdict"] == "data");
+        rows.map(|row| (row["ino"].as_u64(), row["relocated"]["pages"].as_u64()))
+            .collect()
+    };
+    let expected = |pages| [(Some(fs::metadata(&file).unwrap().ino()), Some(pages))];
+    for name in ["made.pdmp", "dump"] {
+        fs::write(path(name), dump(1..6)).unwrap();
+    }
+    fs::write(path("none.pdmp"), "no dump").unwrap();
+    // Under two names it is one file.
+    fs::hard_link(&file, path("same.pdmp")).unwrap();
+    sysroot.build(&[]);
+    assert_eq!(rows(), expected(5));
+    let before = state(&keys);
+    sysroot.build(&[]);
+    assert_eq!(state(&keys), before, "nothing has changed");
+    fs::write(path("other"), "text").unwrap();
+    sysroot.build(&[]);
+    assert_eq!(rows(), expected(5), "it is looked at again");
+    let whole = fs::read(&keys).unwrap();
+    // Fewer pages than there are, of a file with two names.
+    let fewer = |bytes: &mut [u8]| {
+        let number = bytes.chunks_exact_mut(4).find(|word| word[0] == 5)?;
+        number[0] = 4;
+        Some(())
+    };
+    fs::write(&keys, rewritten(&whole, fewer)).unwrap();
+    assert_eq!(sysroot.differences(), ["wrong-copy", "wrong-copy"]);
+    fs::write(&keys, rewritten(&whole, |_| None)).unwrap();
+    sysroot.build(&[]);
+    assert_eq!(rows(), expected(5), "nobody had looked");
+    fs::write(&file, dump(2..6)).unwrap();
+    sysroot.build(&[]);
+    assert_eq!(rows(), expected(4));
+    for name in ["made.pdmp", "same.pdmp"] {
+        fs::remove_file(path(name)).unwrap();
+    }
+    sysroot.build(&[]);
+    assert_eq!(rows(), []);
+}
+
 /// The keys with their relocated runs changed; `None`: without them.
 fn rewritten(keys: &[u8], change: impl Fn(&mut [u8]) -> Option<()>) -> Vec<u8> {
     let keys = Keys::parse(keys).unwrap();

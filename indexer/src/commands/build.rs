@@ -324,7 +324,7 @@ impl Maker<'_> {
             // What is to be recorded, or was, has no key that would tell whether it is still so.
             && stamp.is_none()
             && !index.has_attributes()
-            && self.stands(index)
+            && self.stands(&scan, index)
         {
             progress.clear();
             let store_bytes = index.loader_cache_bytes().len() as u64;
@@ -361,7 +361,7 @@ impl Maker<'_> {
             .binding();
         if self.job.patch {
             captured.keys.flags |= keys::flags::WITH_COPIES;
-            copies.capture(&scan, capture_options.now, &mut captured.keys);
+            copies.capture(self.root, &scan, capture_options.now, &mut captured.keys);
         }
         if !self.file_system.trusted {
             captured.keys.flags |= keys::flags::FOREIGN_FILE_SYSTEM;
@@ -437,7 +437,7 @@ impl Maker<'_> {
 
     /// Whether what was computed from directories that have not changed would come out as it is: by the same rules, from
     /// configuration files that have not changed either.
-    fn stands(&self, index: &Index) -> bool {
+    fn stands(&self, scan: &Scan, index: &Index) -> bool {
         let cache = index.loader_cache();
         let same_rules = cache.file().header().flags == assemble::RULES;
         let holds = |(number, (path, _)): (usize, (&[u8], _))| {
@@ -449,7 +449,7 @@ impl Maker<'_> {
             .is_some_and(|keys| keys.flags() & keys::flags::WITH_COPIES != 0);
         same_rules
             && with_copies == self.job.patch
-            && copies::stand(index, self.lock.dir())
+            && copies::stand(self.root, scan, index, self.lock.dir())
             && cache
                 .inputs()
                 .is_ok_and(|inputs| inputs.rows().enumerate().all(holds))
@@ -472,7 +472,7 @@ impl Maker<'_> {
         let must_wait = self.job.wait
             && (written.files > 0
                 || publish::has_racy(scan, now)
-                || copies.has_racy(now)
+                || copies.has_racy(self.root, scan, now)
                 || inputs.iter().any(|(path, _)| {
                     let found = self.root.stat(path);
                     found.is_ok_and(|found| publish::is_racy(&found.identity, now))

@@ -9,7 +9,7 @@ use elfuse_format::text::{ArchivedTextCopy, RelocatedRun, TextVerdict, copy_name
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 
-use super::{each_file, is_ours, open_existing, read_copy};
+use super::{dumps, each_file, is_on_tmpfs, is_ours, open_existing, read_copy};
 use crate::index::Index;
 use crate::inspect::relocated_run;
 use crate::patch::scan::{FirstLook, first_look};
@@ -83,6 +83,11 @@ pub fn differences(
             (*bytes != copy.bytes || !same_row).then(|| (Found::Wrong, path, String::new()))
         });
     let mut found: Vec<_> = each.collect();
+    let dumps = dumps::differences(root, scan, index);
+    found.extend(dumps.map(|(dir, name)| {
+        let path = guest(&dir.join(name));
+        (Found::Wrong, path, "another relocated run".to_owned())
+    }));
     if copies.is_err() {
         let stale = index.copies().map(|_| {
             (
@@ -133,10 +138,10 @@ fn expected(
     Some(expected(analysis.verdict(), analysis.copy(hash)))
 }
 
-/// Whether the copies that are there are those that an index names, as they were, and it says of files all that an index says. One that it does not name may have been too young to
+/// Whether the copies that are there are those that an index names, as they were, and it says of files and dumps all that an index says. One that it does not name may have been too young to
 /// be believed when the index was made.
 #[must_use]
-pub fn stand(index: &Index, store: impl AsFd) -> bool {
+pub fn stand(root: &Root, scan: &Scan, index: &Index, store: impl AsFd) -> bool {
     let named: HashMap<_, _> = index
         .copies()
         .map(|row| (copy_name(&row.content_hash), row))
@@ -161,4 +166,5 @@ pub fn stand(index: &Index, store: impl AsFd) -> bool {
             let names = entries.iter().map(|entry| &*entry.name);
             names.filter(|name| is_ours(name)).all(is_named)
         })
+        && (is_on_tmpfs(root).unwrap_or(true) || dumps::stand(root, scan, index))
 }

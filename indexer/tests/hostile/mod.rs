@@ -50,7 +50,8 @@ pub(crate) fn patch(data: &[u8]) {
 }
 
 fn patch_file(bytes: &[u8]) {
-    if let Some(run) = relocated::of_bytes(bytes) {
+    let runs = [relocated::of_bytes(bytes), relocated::dump::of_bytes(bytes)];
+    for run in runs.into_iter().flatten() {
         let pages = (bytes.len() as u64).div_ceil(4096);
         assert!(run.pages as usize >= relocated::MIN_PAGES);
         assert!(u64::from(run.first) + u64::from(run.pages) <= pages);

@@ -4,6 +4,7 @@
 //! | what | how it is known |
 //! |---|---|
 //! | pages of a file's data in which its dynamic linker relocates words | the index says so of the file whose code was mapped last |
+//! | pages of a dump that relocates itself | the index says so of the file that so much is mapped of ([`MUCH`]) |
 //! | the next part of a heap | those before it were used up, else it would not grow |
 //! | pages of a snapshot in which words are filled in | its tables ([`super::resident`]) |
 //!
@@ -33,6 +34,9 @@ use crate::vfs::FileNumber;
 
 /// The least that is worth a call, in bytes.
 pub const LEAST: usize = 4 * PAGE;
+
+/// From which length on, in bytes, a mapping of data pays for finding out which file it is of.
+const MUCH: u64 = 1 << 20;
 
 /// By how much a heap has to grow beyond its top for the runtime to look, in bytes. Less is for who asks in small steps.
 pub const HEAP_STEP: usize = 64 << 10;
@@ -102,13 +106,26 @@ fn part(run: RelocatedRun, offset: u64, len: u64) -> Option<(usize, usize)> {
     (len >= LEAST as u64).then_some((from as usize, len as usize))
 }
 
+/// The file that is open here, if it is the one whose code was mapped last.
+fn expected(file: Fd) -> Option<FileNumber> {
+    let expected = EXPECTED.load(Ordering::Relaxed);
+    let is_it = expected != NOTHING && expected >> 32 == u64::from(file.0.cast_unsigned());
+    is_it.then_some(FileNumber(expected as u32))
+}
+
+/// The file that is open here, where that may matter. The index is asked for it.
+fn identified(process: &Process, file: Fd) -> Option<FileNumber> {
+    process.code.as_ref().filter(|_| is_on(process))?.file(file)
+}
+
 /// Data was mapped at `at`, as [`is_data`] has it.
 pub fn data(process: &Process, asked: &Asked, file: Fd, at: usize) {
-    let expected = EXPECTED.load(Ordering::Relaxed);
-    if expected == NOTHING || expected >> 32 != u64::from(file.0.cast_unsigned()) {
-        return;
-    }
-    let run = relocated(process, FileNumber(expected as u32));
+    // A file without code is never expected, and its descriptor may have been that of one with code.
+    let number = match asked.len {
+        MUCH.. => identified(process, file),
+        _ => expected(file),
+    };
+    let run = number.and_then(|number| relocated(process, number));
     if let Some((from, len)) = run.and_then(|run| part(run, asked.offset, asked.len)) {
         populate(at + from, len, Reason::Relocated);
         // A file has one run. The number may be another file's next.

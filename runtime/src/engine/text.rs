@@ -160,6 +160,13 @@ impl Code {
         }
     }
 
+    /// Which file is open here; `None`: none that the index knows.
+    #[must_use]
+    pub fn file(&self, file: Fd) -> Option<FileNumber> {
+        let (state, size) = state(&fstat(file).ok()?);
+        self.texts.of(&state, size).file
+    }
+
     /// What to do about a program or an interpreter that the runtime maps itself.
     #[must_use]
     pub fn plan_image(&self, image: &Image<'_>, file: Fd) -> Planned {

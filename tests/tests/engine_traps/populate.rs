@@ -12,12 +12,34 @@ const TABLE: u64 = 20;
 /// A step of the heap, in pages.
 const STEP: u64 = 33;
 
-/// A guest with a program and a library that have much to relocate, and an index of it.
+/// A portable dump of Emacs as far as the index looks at it: 300 pages to be written to, of which those from the 20th on are relocated.
+fn dump() -> Vec<u8> {
+    let mut bytes = b"DUMPEDGNUEMACS\0\0".to_vec();
+    let (hot, rows) = (DUMP.1 * 4096, DUMP.0..DUMP.1);
+    let tables = [hot, rows.end - rows.start, hot + 4096, 0, hot + 4096, 0];
+    let numbers = tables.into_iter().chain([0, 0, 0, 0, hot, hot]);
+    bytes.resize(48, 0);
+    bytes.extend(numbers.flat_map(|number| (number as u32).to_le_bytes()));
+    for at in bytes.len()..hot as usize {
+        bytes.push((at / 4096 + at % 251) as u8);
+    }
+    bytes.extend(rows.flat_map(|page| (page as u32 * 1024).to_le_bytes()));
+    bytes.resize(hot as usize + 4096, 0);
+    bytes
+}
+
+/// First page of the dump that is relocated, and the end of them.
+const DUMP: (u64, u64) = (20, 300);
+
+/// A guest with a program and a library that have much to relocate, a dump under two names, and an index of it.
 fn indexed() -> Guest {
     let guest = Guest::new();
     guest.add_glibc();
     guest.add("populated", "bin/populated");
     guest.add("libpopulated.so", "lib/libpopulated.so");
+    for path in ["lib/made.pdmp", "lib/dump"] {
+        std::fs::write(guest.scratch.path(path), dump()).expect("a dump");
+    }
     let index = guest.scratch.beside("index");
     let line = [
         "build".as_ref(),
@@ -85,6 +107,25 @@ fn what_the_dynamic_linker_relocates_is_populated_in_the_program_and_in_each_lib
 }
 
 #[test]
+fn what_of_a_dump_is_relocated_is_populated_while_it_is_the_one_that_was_looked_at() {
+    let guest = indexed();
+    if !populates(&guest) {
+        return;
+    }
+    let (_, without, _) = populated(&guest, &[], &["program"]);
+    let of = |path: &str| {
+        let (text, with, _) = populated(&guest, &[], &["program", path]);
+        assert_eq!(text, native(&guest, &["program", path]));
+        assert!(text.ends_with(&format!("{path} 300 300\n")), "{text}");
+        with - without
+    };
+    assert_eq!(of("/lib/made.pdmp"), DUMP.1 - DUMP.0);
+    assert_eq!(of("/lib/dump"), 0, "it is not named like one");
+    std::fs::write(guest.scratch.path("lib/made.pdmp"), dump()).expect("another dump");
+    assert_eq!(of("/lib/made.pdmp"), 0);
+}
+
+#[test]
 fn a_heap_that_is_used_up_is_populated_in_advance_from_its_second_step_on() {
     let guest = indexed();
     if !populates(&guest) {
@@ -108,7 +149,15 @@ fn a_heap_that_is_used_up_is_populated_in_advance_from_its_second_step_on() {
 #[test]
 fn nothing_is_populated_where_that_is_not_wanted_or_nothing_is_known_and_all_is_the_same() {
     let guest = indexed();
-    let words = ["program", "library", "heap", "shrink", "fork", "limited"];
+    let words = [
+        "program",
+        "library",
+        "/lib/made.pdmp",
+        "heap",
+        "shrink",
+        "fork",
+        "limited",
+    ];
     let native = native(&guest, &words);
     let (text, relocated, heap) = populated(&guest, &[], &words);
     assert_eq!(text, native);

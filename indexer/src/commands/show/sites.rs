@@ -49,6 +49,7 @@ pub(in crate::commands) const fn verdict_name(verdict: TextVerdict) -> &'static 
         TextVerdict::Complete => "complete",
         TextVerdict::Partial => "partial",
         TextVerdict::Unpatched => "unpatched",
+        TextVerdict::Data => "data",
     }
 }
 
