@@ -40,9 +40,11 @@ pub struct Mounts<'m> {
     /// them by it.
     here: u64,
     above: u64,
+    /// Length of the longest guest path: what is longer is neither.
+    longest: usize,
 }
 
-/// One of 64 bits, by a path's length and end.
+/// One of 64 bits, by a path's length and last byte.
 fn bit_of(path: &[u8]) -> u64 {
     bit_of_end(path.len(), path)
 }
@@ -83,6 +85,7 @@ impl<'m> Mounts<'m> {
             count: 0,
             here: 0,
             above: 0,
+            longest: 0,
         })
     }
 
@@ -101,6 +104,7 @@ impl<'m> Mounts<'m> {
         };
         self.rows[row] = mount;
         self.count = self.count.max(row + 1);
+        self.longest = self.longest.max(mount.guest.len());
         self.here |= bit_of(mount.guest);
         self.above |= bit_of(b"/");
         for (end, _) in (1..)
@@ -155,10 +159,27 @@ impl<'m> Mounts<'m> {
             .map(|(id, _)| id)
     }
 
-    /// Whether a mount may lie at a path of this length that ends like this, or below it. If not, then none does.
+    /// Whether a mount may lie at a path of this length whose last name is this, or below it. If not, then none does. Where it may, one
+    /// does at a path of that length with that name.
     #[inline]
-    pub(super) fn may_be_near(&self, len: usize, end: &[u8]) -> bool {
-        (self.here | self.above) & bit_of_end(len, end) != 0
+    pub(super) fn may_be_near(&self, len: usize, name: &[u8]) -> bool {
+        len <= self.longest
+            && (self.here | self.above) & bit_of_end(len, name) != 0
+            && self.has_name_at(len, name)
+    }
+
+    /// The bits are shared by many paths: the usual mounts' by one path of thirteen.
+    #[cold]
+    #[inline(never)]
+    fn has_name_at(&self, len: usize, name: &[u8]) -> bool {
+        let has_it = |front: &[u8]| {
+            front
+                .strip_suffix(name)
+                .is_some_and(|parent| parent.ends_with(b"/"))
+        };
+        let is_whole = |row: &Mount<'_>| row.guest.get(len).is_none_or(|&byte| byte == b'/');
+        let mut rows = self.rows().iter();
+        rows.any(|row| row.guest.get(..len).is_some_and(has_it) && is_whole(row))
     }
 
     /// Whether a mount lies somewhere below this canonical guest path, so that it is a directory whatever the tree holds.
@@ -353,6 +374,29 @@ mod tests {
         assert_eq!(to_guest(&mounts, b"/home").unwrap().as_bytes(), b"/home");
         assert_eq!(to_guest(&mounts, b"/mnt/x").unwrap_err(), Errno::ENOENT);
         assert_eq!(to_guest(&mounts, b"socket:[7]").unwrap_err(), Errno::ENOENT);
+    }
+
+    #[test]
+    fn no_path_is_near_a_mount_for_its_length_and_last_byte_alone() {
+        let mounts = table(b"/s", &[(b"/proc", b"/proc"), (b"/mnt/x/data", b"/data")]);
+        let near = |path: &[u8]| {
+            let name = path.rsplit(|&byte| byte == b'/').next().unwrap();
+            mounts.may_be_near(path.len(), name)
+        };
+        for path in [&b"/proc"[..], b"/mnt", b"/mnt/x", b"/mnt/x/data", b"/usr/x"] {
+            assert!(near(path), "{}", path.escape_ascii());
+        }
+        // Their lengths and last bytes share the bits of the mounts' in all ways.
+        for byte in b'!'..=b'~' {
+            for depth in 1..=40 {
+                let path = [[b'/', byte]; 40];
+                let path = path[..depth].as_flattened();
+                let is_near = (depth, byte) == (3, b'x');
+                assert_eq!(near(path), is_near, "{}", path.escape_ascii());
+            }
+            assert_eq!(near(&[b'/', b'p', b'r', b'o', byte]), byte == b'c');
+            assert!(!near(&[b'/', b'm', b'n', byte, b'x', b'/', b'd']));
+        }
     }
 
     #[test]

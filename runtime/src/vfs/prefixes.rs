@@ -41,9 +41,12 @@ pub struct Prefixes<'a> {
     given: &'a AtomicU32,
 }
 
-/// The bytes of a path as words, and their hash.
-pub(super) struct Key {
-    words: [u64; PATH],
+/// The bytes of a path as words, and their hash. It is kept in registers: words are read as they are wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Key<'p> {
+    eights: &'p [[u8; 8]],
+    /// The up to seven bytes behind them; 0: there are none.
+    last: u64,
     len: usize,
     hash: u64,
 }
@@ -72,42 +75,55 @@ const FACTORS: [u64; PATH] = {
     factors
 };
 
-impl Key {
+impl<'p> Key<'p> {
     /// `None`: too long to be remembered.
     #[inline(always)]
-    pub(super) fn of(path: &[u8]) -> Option<Self> {
+    pub(super) fn of(path: &'p [u8]) -> Option<Self> {
         let len = path.len();
         if len > PATH * 8 {
             return None;
         }
-        let mut key = Self {
-            words: [0; PATH],
-            len,
-            hash: len as u64,
+        let (eights, rest) = path.as_chunks();
+        let last = match path.last_chunk() {
+            _ if rest.is_empty() => 0,
+            // The bytes before it are shifted out.
+            Some(last) => u64::from_le_bytes(*last) >> (64 - rest.len() * 8),
+            None => short_word(rest),
         };
-        let (eights, rest) = path.as_chunks::<8>();
-        for (word, eight) in key.words.iter_mut().zip(eights) {
-            *word = u64::from_le_bytes(*eight);
+        let hashed = |word: u64, factor: u64| (word ^ word >> 32).wrapping_mul(factor);
+        let mut hash = len as u64;
+        for (eight, factor) in eights.iter().zip(FACTORS) {
+            hash = hash.wrapping_add(hashed(u64::from_le_bytes(*eight), factor));
         }
-        if let Some(last) = key.words.get_mut(eights.len()) {
-            *last = match path.last_chunk::<8>() {
-                // The bytes before it are shifted out.
-                Some(last) if !rest.is_empty() => {
-                    u64::from_le_bytes(*last) >> (64 - rest.len() * 8)
-                }
-                _ => short_word(rest),
-            };
+        if let Some(factor) = FACTORS.get(eights.len()) {
+            hash = hash.wrapping_add(hashed(last, *factor));
         }
-        for (word, factor) in key.words[..len.div_ceil(8)].iter().zip(FACTORS) {
-            key.hash = key
-                .hash
-                .wrapping_add((word ^ word >> 32).wrapping_mul(factor));
-        }
-        Some(key)
+        Some(Self {
+            eights,
+            last,
+            len,
+            hash,
+        })
     }
 
-    fn words(&self) -> &[u64] {
-        &self.words[..self.len.div_ceil(8)]
+    fn words(&self) -> impl Iterator<Item = u64> {
+        let eights = self.eights.iter().map(|eight| u64::from_le_bytes(*eight));
+        eights.chain((!self.len.is_multiple_of(8)).then_some(self.last))
+    }
+
+    /// Whether these words are its own. They are no fewer.
+    #[inline(always)]
+    fn is(&self, words: &[AtomicU64; PATH]) -> bool {
+        let mut eights = self.eights.iter().zip(words);
+        let is_same = |(ours, found): (&[u8; 8], &AtomicU64)| {
+            u64::from_le_bytes(*ours) == found.load(Ordering::Relaxed)
+        };
+        let has_last = || {
+            self.len.is_multiple_of(8)
+                || (words.get(self.eights.len()))
+                    .is_some_and(|found| found.load(Ordering::Relaxed) == self.last)
+        };
+        eights.all(is_same) && has_last()
     }
 }
 
@@ -139,7 +155,7 @@ impl<'a> Prefixes<'a> {
 
     /// The places that a beginning may have.
     #[inline]
-    fn places(&self, key: &Key) -> [&'a AtomicU8; 2] {
+    fn places(&self, key: &Key<'_>) -> [&'a AtomicU8; 2] {
         let at = (key.hash >> 40) as usize % PLACES;
         [&self.places[at], &self.places[at ^ 1]]
     }
@@ -167,17 +183,20 @@ impl<'a> Prefixes<'a> {
 
     /// Where a beginning leads, if that may be believed in this view.
     #[inline(always)]
-    pub(super) fn find(&self, key: &Key, view: &View) -> Option<Known<'a>> {
-        let [first, second] = self.places(key);
-        let read = |place| Self::read(self.slot(place)?, key, view);
-        match read(first) {
-            None => read(second),
-            known => known,
+    pub(super) fn find(&self, key: &Key<'_>, view: &View) -> Option<Known<'a>> {
+        // No closure: it would become a function, which hands what it found on in memory.
+        for place in self.places(key) {
+            if let Some(slot) = self.slot(place)
+                && let Some(known) = Self::read(slot, key, view)
+            {
+                return Some(known);
+            }
         }
+        None
     }
 
     #[inline(always)]
-    fn read(slot: &'a Slot, key: &Key, view: &View) -> Option<Known<'a>> {
+    fn read(slot: &'a Slot, key: &Key<'_>, view: &View) -> Option<Known<'a>> {
         let sequence = slot[0].load(Ordering::Acquire);
         let known = Known {
             slot,
@@ -187,13 +206,12 @@ impl<'a> Prefixes<'a> {
         let is_it = sequence != 0
             && sequence.is_multiple_of(2)
             && known.key_len() == key.len
-            && (key.words().iter().zip(&slot[KEY..]))
-                .all(|(ours, found)| *ours == found.load(Ordering::Relaxed));
+            && key.is(key_words(slot));
         (is_it && view.accepts(&known.terms()?)).then_some(known)
     }
 
     /// Remembers that a beginning leads nowhere, where that takes no place of one that does lead somewhere.
-    pub(super) fn put_nowhere(&self, key: &Key, terms: &Terms) {
+    pub(super) fn put_nowhere(&self, key: &Key<'_>, terms: &Terms) {
         let is_free = |place: &&AtomicU8| self.slot(place).is_none_or(leads_nowhere);
         let free = self.places(key).into_iter().find(is_free);
         if let (Some(place), Some(guest)) = (free, Key::of(b""))
@@ -204,7 +222,14 @@ impl<'a> Prefixes<'a> {
     }
 
     /// Remembers where a beginning leads: to the directory with this canonical guest path.
-    pub(super) fn put(&self, key: &Key, dir: DirId, guest: &[u8], symlinks: u32, terms: &Terms) {
+    pub(super) fn put(
+        &self,
+        key: &Key<'_>,
+        dir: DirId,
+        guest: &[u8],
+        symlinks: u32,
+        terms: &Terms,
+    ) {
         let (Some(guest), Ok(symlinks)) = (Key::of(guest), u8::try_from(symlinks)) else {
             return;
         };
@@ -212,9 +237,7 @@ impl<'a> Prefixes<'a> {
         // The one that has it, or else the one that ends first.
         let holds = |slot: &&Slot| {
             let len = (slot[WHAT].load(Ordering::Relaxed) >> 24) as u8;
-            let words = key.words().iter().zip(&slot[KEY..]);
-            usize::from(len) == key.len && { words }
-                .all(|(ours, found)| *ours == found.load(Ordering::Relaxed))
+            usize::from(len) == key.len && key.is(key_words(slot))
         };
         let ends = |place: &&AtomicU8| {
             let until = |slot: &Slot| (!leads_nowhere(slot), slot[UNTIL].load(Ordering::Relaxed));
@@ -235,7 +258,14 @@ fn leads_nowhere(slot: &Slot) -> bool {
     (slot[WHAT].load(Ordering::Relaxed) >> 32) as u32 == NOWHERE.get()
 }
 
-fn write(slot: &Slot, key: &Key, (dir, guest): (DirId, &Key), symlinks: u8, terms: &Terms) {
+/// Where the words of a slot's beginning are.
+#[inline(always)]
+fn key_words(slot: &Slot) -> &[AtomicU64; PATH] {
+    let (_, words) = slot.split_at(KEY);
+    words.first_chunk().expect("they lie in the slot")
+}
+
+fn write(slot: &Slot, key: &Key<'_>, (dir, guest): (DirId, &Key<'_>), symlinks: u8, terms: &Terms) {
     let before = slot[0].load(Ordering::Relaxed);
     let (acquire, relaxed) = (Ordering::Acquire, Ordering::Relaxed);
     if !before.is_multiple_of(2)
@@ -254,10 +284,10 @@ fn write(slot: &Slot, key: &Key, (dir, guest): (DirId, &Key), symlinks: u8, term
         u64::from(dir.get()) << 32 | lens | u64::from(symlinks) << 8,
     );
     for (at, word) in (KEY..).zip(key.words()) {
-        store(at, *word);
+        store(at, word);
     }
     for (at, word) in (GUEST..).zip(guest.words()) {
-        store(at, *word);
+        store(at, word);
     }
     slot[0].store(before.wrapping_add(2), Ordering::Release);
 }
