@@ -116,6 +116,21 @@ impl Arena {
         self.place_mut(value).map(|kept| &*kept)
     }
 
+    /// The same of a copy, which is made where it stays: of what is large nothing is to lie on the stack, which a start would touch for it.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn copy_mut<T: Copy>(&mut self, value: &T) -> Result<&'static mut T, Errno> {
+        const { assert!(align_of::<T>() <= 16) };
+        let bytes = self.bytes(size_of::<T>())?;
+        let at = bytes.as_mut_ptr().cast::<T>();
+        // SAFETY: room of the value's size and alignment that nothing else refers to; what may be copied has nothing to drop.
+        unsafe {
+            core::ptr::copy_nonoverlapping(value, at, 1);
+            Ok(&mut *at)
+        }
+    }
+
     /// The same of a value that is still to be changed.
     ///
     /// # Errors

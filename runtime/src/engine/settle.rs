@@ -44,20 +44,23 @@ fn refuse(option: &str, given: &[u8], errno: Errno) -> ! {
     fail(format_args!("{option} {}: {}", Shown(given), errno.text()))
 }
 
-/// Opens, as a place only, what is at a path that is canonical as it stands; `None`: it is not, or is not to be opened like this.
-fn plain(dir: Fd, path: &CStr, flags: usize) -> Option<Fd> {
+/// Opens, as a place only, what is at a path that is canonical as it stands.
+///
+/// # Errors
+/// It is not, or is not to be opened like this. ENOENT: there is nothing, and no symlink on the way.
+fn plain(dir: Fd, path: &CStr, flags: usize) -> Result<Fd, Errno> {
     let how = OpenHow {
         flags: (O_PATH | O_CLOEXEC | flags) as u64,
         mode: 0,
         resolve: RESOLVE_NO_SYMLINKS,
     };
-    openat2(dir, path, &how).ok()
+    openat2(dir, path, &how)
 }
 
 /// The same of a directory at an absolute path.
 fn plain_directory(path: &CStr) -> Option<Fd> {
     is_canonical(path.to_bytes())
-        .then(|| plain(Fd::CWD, path, O_DIRECTORY))
+        .then(|| plain(Fd::CWD, path, O_DIRECTORY).ok())
         .flatten()
 }
 
@@ -97,11 +100,6 @@ impl<'v> Setting<'v> {
 
     fn string(&mut self, text: &[u8]) -> Result<&'static CStr, Errno> {
         self.arena.string(text)
-    }
-
-    fn place<T>(&mut self, value: T) -> &'static mut T {
-        let placed = self.arena.place_mut(value);
-        placed.unwrap_or_else(|errno| no_memory(errno))
     }
 
     /// Canonical host path of what is at `path`, and whether it is a directory.
@@ -186,7 +184,7 @@ impl<'v> Setting<'v> {
     /// `$XDG_CACHE_HOME/elfuse/NAME-HASH`.
     fn outside(&mut self, sysroot: &[u8]) -> Option<&'static [u8]> {
         let mut taken = self.work().ok()?;
-        let path = &mut taken.work().start;
+        let path = taken.work().area.room();
         path.set(sysroot)
             .and_then(|()| path.push(names::STORE))
             .ok()?;
@@ -261,7 +259,11 @@ impl<'v> Setting<'v> {
         }
         let defaults = process.vfs.mounts();
         let over = defaults.over(path).map(|id| defaults.row(id));
-        if is_canonical(path) && over.is_none() && self.has(process, path) {
+        let known = match over {
+            None if is_canonical(path) => self.known(process, path),
+            _ => None,
+        };
+        if known == Some(true) {
             return;
         }
         let real = host.map_or_else(|| self.real(path), |host| Ok((host, true)));
@@ -271,7 +273,11 @@ impl<'v> Setting<'v> {
         if host == path && over.is_some_and(|row| row.host == row.guest) {
             return;
         }
-        let Ok((guest, false)) = self.guest(process, path) else {
+        let guest = match known {
+            Some(_) => self.string(path).map(|path| (path.to_bytes(), false)),
+            None => self.guest(process, path),
+        };
+        let Ok((guest, false)) = guest else {
             return;
         };
         let is_shown = mounts.over(guest).is_some();
@@ -287,20 +293,35 @@ impl<'v> Setting<'v> {
         }
     }
 
-    /// Whether the sysroot has this canonical path, outside of mounts, for sure.
-    fn has(&mut self, process: &'static Process, path: &[u8]) -> bool {
-        let mut found = || {
-            let below = self.string(path.get(1..)?).ok()?;
-            // Opened by this process a moment ago.
-            let sysroot = process.cached_fd();
-            if !below.to_bytes().contains(&b'/') {
-                let found = lstatat(sysroot, below).ok()?;
-                return (found.mode & S_IFMT != S_IFLNK).then_some(());
-            }
-            close(plain(sysroot, below, 0)?);
-            Some(())
+    /// Whether the sysroot has this canonical path, which is below no mount; `None`: it takes a walk to tell. Of one that is not there what is
+    /// above it is.
+    fn known(&mut self, process: &'static Process, path: &[u8]) -> Option<bool> {
+        let below = self.string(path.get(1..)?).ok()?;
+        // Opened by this process a moment ago.
+        let sysroot = process.cached_fd();
+        let mut names = below.to_bytes().split(|byte| *byte == b'/');
+        let is_shown = |name| !names::is_reserved(name, true);
+        if !names.all(is_shown) {
+            return None;
+        }
+        let Some(slash) = below.to_bytes().iter().rposition(|byte| *byte == b'/') else {
+            return match lstatat(sysroot, below) {
+                Ok(found) => (found.mode & S_IFMT != S_IFLNK).then_some(true),
+                Err(errno) => (errno == Errno::ENOENT).then_some(false),
+            };
         };
-        found().is_some()
+        match plain(sysroot, below, 0) {
+            Ok(there) => {
+                close(there);
+                Some(true)
+            }
+            Err(Errno::ENOENT) => {
+                let above = self.string(&below.to_bytes()[..slash]).ok()?;
+                close(plain(sysroot, above, O_DIRECTORY).ok()?);
+                Some(false)
+            }
+            Err(_) => None,
+        }
     }
 
     fn bind(
@@ -343,7 +364,7 @@ impl<'v> Setting<'v> {
         let told = cwd.unwrap_or(b"/");
         let is_shown = || {
             let mut taken = self.work().ok()?;
-            let guest = &mut taken.work().start;
+            let guest = taken.work().area.room();
             process.vfs.mounts().to_guest(told, guest).ok()
         };
         let wanted = match workdir {
@@ -444,13 +465,11 @@ pub fn settle(setting: &mut Setting<'_>) -> &'static Process {
     process
 }
 
-/// Its table of mounts is large, and would stay in the frame of a caller that it is inlined in.
-#[inline(never)]
+/// The directories of the host that a guest expects, or nothing.
 fn default_mounts(setting: &mut Setting<'_>, sysroot: &'static [u8]) -> &'static Mounts<'static> {
-    let Ok(mounts) = Mounts::new(sysroot) else {
+    let Some(mounts) = start::mounts_over(&mut setting.arena, sysroot) else {
         fail(format_args!("{}: not a canonical path", Shown(sysroot)));
     };
-    let mounts = setting.place(mounts);
     if setting.options.default_binds {
         setting.add_defaults(mounts);
     } else {
@@ -459,7 +478,8 @@ fn default_mounts(setting: &mut Setting<'_>, sysroot: &'static [u8]) -> &'static
     mounts
 }
 
-/// The default mounts, home and working directory, and what the options bind. As of [`default_mounts`].
+/// The default mounts, home and working directory, and what the options bind. Its table of mounts is large, and would stay in the frame of a
+/// caller that it is inlined in.
 #[inline(never)]
 fn all_mounts(
     setting: &mut Setting<'_>,
@@ -467,7 +487,7 @@ fn all_mounts(
     cwd: Option<&'static [u8]>,
 ) -> &'static Mounts<'static> {
     let defaults = probe.vfs.mounts();
-    let mut mounts = defaults.clone();
+    let mut mounts = *defaults;
     if setting.options.default_binds {
         let home = setting.vector.variable(b"HOME=");
         let cwd = cwd.filter(|cwd| cwd.starts_with(b"/"));
@@ -486,7 +506,8 @@ fn all_mounts(
     if mounts.rows() == defaults.rows() {
         return defaults;
     }
-    setting.place(mounts)
+    let placed = setting.arena.copy_mut(&mounts);
+    placed.unwrap_or_else(|errno| no_memory(errno))
 }
 
 /// The mounts as they are handed on.

@@ -73,12 +73,9 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
     }
     let (mut arena, pool) = own_memory(getpid());
     tell::open(&run);
-    let Ok(mounts) = Mounts::new(run.sysroot) else {
+    let Some(mounts) = mounts_over(&mut arena, run.sysroot) else {
         fail(format_args!("the sysroot's path is not canonical"));
     };
-    let mounts = arena
-        .place_mut(mounts)
-        .unwrap_or_else(|errno| no_memory(errno));
     for mount in run.mounts.iter() {
         let row = Mount {
             guest: mount.guest,
@@ -102,6 +99,18 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
         mask_now: None,
     };
     launch(&mut arena, process, vector, &program)
+}
+
+/// A table without mounts, to be added to; `None`: the sysroot's path is not canonical.
+pub fn mounts_over(
+    arena: &mut Arena,
+    sysroot: &'static [u8],
+) -> Option<&'static mut Mounts<'static>> {
+    static NONE: Mounts<'static> = Mounts::OVER_ROOT;
+    let mounts = arena.copy_mut(&NONE);
+    let mounts = mounts.unwrap_or_else(|errno| no_memory(errno));
+    mounts.put_over(sysroot).ok()?;
+    Some(mounts)
 }
 
 /// What a process works in. `pid`: its number.

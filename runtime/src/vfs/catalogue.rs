@@ -9,7 +9,7 @@ use elfuse_format::keys::{ArchivedDeviceRow, ArchivedDirKey, Seal, State, flags}
 use elfuse_format::loader_cache::ArchivedDirRow;
 use elfuse_format::sidecar::{Block, Found, find};
 
-use super::arena::{Arena, Once};
+use super::arena::{Arena, Once, Touched};
 use super::coherence::{Coherence, Lease, Note, Terms, Ticket, View};
 use super::host::{HostStat, Moment};
 use super::mirror::{IndexFile, Mirror, Miss, Slots, Source, Table};
@@ -35,6 +35,7 @@ pub struct Catalogue<'a> {
     is_for_frozen_trees: bool,
     devices: &'a [ArchivedDeviceRow],
     states: &'a [Cell<'a>],
+    touched: &'a Touched,
 }
 
 /// What is known of one directory, or why nothing is.
@@ -128,6 +129,7 @@ impl<'a> Catalogue<'a> {
             states: arena
                 .zeroed(dirs.count() as usize)
                 .ok_or(IndexError::NoRoom)?,
+            touched: (arena.place(Touched::default())).ok_or(IndexError::NoRoom)?,
         })
     }
 
@@ -190,15 +192,29 @@ impl<'a> Catalogue<'a> {
     /// Why nothing is.
     #[inline]
     pub(super) fn directory(&self, dir: DirId) -> Result<Directory<'a>, Verdict> {
-        let cell = self.states.get(dir.get() as usize);
-        let state = cell
-            .ok_or(Verdict::Corrupt)?
-            .get_or_try(|| self.make(dir))
-            .ok_or(Verdict::NotCovered)?;
-        match state {
+        let number = dir.get() as usize;
+        let cell = self.states.get(number).ok_or(Verdict::Corrupt)?;
+        let state = match self.touched.has(self.states, number) {
+            true => cell.get_or_try(|| self.make(dir)),
+            false => self.first_near(number, cell, dir),
+        };
+        match state.ok_or(Verdict::NotCovered)? {
             Ok(state) => Ok(Directory { state }),
             Err(why) => Err(*why),
         }
+    }
+
+    /// What is known of a directory, where nothing may be known yet of those whose states lie beside its own.
+    #[cold]
+    #[inline(never)]
+    fn first_near(
+        &self,
+        number: usize,
+        cell: &'a Cell<'a>,
+        dir: DirId,
+    ) -> Option<&'a Result<&'a DirState<'a>, Verdict>> {
+        self.touched.add(self.states, number);
+        cell.make_or_get(|| self.make(dir))
     }
 
     /// `None`: not this time.

@@ -12,7 +12,7 @@
 //!
 //! # Safety
 //! A state names a slot only after its memory was written by who took it, and nobody writes it any more. So what is given out of slots that
-//! states name, read with Acquire, does not change.
+//! states name, read with Acquire, does not change. [`Known`] is of numbers only, of which zero is one.
 #![allow(unsafe_code)]
 
 mod slots;
@@ -27,7 +27,7 @@ use elfuse_format::FormatError;
 use elfuse_format::header::{HEADER_LEN, Header, Kind, PartKind, PartRow, PartTable, rows};
 use elfuse_format::pages::{PAGE_LEN, Page, SUM_LEN, Sum, Tree};
 
-use super::arena::Arena;
+use super::arena::{Arena, Touched, Zeroed};
 use super::verdict::{Verdict, Verdicts};
 use crate::index::IndexError;
 pub(super) use slots::Slots;
@@ -110,14 +110,25 @@ pub(super) struct Mirror<'a> {
     header: Header,
     tree: Tree,
     slots: &'a Slots<'a>,
-    /// A state for each page of the file.
-    states: &'a [AtomicU16],
-    /// For each page the slots in which it was put together with the one behind it; less than `GOOD`: none.
-    pairs: &'a [AtomicU16],
+    /// What is known of each page of the file.
+    pages: &'a [Known],
+    touched: Touched,
     /// How many times pages were fetched.
     fetches: AtomicU32,
     verdicts: Option<&'a Verdicts>,
 }
+
+/// What is known of a page. Both stand together, as memory that is touched costs.
+#[derive(Debug)]
+#[repr(C)]
+struct Known {
+    state: AtomicU16,
+    /// The slots in which it was put together with the page behind it; less than `GOOD`: none.
+    pair: AtomicU16,
+}
+
+// SAFETY: zero is a number.
+unsafe impl Zeroed for Known {}
 
 /// A table of a file: rows one after the other.
 #[derive(Debug)]
@@ -167,8 +178,8 @@ impl<'a> Mirror<'a> {
             header,
             tree,
             slots,
-            states: arena.zeroed(count).ok_or(IndexError::NoRoom)?,
-            pairs: arena.zeroed(count).ok_or(IndexError::NoRoom)?,
+            pages: arena.zeroed(count).ok_or(IndexError::NoRoom)?,
+            touched: Touched::default(),
             fetches: AtomicU32::new(0),
             verdicts,
         };
@@ -177,7 +188,7 @@ impl<'a> Mirror<'a> {
         }
         match mirror.is_as_its_sum_says(Page(0), first) {
             Ok(true) => {
-                mirror.states[0].store(slot.0, Ordering::Release);
+                mirror.pages[0].state.store(slot.0, Ordering::Release);
                 Ok(mirror)
             }
             _ => Err(fail(FormatError::Page {
@@ -246,8 +257,9 @@ impl<'a> Mirror<'a> {
         }
         // Both are numbers of pages that have a state, or `get` refuses them.
         let [first, last] = [offset, end - 1].map(|at| (at / PAGE_LEN as u64) as usize);
-        let states = self.states.get(first..=last).ok_or(CORRUPT)?;
-        let slot = match together(states) {
+        let pages = self.pages.get(first..=last).ok_or(CORRUPT)?;
+        let is_touched = self.touched.has(self.pages, first);
+        let slot = match is_touched.then(|| together(pages)).flatten() {
             Some(slot) => slot,
             None => self.fetch(first..last + 1)?,
         };
@@ -257,8 +269,8 @@ impl<'a> Mirror<'a> {
     }
 
     fn claim(&self, index: usize) -> Result<(), u16> {
-        let state = self.states.get(index).ok_or(BAD)?;
-        state
+        let page = self.pages.get(index).ok_or(BAD)?;
+        (page.state)
             .compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Acquire)
             .map(drop)
     }
@@ -281,16 +293,23 @@ impl<'a> Mirror<'a> {
 
     /// Gives up what the caller has claimed among these pages, of which nobody else has claimed any.
     fn release(&self, pages: Range<usize>) {
-        for state in &self.states[pages] {
-            let _ = state.compare_exchange(BUSY, EMPTY, Ordering::Release, Ordering::Relaxed);
+        let (ordering, failed) = (Ordering::Release, Ordering::Relaxed);
+        for page in &self.pages[pages] {
+            let _ = (page.state).compare_exchange(BUSY, EMPTY, ordering, failed);
         }
     }
 
     /// Makes sure of pages, and that they lie one behind the other: where the first one lies.
     #[cold]
     fn fetch(&self, asked: Range<usize>) -> Result<Slot, Miss> {
+        self.touched.add(self.pages, asked.start);
         let claimed = self.claim_all(asked.clone())?;
-        let pair = (asked.len() == 2).then(|| &self.pairs[asked.start]);
+        if claimed == 0
+            && let Some(slot) = together(&self.pages[asked.clone()])
+        {
+            return Ok(slot);
+        }
+        let pair = (asked.len() == 2).then(|| &self.pages[asked.start].pair);
         let pages = match claimed == asked.len() {
             true => self.with_neighbours(asked.clone()),
             false => asked.clone(),
@@ -344,7 +363,7 @@ impl<'a> Mirror<'a> {
         asked: &Range<usize>,
         others_move: bool,
     ) -> Result<(), Miss> {
-        let state = |index: usize| self.states[index].load(Ordering::Acquire);
+        let state = |index: usize| self.pages[index].state.load(Ordering::Acquire);
         let mut at = pages.start;
         while at < pages.end {
             let into = &mut memory[(at - pages.start) * PAGE_LEN..];
@@ -374,7 +393,7 @@ impl<'a> Mirror<'a> {
                 Err(Miss::Busy) => EMPTY,
                 Err(Miss::Known(_)) => BAD,
             };
-            self.states[index].store(settled, Ordering::Release);
+            self.pages[index].state.store(settled, Ordering::Release);
             if asked.contains(&index) {
                 all = all.and(judged);
             }
@@ -429,11 +448,11 @@ fn page(index: usize) -> Page {
 
 /// Where the first of pages lies, if all are there and lie one behind the other.
 #[inline]
-fn together(states: &[AtomicU16]) -> Option<Slot> {
-    let (first, others) = states.split_first()?;
-    let first = first.load(Ordering::Acquire);
+fn together(pages: &[Known]) -> Option<Slot> {
+    let (first, others) = pages.split_first()?;
+    let first = first.state.load(Ordering::Acquire);
     let is_next =
-        |(state, number): (&AtomicU16, u32)| u32::from(state.load(Ordering::Acquire)) == number;
+        |(page, number): (&Known, u32)| u32::from(page.state.load(Ordering::Acquire)) == number;
     let are_next = others.iter().zip(u32::from(first) + 1..).all(is_next);
     (first >= GOOD && are_next).then_some(Slot(first))
 }

@@ -31,7 +31,7 @@ pub enum MountError {
 }
 
 /// All mounts over one sysroot. Made once, before the guest runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Mounts<'m> {
     sysroot: &'m [u8],
     rows: [Mount<'m>; MAX_MOUNTS],
@@ -71,22 +71,38 @@ impl<'m> Mounts<'m> {
     /// # Errors
     /// [`MountError::NotCanonical`].
     pub fn new(sysroot: &'m [u8]) -> Result<Self, MountError> {
+        let mut table = Self::OVER_ROOT;
+        table.put_over(sysroot)?;
+        Ok(table)
+    }
+
+    /// A table without mounts over the host's own root.
+    pub const OVER_ROOT: Self = {
         let nothing = Mount {
             guest: b"",
             host: b"",
             procfs: false,
         };
-        if !is_canonical(sysroot) {
-            return Err(MountError::NotCanonical);
-        }
-        Ok(Self {
-            sysroot,
+        Self {
+            sysroot: b"/",
             rows: [nothing; MAX_MOUNTS],
             count: 0,
             here: 0,
             above: 0,
             longest: 0,
-        })
+        }
+    };
+
+    /// Puts the table over the sysroot at this canonical absolute host path.
+    ///
+    /// # Errors
+    /// [`MountError::NotCanonical`].
+    pub fn put_over(&mut self, sysroot: &'m [u8]) -> Result<(), MountError> {
+        if !is_canonical(sysroot) {
+            return Err(MountError::NotCanonical);
+        }
+        self.sysroot = sysroot;
+        Ok(())
     }
 
     /// Adds a mount; one at the same guest path before is replaced.

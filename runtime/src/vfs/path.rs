@@ -231,6 +231,11 @@ impl Area {
 }
 
 impl Area {
+    /// Room for a guest path, between resolutions: where each puts the one that it finds, so that no other memory is touched.
+    pub fn room(&mut self) -> &mut PathBuf<AT_ROOM> {
+        &mut self.at
+    }
+
     /// Keeps a path of the caller's, made of these parts, where a location's would stand: its bytes and a NUL.
     ///
     /// # Errors

@@ -108,7 +108,9 @@ pub(super) fn show<'w>(
         area.shadow.set(area.rest.as_bytes())?;
         area.shadow.extend(path)?;
     }
-    area.host.terminate();
+    if let At::Host = at {
+        area.host.terminate();
+    }
     let area = &*area;
     let place = Place {
         location: at.location(&area.at, &area.host),

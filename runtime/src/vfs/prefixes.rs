@@ -266,13 +266,14 @@ fn key_words(slot: &Slot) -> &[AtomicU64; PATH] {
 }
 
 fn write(slot: &Slot, key: &Key<'_>, (dir, guest): (DirId, &Key<'_>), symlinks: u8, terms: &Terms) {
-    let before = slot[0].load(Ordering::Relaxed);
     let (acquire, relaxed) = (Ordering::Acquire, Ordering::Relaxed);
-    if !before.is_multiple_of(2)
-        || (slot[0].compare_exchange(before, before.wrapping_add(1), acquire, relaxed)).is_err()
-    {
-        return;
-    }
+    let claim = |before: u64| slot[0].compare_exchange(before, before | 1, acquire, relaxed);
+    // As if nobody had used it: memory that was never touched is written to before it is read, see `Touched`.
+    let before = match claim(0) {
+        Err(before) if before.is_multiple_of(2) => claim(before),
+        claimed => claimed,
+    };
+    let Ok(before) = before else { return };
     fence(Ordering::Release);
     let store = |at: usize, word| slot[at].store(word, Ordering::Relaxed);
     store(UNTIL, terms.until);
