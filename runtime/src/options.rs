@@ -5,15 +5,20 @@
 //! these options is written where there is an allocator to lay it out, in `elfuse-tools`; a test there compares the two lists of names.
 
 mod error;
+mod given;
 pub mod inherited;
 mod list;
+mod spec;
 
 use core::fmt;
 
 pub use error::UsageError;
 use error::nearest;
+use given::{Given, OptionGiven, Word};
 pub use inherited::{Executed, Inherited};
 pub use list::{Full, List};
+use spec::Opt;
+pub use spec::{OPTIONS, OptionSpec, Takes};
 
 use crate::trace::TraceBits;
 
@@ -269,69 +274,6 @@ fn variable<'a>(mut env: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&
     env.find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
-/// The options of `run`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opt {
-    Sysroot,
-    IndexDir,
-    Coherence,
-    Bind,
-    NoDefaultBinds,
-    HostFallback,
-    NoCpuidTable,
-    NoResident,
-    NoPopulate,
-    Workdir,
-    Env,
-    ClearEnv,
-    Stats,
-    Help,
-}
-
-/// Whether an option takes a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Takes {
-    /// It takes none.
-    Nothing,
-    /// It takes one, behind `=` or as the next argument; the name of it in the help.
-    Value(&'static str),
-    /// It may be given one, behind `=` only.
-    ValueBehindEquals,
-}
-
-/// One line of the table of options.
-#[derive(Debug, Clone, Copy)]
-pub struct OptionSpec {
-    /// With its dashes.
-    pub name: &'static str,
-    /// Whether it takes a value.
-    pub takes: Takes,
-    opt: Opt,
-}
-
-/// Every option of `run`.
-pub const OPTIONS: &[OptionSpec] = &[
-    spec("--sysroot", Takes::Value("DIR"), Opt::Sysroot),
-    spec("--index-dir", Takes::Value("DIR"), Opt::IndexDir),
-    spec("--coherence", Takes::Value("MODE"), Opt::Coherence),
-    spec("--bind", Takes::Value("HOST[:GUEST]"), Opt::Bind),
-    spec("--no-default-binds", Takes::Nothing, Opt::NoDefaultBinds),
-    spec("--host-fallback", Takes::Nothing, Opt::HostFallback),
-    spec("--no-cpuid-table", Takes::Nothing, Opt::NoCpuidTable),
-    spec("--no-resident", Takes::Nothing, Opt::NoResident),
-    spec("--no-populate", Takes::Nothing, Opt::NoPopulate),
-    spec("--workdir", Takes::Value("DIR"), Opt::Workdir),
-    spec("--env", Takes::Value("NAME=VALUE"), Opt::Env),
-    spec("--clear-env", Takes::Nothing, Opt::ClearEnv),
-    spec("--stats", Takes::ValueBehindEquals, Opt::Stats),
-    spec("--help", Takes::Nothing, Opt::Help),
-    spec("-h", Takes::Nothing, Opt::Help),
-];
-
-const fn spec(name: &'static str, takes: Takes, opt: Opt) -> OptionSpec {
-    OptionSpec { name, takes, opt }
-}
-
 /// Reads a command line: `args` are those behind the program's own name, `env` the environment as `NAME=VALUE`.
 ///
 /// Options end at the first argument that does not begin with `-`, or behind `--`. Of an option that is not meant to be
@@ -446,118 +388,6 @@ pub fn parse<'a>(
         (options.trace, options.unknown_trace_word) = TraceBits::parse(words);
     }
     Ok(Command::Run(options))
-}
-
-/// An option as it was given.
-#[derive(Debug, Clone, Copy)]
-struct OptionGiven<'a> {
-    spec: &'static OptionSpec,
-    /// What stands behind `=`.
-    inline: Option<&'a [u8]>,
-    /// That, or the next argument; empty where there is none.
-    value: &'a [u8],
-}
-
-/// What stands on a command line.
-#[derive(Debug, Clone, Copy)]
-enum Word<'a> {
-    Option(OptionGiven<'a>),
-    /// The program, which ends it.
-    Program(&'a [u8]),
-}
-
-/// The arguments behind `run`, read one option after the other.
-#[derive(Debug, Clone)]
-struct Given<I> {
-    args: I,
-    /// Which of all arguments was read last: `run` is the first.
-    at: usize,
-    is_done: bool,
-}
-
-impl<'a, I: Iterator<Item = &'a [u8]>> Given<I> {
-    fn new(args: I) -> Self {
-        Self {
-            args,
-            at: 0,
-            is_done: false,
-        }
-    }
-
-    fn argument(&mut self) -> Option<&'a [u8]> {
-        self.args.next().inspect(|_| self.at += 1)
-    }
-
-    fn word(&mut self, arg: &'a [u8]) -> Result<Word<'a>, UsageError<'a>> {
-        let (spec, inline) = find(arg)?;
-        let value = match (spec.takes, inline) {
-            (Takes::Nothing, Some(_)) => {
-                return Err(UsageError::UnexpectedValue { option: spec.name });
-            }
-            (Takes::Nothing | Takes::ValueBehindEquals, inline) => inline.unwrap_or_default(),
-            (Takes::Value(value), inline) => {
-                let given = match inline {
-                    Some(inline) => inline,
-                    None => {
-                        let next = self.argument();
-                        // An option that was forgotten its value would otherwise swallow the next one.
-                        next.filter(|next| !next.starts_with(b"--")).ok_or(
-                            UsageError::MissingValue {
-                                option: spec.name,
-                                value,
-                                next,
-                            },
-                        )?
-                    }
-                };
-                if given.is_empty() {
-                    return Err(UsageError::EmptyValue {
-                        option: spec.name,
-                        value,
-                    });
-                }
-                given
-            }
-        };
-        Ok(Word::Option(OptionGiven {
-            spec,
-            inline,
-            value,
-        }))
-    }
-}
-
-impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for Given<I> {
-    type Item = Result<Word<'a>, UsageError<'a>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_done {
-            return None;
-        }
-        let arg = self.argument()?;
-        let program = match arg {
-            b"--" => self.argument()?,
-            [b'-', _, ..] => return Some(self.word(arg)),
-            _ => arg,
-        };
-        self.is_done = true;
-        Some(Ok(Word::Program(program)))
-    }
-}
-
-/// The option that `arg` is, and the value it carries behind `=`.
-fn find<'a>(arg: &'a [u8]) -> Result<(&'static OptionSpec, Option<&'a [u8]>), UsageError<'a>> {
-    let equals = arg.iter().position(|&byte| byte == b'=');
-    let (given, inline) = match equals {
-        Some(equals) => (&arg[..equals], Some(&arg[equals + 1..])),
-        None => (arg, None),
-    };
-    let found = OPTIONS.iter().find(|spec| spec.name.as_bytes() == given);
-    let spec = found.ok_or_else(|| UsageError::UnknownOption {
-        given,
-        nearest: nearest(given, OPTIONS.iter().map(|spec| spec.name)),
-    })?;
-    Ok((spec, inline))
 }
 
 fn unknown<'a>(

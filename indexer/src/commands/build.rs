@@ -1,27 +1,29 @@
 //! `build` and `seal`: scan, write sidecars, assemble, wait, capture, publish.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
+mod only;
+mod summary;
+
+pub use self::summary::seal_name;
+
 use std::num::NonZeroUsize;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use elfuse_format::keys::{self, Seal};
+use elfuse_format::keys;
 use elfuse_format::loader_cache::NewInput;
 use elfuse_format::names;
-use serde::Serialize;
 
+use self::only::only;
+use self::summary::{Seconds, Summary, print};
 use crate::assemble;
 use crate::attributes;
-use crate::copies::{self, Copies, CopiesMade};
-use crate::error::UsageError;
+use crate::copies::{self, Copies};
 use crate::exit::Exit;
 use crate::index::Index;
 use crate::options::{BuildOptions, SealOptions};
-use crate::publish::{self, CaptureOptions, Captured, Input, SidecarsWritten};
-use crate::report::{Output, Style, count, human_bytes};
+use crate::publish::{self, CaptureOptions, Input, SidecarsWritten};
+use crate::report::Output;
 use crate::scan::{self, Scan, ScanOptions, Trust};
 use crate::store::{Lock, Store};
 use crate::sys::{self, FileSystem, Root};
@@ -39,50 +41,6 @@ struct Job<'a> {
     /// Takes nothing over from an earlier index.
     full: bool,
     attributes: bool,
-}
-
-/// What was done, for people and as JSON.
-#[derive(Debug, Serialize)]
-struct Summary {
-    sysroot: String,
-    index: String,
-    in_tree: bool,
-    directories: u64,
-    entries: u64,
-    elf_files: u64,
-    libraries: u64,
-    programs: u64,
-    directories_reused: u64,
-    elf_files_reused: u64,
-    sidecars_written: u64,
-    sidecar_bytes: u64,
-    store_bytes: u64,
-    bytes_written: u64,
-    unsealed_directories: BTreeMap<&'static str, u64>,
-    unsealed_files: BTreeMap<&'static str, u64>,
-    file_system: String,
-    file_system_trusted: bool,
-    unchanged: bool,
-    /// Patched copies; none with `--no-patch`, and where nothing has changed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patched: Option<CopiesMade>,
-    seconds: Seconds,
-}
-
-/// Where the time went.
-#[derive(Debug, Default, Serialize)]
-struct Seconds {
-    load: f64,
-    scan: f64,
-    write_sidecars: f64,
-    assemble: f64,
-    patch: f64,
-    sync: f64,
-    capture: f64,
-    publish: f64,
-    /// Everything but the racy wait.
-    work: f64,
-    racy_wait: f64,
 }
 
 /// `elfuse-index build`.
@@ -138,89 +96,6 @@ pub fn in_pool<T: Send>(jobs: NonZeroUsize, work: impl FnOnce() -> T + Send) -> 
     Ok(pool
         .with_context(|| format!("starting {jobs} threads"))?
         .install(work))
-}
-
-/// `build --only`: sidecars of some directories, and nothing that knows the rest of the tree.
-fn only(options: &BuildOptions, out: &mut Output) -> anyhow::Result<Exit> {
-    let root = options.sysroot.root();
-    let opened = Root::open(root).with_context(|| format!("opening {}", root.display()))?;
-    let warnings = out.warnings();
-    let tops: Vec<_> = options
-        .only
-        .iter()
-        .map(|path| path.as_bytes()[1..].to_vec())
-        .collect();
-    let (scan, written) = in_pool(options.jobs, || -> anyhow::Result<_> {
-        let scan_options = ScanOptions {
-            trust: Trust::Nothing,
-            warnings: &warnings,
-            progress: &|_| {},
-            only: &tops,
-        };
-        let scan = scan::scan(&opened, &scan_options)
-            .with_context(|| format!("reading {}", root.display()))?;
-        reached(&scan, &tops)?;
-        let written = publish::write_sidecars(&opened, &scan, options.preserve_mtime, &warnings);
-        Ok((scan, written))
-    })??;
-    let indexed = scan.dirs.iter().filter(|dir| dir.state == Seal::Sealed);
-    let (directories, entries) = indexed.fold((0, 0), |(dirs, entries), dir| {
-        (
-            dirs + 1,
-            entries + dir.names().map_or(0, |names| names.len() as u64),
-        )
-    });
-    let answer = serde_json::json!({
-        "sysroot": options.sysroot.to_string(),
-        "directories": directories,
-        "entries": entries,
-        "sidecars_written": written.files,
-        "sidecar_bytes": written.total_bytes,
-    });
-    if out.is_json() {
-        out.json("build", &answer)?;
-    } else if !out.is_quiet() {
-        let line = format!(
-            "{}, {}: {} written, {}",
-            count(directories, "directory", "directories"),
-            count(entries, "entry", "entries"),
-            count(written.files, "sidecar", "sidecars"),
-            human_bytes(written.total_bytes)
-        );
-        writeln!(out.text(), "{line}")?;
-        writeln!(
-            out.text(),
-            "Only sidecars were made; `elfuse-index seal` on the target turns them into an index."
-        )?;
-    }
-    // Elsewhere the store has what a sidecar would; here there is none.
-    let all_written = warnings
-        .reported()
-        .iter()
-        .all(|warning| warning.kind != Warning::SidecarNotWritten);
-    Ok(if all_written {
-        Exit::Success
-    } else {
-        Exit::Gaps
-    })
-}
-
-/// Whether the walk came to every directory it was to begin at.
-fn reached(scan: &Scan, tops: &[Vec<u8>]) -> Result<(), UsageError> {
-    for top in tops {
-        let found = scan.dirs.iter().find(|dir| *dir.path == **top);
-        let why = match found.map(|dir| dir.state) {
-            None => "a symlink is on the way; name the directory itself",
-            Some(Seal::MountPoint) => "a mount point; its sysroot begins there",
-            // Read, or a warning has said why not.
-            Some(_) => continue,
-        };
-        return Err(UsageError::NoSuchFile {
-            path: PathBuf::from(OsStr::from_bytes(&scan::guest(top))),
-            why: why.into(),
-        });
-    }
-    Ok(())
 }
 
 fn make(job: &Job<'_>, out: &mut Output) -> anyhow::Result<Exit> {
@@ -492,146 +367,4 @@ impl Maker<'_> {
         self.seconds.sync = sync_seconds;
         Ok(waited)
     }
-
-    fn summary(
-        mut self,
-        scan: &Scan,
-        written: SidecarsWritten,
-        captured: Option<&Captured>,
-        store_bytes: u64,
-        patched: Option<CopiesMade>,
-    ) -> Summary {
-        let total = self.began.elapsed().as_secs_f64();
-        self.seconds.work = total - self.seconds.racy_wait;
-        let unsealed = |states: &BTreeMap<Seal, u64>| {
-            let unsealed = states.iter().filter(|(state, _)| **state != Seal::Sealed);
-            unsealed
-                .map(|(state, number)| (seal_name(*state), *number))
-                .collect()
-        };
-        let (mut libraries, mut programs) = (0, 0);
-        for block in scan.dirs.iter().filter_map(|dir| dir.names()) {
-            for elf in (0..block.elf_count()).filter_map(|i| block.elf(i)) {
-                libraries += u64::from(elf.soname().is_some());
-                programs += u64::from(elf.interpreter().is_some() && elf.soname().is_none());
-            }
-        }
-        Summary {
-            sysroot: self.job.root.display().to_string(),
-            index: self.store.dir().display().to_string(),
-            in_tree: self.store.in_tree(),
-            directories: scan.dirs.len() as u64,
-            entries: scan.entry_count(),
-            elf_files: scan.elf_count(),
-            libraries,
-            programs,
-            directories_reused: scan.dirs.iter().filter(|dir| dir.sealed).count() as u64,
-            elf_files_reused: scan
-                .dirs
-                .iter()
-                .flat_map(|dir| &dir.elves)
-                .filter(|elf| elf.sealed)
-                .count() as u64,
-            sidecars_written: written.files,
-            sidecar_bytes: written.total_bytes,
-            store_bytes,
-            bytes_written: written.bytes + if captured.is_some() { store_bytes } else { 0 },
-            unsealed_directories: captured
-                .map(|c| unsealed(&c.directories))
-                .unwrap_or_default(),
-            unsealed_files: captured.map(|c| unsealed(&c.files)).unwrap_or_default(),
-            file_system: self.file_system.name.clone(),
-            file_system_trusted: self.file_system.trusted,
-            unchanged: captured.is_none(),
-            patched,
-            seconds: self.seconds,
-        }
-    }
-}
-
-/// For people.
-#[must_use]
-pub fn seal_name(state: Seal) -> &'static str {
-    match state {
-        Seal::Sealed => "sealed",
-        Seal::Racy => "too young",
-        Seal::Changed => "changed meanwhile",
-        Seal::Unreadable => "unreadable",
-        Seal::MountPoint => "mount point",
-        Seal::TooLarge => "too many names",
-        Seal::NotIndexed => "not indexed",
-        Seal::AccessList => "access control list",
-    }
-}
-
-fn print(command: &str, summary: &Summary, out: &mut Output) -> anyhow::Result<()> {
-    if out.is_json() {
-        return out.json(command, summary);
-    }
-    if out.is_quiet() {
-        return Ok(());
-    }
-    let seconds = &summary.seconds;
-    let mut lines = Vec::new();
-    lines.push(format!(
-        "{}, {}, {} ({}, {})",
-        count(summary.directories, "directory", "directories"),
-        count(summary.entries, "entry", "entries"),
-        count(summary.elf_files, "ELF file", "ELF files"),
-        count(summary.libraries, "library", "libraries"),
-        count(summary.programs, "program", "programs"),
-    ));
-    if summary.unchanged {
-        lines.push("nothing has changed; the index stands".to_owned());
-    } else {
-        lines.push(format!(
-            "{} written: {} of {}, store {}",
-            human_bytes(summary.bytes_written),
-            count(summary.sidecars_written, "sidecar", "sidecars"),
-            human_bytes(summary.sidecar_bytes),
-            human_bytes(summary.store_bytes),
-        ));
-        if summary.directories_reused > 0 {
-            lines.push(format!(
-                "{} and {} not read again",
-                count(summary.directories_reused, "directory", "directories"),
-                count(summary.elf_files_reused, "ELF file", "ELF files"),
-            ));
-        }
-    }
-    if let Some(patched) = &summary.patched {
-        lines.push(format!(
-            "{} ({} written), {}: {} patched throughout, {} in part, {} not",
-            count(patched.copies, "patched copy", "patched copies"),
-            patched.written,
-            human_bytes(patched.bytes),
-            patched.complete,
-            patched.partial,
-            patched.unpatched,
-        ));
-    }
-    for (what, states) in [
-        ("directories", &summary.unsealed_directories),
-        ("ELF files", &summary.unsealed_files),
-    ] {
-        for (state, number) in states {
-            lines.push(out.paint(Style::Caution, format!("{number} {what} unsealed: {state}")));
-        }
-    }
-    let place = PathBuf::from(&summary.index);
-    lines.push(format!(
-        "{:.2} s (reading {:.2}, writing {:.2}, resolving {:.2}, patching {:.2}, sealing {:.2}), racy wait {:.2} s apart; index in {}",
-        seconds.work,
-        seconds.scan,
-        seconds.write_sidecars + seconds.publish,
-        seconds.assemble,
-        seconds.patch,
-        seconds.capture,
-        seconds.racy_wait,
-        place.display(),
-    ));
-    for line in lines {
-        writeln!(out.text(), "{line}")?;
-    }
-    Ok(())
 }

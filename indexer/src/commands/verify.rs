@@ -3,7 +3,12 @@
 //! Two kinds of difference: *stale* (a key does not hold any more: costs speed) and *wrong* (a key holds and vouches for what
 //! is not so, or a file contradicts itself). A healthy index has neither, an outdated one only the first.
 
-use std::collections::{BTreeMap, HashMap};
+mod difference;
+mod report;
+
+pub use self::difference::Difference;
+
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -13,130 +18,18 @@ use elfuse_format::keys::Seal;
 use elfuse_format::names::LOADER_CACHE;
 use elfuse_format::sidecar::{Block, Entry, Kind};
 use elfuse_format::text::TEXT_DIR;
-use serde::Serialize;
 
+use self::report::{Found, Report, print};
 use crate::assemble;
 use crate::commands::build::in_pool;
 use crate::copies;
 use crate::exit::Exit;
 use crate::index::Index;
 use crate::options::VerifyOptions;
-use crate::report::{Bytes, Output, Style, count};
+use crate::report::{Bytes, Output};
 use crate::scan::{self, Scan, ScanOptions, ScannedDir, Trust, guest, join};
 use crate::store::Store;
 use crate::sys::{self, Root};
-
-/// What kind of difference it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Difference {
-    /// A key holds, and the names it vouches for are not the directory's.
-    WrongKey,
-    /// A key holds, and the facts it vouches for are not the file's.
-    WrongFileKey,
-    /// A key holds, and the directory has an access control list.
-    SealedAccessList,
-    /// Keys hold, and the patched copy they lead to is not what the file's content makes; or the file has another verdict.
-    WrongCopy,
-    /// The index has a name that the directory has not.
-    NoSuchName,
-    /// The directory has a name that the index has not: it would be called absent.
-    MissingName,
-    /// Another kind of file.
-    WrongKind,
-    /// A symlink with another text.
-    WrongTarget,
-    /// Other ELF facts, or none where there should be some.
-    WrongFacts,
-    /// The directory is in the tree and not in the index.
-    NotCovered,
-    /// The sidecar is missing or malformed. Where none could be written, none is missing.
-    NoSidecar,
-    /// The sidecar does not say what the loader cache says.
-    SidecarDiffers,
-    /// SONAMEs or closures are not what follows from the tree.
-    RollUpDiffers,
-    /// A directory's key does not hold.
-    StaleKey,
-    /// An ELF file's key does not hold.
-    StaleFileKey,
-    /// A patched copy is missing, or is not the file that was sealed.
-    StaleCopy,
-    /// There are no keys for this loader cache.
-    NoKeys,
-    /// The index cannot be read.
-    Unusable,
-}
-
-impl Difference {
-    const fn what(self) -> &'static str {
-        match self {
-            Self::WrongKey => "WRONG: the key holds but its names are not the directory's",
-            Self::WrongFileKey => "WRONG: the key holds but its facts are not the file's",
-            Self::SealedAccessList => "WRONG: the key holds but an access control list is there",
-            Self::WrongCopy => "WRONG: the keys hold but the patched copy is not the file's",
-            Self::NoSuchName => "in the index but not in the tree",
-            Self::MissingName => "in the tree but not in the index",
-            Self::WrongKind => "another kind of file",
-            Self::WrongTarget => "a symlink with another text",
-            Self::WrongFacts => "other ELF facts",
-            Self::NotCovered => "not covered by the index",
-            Self::NoSidecar => "no usable sidecar",
-            Self::SidecarDiffers => "sidecar and loader cache differ",
-            Self::RollUpDiffers => "SONAMEs or closures do not follow from the tree",
-            Self::StaleKey => "directory changed since it was sealed",
-            Self::StaleFileKey => "file changed since it was sealed",
-            Self::StaleCopy => "patched copies that are missing or changed since they were sealed",
-            Self::NoKeys => "no keys that belong to the loader cache",
-            Self::Unusable => "the index cannot be used",
-        }
-    }
-
-    /// What mends it.
-    const fn remedy(self) -> &'static str {
-        match self {
-            Self::WrongKey | Self::WrongFileKey | Self::SealedAccessList | Self::WrongCopy => {
-                "run `elfuse-index build --full`, and please report how it came about"
-            }
-            Self::StaleKey | Self::StaleFileKey | Self::StaleCopy | Self::NoKeys => {
-                "run `elfuse-index seal` after copying or unpacking, else `elfuse-index build`"
-            }
-            Self::NoSidecar | Self::SidecarDiffers | Self::RollUpDiffers | Self::Unusable => {
-                "run `elfuse-index build --full`"
-            }
-            _ => "run `elfuse-index build`",
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Found {
-    difference: Difference,
-    path: Bytes,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    detail: String,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    index: String,
-    directories: u64,
-    entries: u64,
-    elf_files: u64,
-    sealed_directories: u64,
-    unsealed_directories: BTreeMap<&'static str, u64>,
-    differences: Vec<Found>,
-}
-
-impl Report {
-    fn add(&mut self, difference: Difference, path: Vec<u8>, detail: impl ToString) {
-        self.differences.push(Found {
-            difference,
-            path: Bytes(path),
-            detail: detail.to_string(),
-        });
-    }
-}
 
 /// `elfuse-index verify`.
 ///
@@ -519,63 +412,4 @@ fn compare(claimed: &Entry<'_>, real: &Entry<'_>) -> Option<(Difference, String)
     };
     let differs = claimed_facts != real_facts || claimed.is_broken_elf() != real.is_broken_elf();
     differs.then(|| (Difference::WrongFacts, detail.to_owned()))
-}
-
-/// How many differences of one kind are listed for people; JSON has them all.
-const LISTED: usize = 20;
-
-fn print(report: &Report, out: &mut Output) -> anyhow::Result<()> {
-    if out.is_json() {
-        return out.json("verify", report);
-    }
-    let mut lines = Vec::new();
-    let mut kinds: BTreeMap<Difference, Vec<&Found>> = BTreeMap::new();
-    for found in &report.differences {
-        kinds.entry(found.difference).or_default().push(found);
-    }
-    for (kind, all) in &kinds {
-        lines.push(out.paint(Style::Bad, format!("{}: {}", kind.what(), all.len())));
-        for found in all.iter().take(LISTED) {
-            let detail = if found.detail.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", found.detail)
-            };
-            lines.push(format!("  {}{detail}", found.path));
-        }
-        if all.len() > LISTED {
-            lines.push(format!(
-                "  … and {} more; --json lists all",
-                all.len() - LISTED
-            ));
-        }
-        lines.push(format!("  {}", out.paint(Style::Dim, kind.remedy())));
-    }
-    let checked = format!(
-        "{}, {}, {}",
-        count(report.directories, "directory", "directories"),
-        count(report.entries, "name", "names"),
-        count(report.elf_files, "ELF file", "ELF files"),
-    );
-    for (state, number) in &report.unsealed_directories {
-        lines.push(out.paint(
-            Style::Caution,
-            format!(
-                "{} unsealed: {state}",
-                count(*number, "directory", "directories")
-            ),
-        ));
-    }
-    lines.push(if report.differences.is_empty() {
-        format!("{checked}: {}", out.paint(Style::Good, "every claim holds"))
-    } else {
-        let differences = count(report.differences.len() as u64, "difference", "differences");
-        format!("{checked}: {}", out.paint(Style::Bad, differences))
-    });
-    if !out.is_quiet() {
-        for line in lines {
-            writeln!(out.text(), "{line}")?;
-        }
-    }
-    Ok(())
 }

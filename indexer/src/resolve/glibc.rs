@@ -8,23 +8,20 @@
 
 use std::sync::Arc;
 
-use elfuse_format::elf_facts::{ElfFacts, flags};
+use elfuse_format::elf_facts::flags;
 
-use crate::resolve::search::{List, Opened, Search};
+use self::objects::Extra;
+use crate::resolve::search::{List, Search};
 use crate::resolve::{
     Call, Constants, Edge, Fatal, Found, Linked, Loader, Main, Object, ObjectId, Question, Role,
     Source, Stage, Tie, Verdict, absolute,
 };
-use crate::tree::{Elf, Tree, split};
+use crate::tree::{Tree, split};
 
 mod cached;
+mod lookup;
+mod objects;
 mod paths;
-
-const ET_EXEC: u16 = 2;
-/// `DF_1_NODEFLIB`.
-const NO_DEFAULT_DIRECTORIES: u32 = 0x800;
-/// `DF_1_PIE`.
-const PIE: u32 = 0x0800_0000;
 
 /// Links `main` by the rules of glibc.
 #[must_use]
@@ -41,22 +38,6 @@ pub fn link(tree: &dyn Tree, question: &Question, loader: Loader, main: Main) ->
         probes: link.search.probes,
         fatal,
     }
-}
-
-/// What ld.so keeps of an object beside what is told of it.
-#[derive(Default)]
-struct Extra {
-    /// Names it goes by, the SONAME apart.
-    names: Vec<Vec<u8>>,
-    /// (device, inode), where ld.so knows it: not of what the kernel has mapped.
-    id: Option<(u64, u64)>,
-    /// Where it comes from, found out when first needed.
-    origin: Option<Vec<u8>>,
-    rpath: Option<Arc<List>>,
-    runpath: Option<Arc<List>>,
-    /// What the program is a filter for stands before it in ld.so's chain, and searches of the chain start at the
-    /// program: it is not found there, and loaded once more when something else asks for it.
-    before_main: bool,
 }
 
 /// `ld.so.cache`, read when first needed.
@@ -134,35 +115,6 @@ impl<'a> Link<'a> {
         });
         link.add_interpreter(loader);
         link
-    }
-
-    fn add_interpreter(&mut self, loader: &Loader) {
-        let node = self.tree.locate(&loader.path, true).ok();
-        let facts = match node.as_ref().map(|node| self.tree.elf(node)) {
-            Some(Ok(Elf::Facts(facts))) => facts,
-            _ => Arc::new(ElfFacts {
-                soname: split(&loader.path).map(|(_, name)| name.to_vec()),
-                ..ElfFacts::default()
-            }),
-        };
-        // Of a library with an interpreter of its own that name counts too.
-        let named = self.objects[0].facts.interpreter.clone();
-        let names = named
-            .into_iter()
-            .chain([loader.path.clone()])
-            .chain(facts.soname.clone());
-        self.extras.push(Extra {
-            names: names.collect(),
-            ..Extra::default()
-        });
-        self.objects.push(Object {
-            role: Role::Interpreter,
-            name: loader.path.clone(),
-            path: loader.path.clone(),
-            node,
-            facts,
-            loader: None,
-        });
     }
 
     fn run(&mut self) -> Result<(), Fatal> {
@@ -396,180 +348,6 @@ impl<'a> Link<'a> {
         let to = edge.to;
         self.edges.push(edge);
         Ok(to)
-    }
-
-    /// An object that goes by that name. A name that was not found before is looked for again.
-    fn loaded(&self, name: &[u8]) -> Option<ObjectId> {
-        let has_name = |(object, extra): &(&Object, &Extra)| {
-            object.role != Role::Missing
-                && !extra.before_main
-                && (object.role != Role::Main && object.path == name
-                    || extra.names.iter().any(|other| other == name)
-                    || object.facts.soname.as_deref() == Some(name))
-        };
-        let mut both = self.objects.iter().zip(&self.extras);
-        both.position(|pair| has_name(&pair)).map(ObjectId)
-    }
-
-    /// Looks for a file by all rules, in order.
-    fn find(
-        &mut self,
-        from: ObjectId,
-        name: &[u8],
-        stages: &mut Vec<Stage>,
-    ) -> Result<Option<Opened>, Fatal> {
-        if name.contains(&b'/') {
-            let Some(path) = self.expand_name(from, name) else {
-                return Ok(None);
-            };
-            return self.in_stage(stages, Source::Path, |search, stage| {
-                search.open_path(&path, stage)
-            });
-        }
-        if self.objects[from.0].facts.runpath.is_none() {
-            let mut asked = Some(from);
-            let mut did_main = false;
-            while let Some(id) = asked {
-                did_main |= id == ObjectId::MAIN;
-                let list = self.rpath(id);
-                if let Some(opened) = self.in_list(stages, Source::Rpath(id), &list, name)? {
-                    return Ok(Some(opened));
-                }
-                asked = self.objects[id.0].loader;
-            }
-            if !did_main {
-                let list = self.rpath(ObjectId::MAIN);
-                if let Some(opened) =
-                    self.in_list(stages, Source::Rpath(ObjectId::MAIN), &list, name)?
-                {
-                    return Ok(Some(opened));
-                }
-            }
-        }
-        let list = Arc::clone(&self.library_path);
-        if let Some(opened) = self.in_list(stages, Source::LibraryPath, &list, name)? {
-            return Ok(Some(opened));
-        }
-        let list = self.runpath(from);
-        if let Some(opened) = self.in_list(stages, Source::Runpath(from), &list, name)? {
-            return Ok(Some(opened));
-        }
-        let no_defaults = self.objects[from.0].facts.dt_flags_1 & NO_DEFAULT_DIRECTORIES != 0;
-        let cached = self.in_cache(name);
-        let is_default = |path: &[u8]| {
-            self.constants
-                .system_directories
-                .iter()
-                .any(|d| path.starts_with(d))
-        };
-        let usable = cached.filter(|path| !(no_defaults && is_default(path)));
-        let opened = self.in_stage(stages, Source::Cache, |search, stage| match &usable {
-            Some(path) => search.open_path(path, stage),
-            None => Ok(None),
-        })?;
-        if opened.is_some() || no_defaults {
-            return Ok(opened);
-        }
-        let list = Arc::clone(&self.system);
-        self.in_list(stages, Source::Default, &list, name)
-    }
-
-    fn in_list(
-        &mut self,
-        stages: &mut Vec<Stage>,
-        source: Source,
-        list: &List,
-        name: &[u8],
-    ) -> Result<Option<Opened>, Fatal> {
-        if list.is_empty() {
-            return Ok(None);
-        }
-        self.in_stage(stages, source, |search, stage| {
-            search.search(name, list, stage)
-        })
-    }
-
-    fn in_stage(
-        &mut self,
-        stages: &mut Vec<Stage>,
-        source: Source,
-        search: impl FnOnce(&mut Search<'a>, &mut Stage) -> Result<Option<Opened>, Fatal>,
-    ) -> Result<Option<Opened>, Fatal> {
-        let mut stage = Stage {
-            source,
-            tried: Vec::new(),
-        };
-        let opened = search(&mut self.search, &mut stage);
-        stages.push(stage);
-        opened
-    }
-
-    /// Makes an object of a file that was opened; `false`: it is one already.
-    fn map(
-        &mut self,
-        from: ObjectId,
-        name: &[u8],
-        opened: Opened,
-    ) -> Result<(ObjectId, bool), Fatal> {
-        let same = self
-            .extras
-            .iter()
-            .position(|extra| extra.id == Some(opened.node.id) && !extra.before_main);
-        if let Some(same) = same {
-            self.extras[same].names.push(name.to_vec());
-            return Ok((ObjectId(same), false));
-        }
-        let refuse = |text: &str| {
-            Err(Fatal {
-                object: name.to_vec(),
-                text: text.to_owned(),
-            })
-        };
-        if opened.facts.elf_type == ET_EXEC {
-            return refuse("cannot dynamically load executable");
-        }
-        if opened.facts.flags & flags::DYNAMIC == 0 {
-            return refuse("object file has no dynamic section");
-        }
-        if opened.facts.dt_flags_1 & PIE != 0 {
-            return refuse("cannot dynamically load position-independent executable");
-        }
-        let origin = directory_of(&absolute(&self.question.cwd, &opened.path));
-        let extra = Extra {
-            names: vec![name.to_vec()],
-            id: Some(opened.node.id),
-            origin: Some(origin),
-            ..Extra::default()
-        };
-        let object = Object {
-            role: Role::Library,
-            name: name.to_vec(),
-            path: opened.path,
-            node: Some(opened.node),
-            facts: opened.facts,
-            loader: Some(from),
-        };
-        Ok((self.add(object, extra), true))
-    }
-
-    fn add_missing(&mut self, from: ObjectId, name: &[u8]) -> ObjectId {
-        let object = Object {
-            role: Role::Missing,
-            name: name.to_vec(),
-            path: Vec::new(),
-            node: None,
-            facts: Arc::default(),
-            loader: Some(from),
-        };
-        self.add(object, Extra::default())
-    }
-
-    fn add(&mut self, object: Object, extra: Extra) -> ObjectId {
-        let id = ObjectId(self.objects.len());
-        self.objects.push(object);
-        self.extras.push(extra);
-        self.chain.push(id);
-        id
     }
 
     /// The chain after the program, and in it the interpreter where a request named it: behind what precedes it in the
