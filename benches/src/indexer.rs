@@ -1,6 +1,9 @@
 //! `elfuse-index build` against `find` on the same tree: a copy of a configured Debian, and a synthetic tree of a million
 //! entries.
 
+mod phases;
+mod picture;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,10 +12,11 @@ use std::process::Command;
 use anyhow::Context;
 use tempfile::TempDir;
 
-use crate::chart::{Bar, Chart, Group, Role};
+use self::phases::{RACY_WAIT, phases, summary};
+use self::picture::chart_of;
 use crate::cli::IndexerOptions;
 use crate::machine::{self, has};
-use crate::measure::{Figures, Quartiles, Rounds, Series, Subject, interleave};
+use crate::measure::{Figures, Rounds, Series, Subject, interleave};
 use crate::report::{Goal, Report, Row, Section, Table, number};
 use crate::synthetic;
 use crate::sysroot::Sysroot;
@@ -28,20 +32,6 @@ const UNCHANGED: &str = "nothing changed";
 const FULL: &str = "build --full, sidecars there";
 const FIND_COLD: &str = "find, cold";
 const FIRST_COLD: &str = "first build, --no-wait, cold";
-
-/// What `build` reports its time by, in the order of its work.
-const PHASES: [&str; 9] = [
-    "load",
-    "scan",
-    "write_sidecars",
-    "assemble",
-    "sync",
-    "capture",
-    "publish",
-    "work",
-    "racy_wait",
-];
-const RACY_WAIT: &str = "seconds.racy_wait";
 
 /// Limits for one tree.
 #[derive(Debug, Clone, Copy)]
@@ -417,53 +407,6 @@ fn speed_goals(all: &[Series], limits: Limits) -> Vec<Goal> {
     goals
 }
 
-/// Where the time of the builds went, by their own account.
-fn phases(all: &[Series]) -> Table {
-    let builds: Vec<&Series> = all
-        .iter()
-        .filter(|series| {
-            !series
-                .samples
-                .iter()
-                .all(|sample| sample.figures.is_empty())
-        })
-        .collect();
-    let rows = PHASES.map(|phase| {
-        let median = |series: &&Series| {
-            let name = format!("seconds.{phase}");
-            let of = |sample: &crate::measure::Sample| {
-                sample.figures.get(&name).copied().unwrap_or(f64::NAN)
-            };
-            let Quartiles { p50, .. } = series.quartiles(of);
-            number(p50 * 1e3)
-        };
-        std::iter::once(phase.to_owned())
-            .chain(builds.iter().map(median))
-            .collect()
-    });
-    let names = builds.iter().map(|series| series.name.to_owned());
-    Table {
-        title: "Where the time goes by the program's own account: medians in ms. During the racy wait the sync goes on; \
-                `work` is all but that wait."
-            .to_owned(),
-        columns: std::iter::once(String::new()).chain(names).collect(),
-        rows: rows.to_vec(),
-    }
-}
-
-/// The numbers of the JSON document that `build` prints: those at the top, and `seconds.PHASE`.
-fn summary(output: &[u8]) -> anyhow::Result<Figures> {
-    let document: serde_json::Value =
-        serde_json::from_slice(output).context("understanding what elfuse-index printed")?;
-    let mut figures = Figures::new();
-    for (prefix, object) in [("", &document), ("seconds.", &document["seconds"])] {
-        let members = object.as_object().into_iter().flatten();
-        let numbers = members.filter_map(|(name, value)| Some((name, value.as_f64()?)));
-        figures.extend(numbers.map(|(name, value)| (format!("{prefix}{name}"), value)));
-    }
-    Ok(figures)
-}
-
 fn succeed(command: &mut Command) -> anyhow::Result<()> {
     let output = command
         .output()
@@ -481,35 +424,4 @@ fn succeed(command: &mut Command) -> anyhow::Result<()> {
 fn drop_caches() -> anyhow::Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "3")
         .context("dropping the kernel's caches, which takes root; leave --cold away")
-}
-
-fn chart_of(report: &Report) -> Chart {
-    let groups = report.sections.iter().map(|section| {
-        let bars = section.rows.iter().map(|row| Bar {
-            label: row.name.clone(),
-            text: format!(
-                "{} ms, {:.2}x",
-                number(row.seconds.p50 * 1e3),
-                row.ratio.p50
-            ),
-            value: row.ratio.p50,
-            spread: (row.ratio.p25, row.ratio.p75),
-            limit: row.at_most,
-            role: match &*row.name {
-                FIND | FIND_COLD => Role::Peer,
-                _ if row.command.starts_with("elfuse-index") => Role::Ours,
-                _ => Role::Context,
-            },
-        });
-        Group {
-            title: section.title.clone(),
-            bars: bars.collect(),
-        }
-    });
-    Chart {
-        title: "Indexing a tree, as a multiple of find's time".to_owned(),
-        unit: "bar: median of the rounds' ratios; whisker: p25 to p75; tick: at most".to_owned(),
-        groups: groups.collect(),
-        axis: None,
-    }
 }

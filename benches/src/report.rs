@@ -1,6 +1,12 @@
 //! Results as JSON for programs and as a section of `RESULTS.md` for people. The section is written from the same structure
 //! as the JSON, so the two cannot disagree.
 
+mod markdown;
+mod place;
+
+pub use self::markdown::goals;
+pub use self::place::{fill_in, write_section};
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -12,9 +18,6 @@ use serde::{Deserialize, Serialize};
 use crate::chart::Chart;
 use crate::machine::Machine;
 use crate::measure::{Quartiles, Series};
-
-/// More rows than this are folded away below the other tables.
-const LONG: usize = 12;
 
 /// Version of the JSON document.
 const SCHEMA: u32 = 1;
@@ -242,137 +245,6 @@ impl Report {
         }
         out
     }
-
-    /// The section of `RESULTS.md`.
-    #[must_use]
-    pub fn markdown(&self) -> String {
-        let mut out = format!("## {}\n\n", self.bench);
-        let machine = &self.machine;
-        let bench = &self.bench;
-        _ = writeln!(
-            out,
-            "{}, commit {}, by `{}`{}.",
-            self.date,
-            self.commit,
-            self.command,
-            self.took_seconds
-                .map_or_else(String::new, |seconds| format!(", which took {seconds} s")),
-        );
-        _ = writeln!(
-            out,
-            "{}, {} x {}{}, {} MB of memory{}. Load averages before: {}, after: {}.\n",
-            machine.kernel,
-            machine.cpus,
-            machine.cpu,
-            if machine.is_virtual {
-                " in a virtual machine"
-            } else {
-                ""
-            },
-            number(machine.memory_bytes as f64 / 1e6),
-            if machine.reclaims_idle_memory {
-                ", idle page cache reclaimed by the kernel (DAMON)"
-            } else {
-                ""
-            },
-            self.load[0],
-            self.load[1],
-        );
-        if let Some(picture) = &self.picture {
-            _ = writeln!(out, "![{picture}](results/{bench}.svg)\n");
-        }
-        for section in &self.sections {
-            section.markdown(&mut out);
-        }
-        out
-    }
-}
-
-impl Section {
-    fn markdown(&self, out: &mut String) {
-        _ = writeln!(out, "### {}\n", self.title);
-        for paragraph in &self.about {
-            _ = writeln!(out, "{paragraph}\n");
-        }
-        let goals = self.goals.iter().map(|goal| {
-            vec![
-                goal.what.clone(),
-                goal.at_most(),
-                goal.found(),
-                goal.verdict(),
-            ]
-        });
-        if !self.goals.is_empty() {
-            table(out, &["goal", "at most", "found", ""], goals);
-        }
-        // So many that the tables made of them come first.
-        let is_long = self.rows.len() > LONG;
-        if !is_long {
-            self.times(out);
-        }
-        for extra in &self.tables {
-            _ = writeln!(out, "{}\n", extra.title);
-            let columns: Vec<&str> = extra.columns.iter().map(String::as_str).collect();
-            table(out, &columns, extra.rows.iter().cloned());
-        }
-        if is_long {
-            out.push_str("<details><summary>All times</summary>\n\n");
-            self.times(out);
-            out.push_str("</details>\n\n");
-        }
-    }
-
-    /// The rows, and their commands; nothing where there are only counts.
-    fn times(&self, out: &mut String) {
-        if self.rows.is_empty() {
-            return;
-        }
-        let ratio = format!("x {}", self.peer);
-        let columns = [
-            "", "n", "p25 ms", "p50 ms", "p75 ms", &ratio, "p25..p75", "cpu ms", "peak MB",
-        ];
-        let rows = self.rows.iter().map(|row| {
-            let milliseconds = |seconds: f64| number(seconds * 1e3);
-            vec![
-                row.name.clone(),
-                row.n.to_string(),
-                milliseconds(row.seconds.p25),
-                milliseconds(row.seconds.p50),
-                milliseconds(row.seconds.p75),
-                format!("{:.2}", row.ratio.p50),
-                format!("{:.2}..{:.2}", row.ratio.p25, row.ratio.p75),
-                milliseconds(row.cpu_seconds.p50),
-                number(row.peak_bytes as f64 / 1e6),
-            ]
-        });
-        table(out, &columns, rows);
-        let typed = self.rows.iter().filter(|row| !row.command.is_empty());
-        let commands: Vec<_> = typed
-            .map(|row| vec![row.name.clone(), format!("`{}`", row.command)])
-            .collect();
-        if !commands.is_empty() {
-            table(out, &["", "command"], commands.into_iter());
-        }
-    }
-}
-
-fn table(out: &mut String, columns: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let line = |cells: &mut dyn Iterator<Item = &str>| -> String {
-        cells.fold(String::from("|"), |line, cell| {
-            line + " " + &cell.replace('|', "\\|") + " |"
-        })
-    };
-    _ = writeln!(out, "{}", line(&mut columns.iter().copied()));
-    let rule = columns.iter().enumerate();
-    let rule = rule.map(|(i, head)| match (i, *head) {
-        (0, _) | (_, "command" | "of which") => "---",
-        _ => "---:",
-    });
-    _ = writeln!(out, "{}", line(&mut rule.into_iter()));
-    for row in rows {
-        _ = writeln!(out, "{}", line(&mut row.iter().map(String::as_str)));
-    }
-    out.push('\n');
 }
 
 /// Three significant digits, and all of those before the point.
@@ -387,83 +259,6 @@ pub fn number(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-const HEAD: &str = "# Results
-
-Each section below is written by the benchmark that it is named after; what stands outside the marks is kept.
-";
-
-fn marks(bench: &str) -> (String, String) {
-    (
-        format!("<!-- {bench}: generated from here -->"),
-        format!("<!-- {bench}: to here -->"),
-    )
-}
-
-/// Writes a section of `RESULTS.md`.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn write_section(benches: &Path, name: &str, markdown: &str) -> anyhow::Result<()> {
-    let path = benches.join("RESULTS.md");
-    let before = fs::read_to_string(&path).unwrap_or_else(|_| HEAD.to_owned());
-    let after = replace_section(&before, name, markdown);
-    write_file(&path, after.as_bytes())
-}
-
-/// Replaces what stands between the marks of `name` in a file that is no benchmark's own. Without marks it is left as it is.
-///
-/// # Errors
-/// If it cannot be read or written.
-pub fn fill_in(path: &Path, name: &str, markdown: &str) -> anyhow::Result<()> {
-    let before = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let (from, to) = marks(name);
-    if !before.contains(&from) || !before.contains(&to) {
-        eprintln!("{} has no place for {name}", path.display());
-        return Ok(());
-    }
-    let after = replace_section(&before, name, markdown);
-    write_file(path, after.as_bytes())
-}
-
-/// All goals of some benchmarks in one table, with when each was measured.
-#[must_use]
-pub fn goals(reports: &[Report]) -> String {
-    let mut out =
-        String::from("## goals\n\nThose of all benchmarks below, as each found them last.\n\n");
-    let rows = reports.iter().flat_map(|report| {
-        report.sections.iter().flat_map(move |section| {
-            section.goals.iter().map(move |goal| {
-                vec![
-                    format!("{}, {}: {}", report.bench, section.title, goal.what),
-                    goal.at_most(),
-                    goal.found(),
-                    goal.verdict(),
-                    report.date.clone(),
-                ]
-            })
-        })
-    });
-    table(
-        &mut out,
-        &["goal", "at most", "found", "", "measured"],
-        rows,
-    );
-    out
-}
-
-/// `text` with the benchmark's section replaced, or added at the end.
-fn replace_section(text: &str, bench: &str, section: &str) -> String {
-    let (from, to) = marks(bench);
-    let section = format!("{from}\n{}\n{to}", section.trim_end());
-    let found = text.find(&from).zip(text.find(&to));
-    match found {
-        Some((start, end)) if start < end => {
-            format!("{}{section}{}", &text[..start], &text[end + to.len()..])
-        }
-        _ => format!("{}\n\n{section}\n", text.trim_end()),
-    }
-}
-
 /// Writes a file whose directory is there.
 ///
 /// # Errors
@@ -475,23 +270,6 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_section_is_added_once_and_then_replaced() {
-        let first = replace_section(HEAD, "a", "one");
-        let both = replace_section(&first, "b", "two");
-        let again = replace_section(&both, "a", "three");
-        assert!(both.contains("one") && both.contains("two"));
-        assert!(!again.contains("one") && again.contains("two") && again.contains("three"));
-        assert_eq!(replace_section(&again, "a", "three"), again);
-    }
-
-    #[test]
-    fn a_bar_in_a_cell_ends_no_column() {
-        let mut out = String::new();
-        table(&mut out, &["a"], [vec!["ls | wc".to_owned()]].into_iter());
-        assert!(out.contains("| ls \\| wc |"), "{out}");
-    }
 
     #[test]
     fn numbers_keep_three_digits() {

@@ -85,9 +85,9 @@ function number_of_a_loop
 	ret
 finish number_of_a_loop
 
-function ends_leases                    # sched_yield
+function ends_leases                    # flock
 	mov $-1, %edi
-	mov $24, %eax
+	mov $73, %eax
 	syscall
 	ret
 finish ends_leases
@@ -96,7 +96,7 @@ function ends_leases_and_keeps_r11
 	mov $-1, %edi
 	cmpb $0, zero(%rip)
 	jne 1f
-	mov $24, %eax
+	mov $73, %eax
 	syscall
 	ret
 1:	mov %r11, %rax
