@@ -235,7 +235,7 @@ fn a_report_is_a_table_or_a_json_document_of_one_line() {
         );
         assert_eq!(
             json["pages_populated"],
-            serde_json::json!({"relocated": 0, "heap": 49, "resident": 0})
+            serde_json::json!({"relocated": 0, "heap": 49, "resident": 0, "opened": 0})
         );
         assert_eq!(json["host_calls"]["total"], 4);
         assert_eq!(json["host_calls"]["failing_lookups"], 2);

@@ -34,7 +34,9 @@ use elfuse_format::text;
 use super::dispatch::{self, NUMBERS};
 use super::{descriptors, faults, populate};
 use crate::errno::Errno;
-use crate::sys::abi::{AT_EMPTY_PATH, MAP_ANONYMOUS, PROT_WRITE};
+use crate::sys::abi::{
+    AT_EMPTY_PATH, MAP_ANONYMOUS, MAP_DENYWRITE, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, PROT_WRITE,
+};
 use crate::sys::raw::Nr;
 use crate::sys::{clock, nr};
 use class::{CLASSES, Class};
@@ -228,6 +230,11 @@ global_asm!(
     "ja 8f",
     "test edx, {executable}",
     "jnz 2b",
+    // Within the last mapping that could not be written to.
+    "mov r11, rdi",
+    "sub r11, [rip + {closed}]",
+    "cmp r11, [rip + {closed_len}]",
+    "jb 2b",
     "jmp rcx",
     "8:",
     "cmp r11d, {heap}",
@@ -235,12 +242,22 @@ global_asm!(
     "je 18f",
     "test edx, {executable}",
     "jnz 2b",
-    "test edx, {writable}",
-    "jz 4b",
     "test r10d, {anonymous}",
-    "jnz 4b",
+    "jnz 19f",
+    "test r10d, {shared}",
+    "jnz 2b",
     "cmp rsi, {least}",
-    "jae 2b",
+    "jb 4b",
+    "test edx, {writable}",
+    "jnz 2b",
+    "test r10d, {of_linkers}",
+    "jz 2b",
+    "jmp rcx",
+    "19:",
+    "test edx, edx",
+    "jnz 4b",
+    "test r10d, {reserved}",
+    "jnz 2b",
     "jmp rcx",
     "18:",
     "mov r11, rdi",
@@ -285,6 +302,11 @@ global_asm!(
     heap = const Class::Heap as u8,
     writable = const PROT_WRITE,
     anonymous = const MAP_ANONYMOUS,
+    shared = const MAP_SHARED,
+    of_linkers = const MAP_DENYWRITE | MAP_FIXED,
+    reserved = const MAP_NORESERVE,
+    closed = sym populate::closed::START,
+    closed_len = sym populate::closed::LEN,
     least = const populate::LEAST,
     heap_top = sym populate::HEAP_TOP,
     heap_step = const populate::HEAP_STEP,

@@ -6,6 +6,7 @@
 //! | pages of a file's data in which its dynamic linker relocates words | the index says so of the file whose code was mapped last |
 //! | pages of a dump that relocates itself | the index says so of the file that so much is mapped of ([`MUCH`]) |
 //! | the next part of a heap | those before it were used up, else it would not grow |
+//! | what could not be written to and is opened | a file that is mapped to be read, or a block that was reserved ([`closed`]) |
 //! | pages of a snapshot in which words are filled in | its tables ([`super::resident`]) |
 //!
 //! Contents are the same with and without, and so is what a call returns: whatever is wrong here costs memory or time. Pages that cannot be
@@ -13,6 +14,8 @@
 //!
 //! Nothing is populated where the kernel does not know how (before 5.14), and from when the guest installs a filter of system calls: it may
 //! kill for a call that the guest itself never makes.
+
+pub mod closed;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -25,7 +28,8 @@ use crate::errno::Errno;
 use crate::loader::map::Bias;
 use crate::loader::plan::{Piece, Plan as Image};
 use crate::sys::abi::{
-    MADV_POPULATE_WRITE, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PAGE, PROT_EXEC, PROT_WRITE,
+    MADV_POPULATE_WRITE, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PAGE, PROT_EXEC,
+    PROT_WRITE,
 };
 use crate::sys::host::Fd;
 use crate::sys::memory::advise;
@@ -88,11 +92,12 @@ pub fn expect(file: Fd, number: Option<FileNumber>) {
         u64::from(file.0.cast_unsigned()) << 32 | u64::from(number.0)
     });
     EXPECTED.store(expected, Ordering::Relaxed);
+    closed::forget();
 }
 
 /// Whether it is asked for as dynamic linkers map data: privately, to be written to, where the rest of the library is.
 #[must_use]
-pub fn is_data(asked: &Asked) -> bool {
+fn is_data(asked: &Asked) -> bool {
     const TYPE: usize = 0xf;
     let way = asked.flags & (TYPE | MAP_FIXED | MAP_ANONYMOUS);
     way == MAP_PRIVATE | MAP_FIXED
@@ -118,8 +123,26 @@ fn identified(process: &Process, file: Fd) -> Option<FileNumber> {
     process.code.as_ref().filter(|_| is_on(process))?.file(file)
 }
 
+/// Something was mapped at `at` that is not to be executed.
+pub fn mapped(process: &Process, asked: &Asked, file: Fd, at: usize) {
+    if is_data(asked) {
+        data(process, asked, file, at);
+    } else if (asked.flags & MAP_SHARED != 0 || asked.protection & PROT_WRITE == 0)
+        && is_on(process)
+    {
+        closed::mapped(asked, at);
+    }
+}
+
+/// What memory may be used for was changed to this.
+pub fn protected(process: &Process, at: usize, len: usize, protection: usize) {
+    if is_on(process) {
+        closed::protected(at, len, protection);
+    }
+}
+
 /// Data was mapped at `at`, as [`is_data`] has it.
-pub fn data(process: &Process, asked: &Asked, file: Fd, at: usize) {
+fn data(process: &Process, asked: &Asked, file: Fd, at: usize) {
     // A file without code is never expected, and its descriptor may have been that of one with code.
     let number = match asked.len {
         MUCH.. => identified(process, file),

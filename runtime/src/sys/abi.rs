@@ -228,6 +228,8 @@ pub const MAP_SHARED: usize = 1;
 pub const MAP_PRIVATE: usize = 2;
 pub const MAP_FIXED: usize = 0x10;
 pub const MAP_ANONYMOUS: usize = 0x20;
+/// Ignored by the kernel; dynamic linkers give it.
+pub const MAP_DENYWRITE: usize = 0x800;
 pub const MAP_NORESERVE: usize = 0x4000;
 pub const MAP_STACK: usize = 0x20000;
 pub const MAP_FIXED_NOREPLACE: usize = 0x10_0000;

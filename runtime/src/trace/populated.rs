@@ -13,10 +13,12 @@ pub enum Reason {
     Heap,
     /// They are a snapshot's, and words are filled in.
     Resident,
+    /// They were mapped before they could be written to, and now can be.
+    Opened,
 }
 
 impl Reason {
-    const NAMES: [&'static str; 3] = ["relocated", "heap", "resident"];
+    const NAMES: [&'static str; 4] = ["relocated", "heap", "resident", "opened"];
 }
 
 /// Pages that were populated, by reason.

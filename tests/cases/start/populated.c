@@ -1,6 +1,6 @@
 /*
- * Memory that the runtime may populate: data that is relocated, of a program, of a library, and of a dump, and a heap that grows. With LIBRARY
- * it is that library. What it says is the same natively.
+ * Memory that the runtime may populate: data that is relocated, of a program, of a library, and of a dump, a heap that grows, and what is
+ * mapped before it can be written to. With LIBRARY it is that library. What it says is the same natively.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -116,6 +117,63 @@ static void dump(const char *path) {
     close(file);
 }
 
+/* Makes memory writable, and writes to it: how many of its bytes are not as they are in the file, or not zero, before. */
+static int opened(unsigned char *at, size_t len, int file, off_t offset) {
+    static unsigned char page[PAGE];
+    int wrong = 0;
+    need(mprotect(at, len, PROT_READ | PROT_WRITE) == 0, "mprotect");
+    for (size_t i = 0; i < len; i++) {
+        if (file >= 0 && i % PAGE == 0)
+            need(pread(file, page, PAGE, offset + i) == PAGE, "pread");
+        wrong += at[i] != page[i % PAGE];
+    }
+    memset(at, 0x5a, len);
+    return wrong;
+}
+
+/* Two parts of a file that was mapped to be read. */
+static void modules(void) {
+    int file = open("/lib/dump", O_RDONLY);
+    need(file >= 0, "open");
+    unsigned char *at = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_PRIVATE, file, 0);
+    need(at != MAP_FAILED, "mmap");
+    int wrong = opened(at + 10 * PAGE, 100 * PAGE - 1, file, 10 * PAGE);
+    printf("modules %d", wrong);
+    printf(" %d\n", opened(at + 200 * PAGE, 50 * PAGE, file, 200 * PAGE));
+    close(file);
+}
+
+/* A block of reserved memory, and what is none. */
+static void blocks(void) {
+    size_t block = 64 * PAGE, room = 4 * block;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    for (int is_block = 0; is_block < 2; is_block++) {
+        uintptr_t at = (uintptr_t)mmap(NULL, room, PROT_NONE, flags, -1, 0);
+        need(at != (uintptr_t)MAP_FAILED, "mmap");
+        at = (at + block - 1) / block * block;
+        printf("block %d\n", opened((void *)at, is_block ? block : block + PAGE, -1, 0));
+    }
+}
+
+/* A file that is mapped to be shared where another one was: whether its times change when it could be written to. */
+static void shared(void) {
+    static const char content[8 * PAGE];
+    struct timespec long_ago[2] = {{1, 0}, {1, 0}};
+    struct stat found;
+    int module = open("/lib/dump", O_RDONLY), file = open("/tmp/shared", O_RDWR | O_CREAT | O_TRUNC, 0600);
+    need(module >= 0 && file >= 0, "open");
+    need(write(file, content, sizeof content) == sizeof content && futimens(file, long_ago) == 0, "write");
+    void *at = mmap(NULL, sizeof content, PROT_READ, MAP_PRIVATE, module, 0);
+    need(at != MAP_FAILED && munmap(at, sizeof content) == 0, "mmap");
+    need(mmap(at, sizeof content, PROT_READ, MAP_SHARED, file, 0) == at, "mmap in its place");
+    need(mprotect(at, sizeof content, PROT_READ | PROT_WRITE) == 0, "mprotect");
+    need(fstat(file, &found) == 0, "fstat");
+    printf("shared %ld\n", (long)found.st_mtim.tv_sec);
+    need(unlink("/tmp/shared") == 0 && munmap(at, sizeof content) == 0, "unlink");
+    close(module);
+    close(file);
+}
+
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IONBF, 0);
     for (int i = 1; i < argc; i++) {
@@ -126,6 +184,12 @@ int main(int argc, char **argv) {
             library();
         } else if (what[0] == '/') {
             dump(what);
+        } else if (!strcmp(what, "modules")) {
+            modules();
+        } else if (!strcmp(what, "blocks")) {
+            blocks();
+        } else if (!strcmp(what, "shared")) {
+            shared();
         } else if (!strcmp(what, "heap")) {
             printf("heap %d\n", grow_often(8));
         } else if (!strcmp(what, "shrink")) {

@@ -70,8 +70,8 @@ fn populates(guest: &Guest) -> bool {
     does
 }
 
-/// What it says, and how many pages were populated for relocations and for the heap.
-fn populated(guest: &Guest, options: &[&str], words: &[&str]) -> (String, u64, u64) {
+/// What it says, and how many pages were populated for relocations, for the heap, and because they were opened.
+fn populated(guest: &Guest, options: &[&str], words: &[&str]) -> (String, [u64; 3]) {
     let run = said(&mut command(
         guest,
         &[&["--stats=json"], options].concat(),
@@ -80,7 +80,7 @@ fn populated(guest: &Guest, options: &[&str], words: &[&str]) -> (String, u64, u
     assert_eq!(run.status, 0, "{run:#?}");
     let report: Value = serde_json::from_str(&run.errors).expect("one JSON document");
     let pages = |why: &str| report["pages_populated"][why].as_u64().expect("a number");
-    (run.text, pages("relocated"), pages("heap"))
+    (run.text, ["relocated", "heap", "opened"].map(pages))
 }
 
 fn native(guest: &Guest, words: &[&str]) -> String {
@@ -93,10 +93,10 @@ fn what_the_dynamic_linker_relocates_is_populated_in_the_program_and_in_each_lib
     if !populates(&guest) {
         return;
     }
-    let (text, without, _) = populated(&guest, &[], &["program"]);
+    let (text, [without, ..]) = populated(&guest, &[], &["program"]);
     assert_eq!(text, "program 10240\n");
     assert!(without >= TABLE, "{without}");
-    let (text, with, _) = populated(&guest, &[], &["program", "library"]);
+    let (text, [with, ..]) = populated(&guest, &[], &["program", "library"]);
     assert_eq!(text, native(&guest, &["program", "library"]));
     // The table may share its first and last page with other words that are relocated.
     let of_library = with - without;
@@ -112,9 +112,9 @@ fn what_of_a_dump_is_relocated_is_populated_while_it_is_the_one_that_was_looked_
     if !populates(&guest) {
         return;
     }
-    let (_, without, _) = populated(&guest, &[], &["program"]);
+    let (_, [without, ..]) = populated(&guest, &[], &["program"]);
     let of = |path: &str| {
-        let (text, with, _) = populated(&guest, &[], &["program", path]);
+        let (text, [with, ..]) = populated(&guest, &[], &["program", path]);
         assert_eq!(text, native(&guest, &["program", path]));
         assert!(text.ends_with(&format!("{path} 300 300\n")), "{text}");
         with - without
@@ -132,18 +132,43 @@ fn a_heap_that_is_used_up_is_populated_in_advance_from_its_second_step_on() {
         return;
     }
     let heap = |words: &[&str]| populated(&guest, &[], words);
-    let (text, _, pages) = heap(&["heap"]);
+    let (text, [_, pages, _]) = heap(&["heap"]);
     assert_eq!(text, "heap 0\n");
     // Half of the second step, and all from the third on.
     assert_eq!(pages, STEP / 2 + 6 * STEP);
     // A heap that has been shrunk was there before: of six steps three are new.
-    let (text, _, pages) = heap(&["shrink"]);
+    let (text, [_, pages, _]) = heap(&["shrink"]);
     assert_eq!(text, "shrunk 0\n");
     assert_eq!(pages, STEP / 2 + 2 * STEP + 3 * STEP);
     // Parent and child each grow their own.
-    let (text, _, pages) = heap(&["fork"]);
+    let (text, [_, pages, _]) = heap(&["fork"]);
     assert_eq!(text, "forked 0 0\n");
     assert_eq!(pages, STEP / 2 + STEP + 2 * 3 * STEP);
+}
+
+#[test]
+fn what_could_not_be_written_to_is_populated_when_it_can_once_for_each_mapping() {
+    let guest = indexed();
+    if !populates(&guest) {
+        return;
+    }
+    let opened = |words: &[&str]| {
+        let (text, [.., opened]) = populated(&guest, &[], words);
+        assert_eq!(text, native(&guest, words));
+        (text, opened)
+    };
+    // Starting takes none.
+    assert_eq!(opened(&["program"]).1, 0);
+    assert_eq!(opened(&["modules"]), ("modules 0 0\n".into(), 100));
+    assert_eq!(opened(&["blocks"]), ("block 0\nblock 0\n".into(), 64));
+}
+
+#[test]
+fn of_a_shared_file_nothing_is_populated_as_its_times_would_change() {
+    let guest = indexed();
+    let (text, [.., opened]) = populated(&guest, &[], &["shared"]);
+    assert_eq!((text.as_str(), opened), ("shared 1\n", 0));
+    assert_eq!(native(&guest, &["shared"]), text);
 }
 
 #[test]
@@ -153,21 +178,25 @@ fn nothing_is_populated_where_that_is_not_wanted_or_nothing_is_known_and_all_is_
         "program",
         "library",
         "/lib/made.pdmp",
+        "modules",
+        "blocks",
+        "shared",
         "heap",
         "shrink",
         "fork",
         "limited",
     ];
     let native = native(&guest, &words);
-    let (text, relocated, heap) = populated(&guest, &[], &words);
+    let (text, pages) = populated(&guest, &[], &words);
     assert_eq!(text, native);
     if populates(&guest) {
-        assert!(relocated > 0 && heap > 0, "{relocated} {heap}");
+        assert!(pages.iter().all(|pages| *pages > 0), "{pages:?}");
     }
-    for options in [&["--no-populate"][..], &["--coherence", "off"]] {
-        let expected = (native.clone(), 0, 0);
-        assert_eq!(populated(&guest, options, &words), expected, "{options:?}");
-    }
+    let (text, pages) = populated(&guest, &["--no-populate"], &words);
+    assert_eq!((&text, pages), (&native, [0; 3]));
+    // Nothing is known of files then, and no call but those with paths is seen.
+    let (text, pages) = populated(&guest, &["--coherence", "off"], &words);
+    assert_eq!((&text, pages), (&native, [0; 3]));
 }
 
 #[test]

@@ -36,8 +36,8 @@ pub fn mmap(call: &mut Call<'_>) -> Raw {
     };
     if protection & PROT_EXEC == 0 {
         let mapped = call.as_given();
-        if let (true, Ok(at)) = (populate::is_data(&asked), mapped.result()) {
-            populate::data(call.process, &asked, call.fd(4), at);
+        if let Ok(at) = mapped.result() {
+            populate::mapped(call.process, &asked, call.fd(4), at);
         }
         return mapped;
     }
@@ -96,7 +96,13 @@ fn mmap_copy(call: &Call<'_>, copy: Copy<'static>) -> Result<Raw, Errno> {
 /// mprotect(2) and pkey_mprotect(2).
 pub fn mprotect(call: &mut Call<'_>) -> Raw {
     match call.flags(2) & PROT_EXEC {
-        0 => call.as_given(),
+        0 => {
+            let done = call.as_given();
+            if done.result().is_ok() {
+                populate::protected(call.process, call.args[0], call.args[1], call.flags(2));
+            }
+            done
+        }
         _ => armed(call),
     }
 }

@@ -25,9 +25,9 @@ pub(super) enum Class {
     Reading,
     /// close(2): made where it stands when what is known of the descriptor is forgotten, but that of the sysroot's own is served.
     Closing,
-    /// mprotect(2) and its kin: served where it is to make memory executable.
+    /// mprotect(2) and its kin: served where it is to make memory executable, or what could not be written to something else.
     Protection,
-    /// mmap(2): the same; and where it maps a file to be written to, of which it may be known what will be.
+    /// mmap(2): the same; and where it maps a file, of which it may be known what will be written to, or reserves memory.
     Mapping,
     /// brk(2): served where the heap grows by much.
     Heap,
