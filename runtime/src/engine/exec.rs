@@ -13,7 +13,7 @@ use super::arena::Arena;
 use super::call::Call;
 use super::pool::Work;
 use super::program::{MAX_WORDS, Ready, Rooms, Strings, open_ready};
-use super::{descriptors, populate, signals, tell};
+use super::{cpuid, descriptors, populate, signals, tell};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::options::Executed;
@@ -199,6 +199,7 @@ fn replace(
         // A filter of the guest's own outlasts this image.
         populate: populate::is_on(call.process),
         signal_mask: call.way.mask().0,
+        boot_id: cpuid::known_boot_id(),
     };
     let room = state.len() - 1;
     let len = (call.process.run)
