@@ -206,10 +206,16 @@ fn replace(
         .encode_for(&program, &mut state[..room])
         .map_err(|_| Errno::E2BIG)?;
     state[len] = 0;
+    let (state, behind) = state.split_at_mut(len + 1);
     let needed = given + MAX_WORDS + 4;
+    // SAFETY: any bytes are words.
+    let (_, behind, _) = unsafe { behind.align_to_mut::<usize>() };
     // A child of vfork(2) leaves such a mapping behind in its parent.
     let mut mapped: Room;
-    let pointers: &mut [usize] = if needed <= vector.len() {
+    let pointers: &mut [usize] = if needed <= behind.len() {
+        // On pages that are touched anyway, mostly.
+        behind
+    } else if needed <= vector.len() {
         vector
     } else {
         mapped = Room::new(needed * size_of::<usize>())?;
