@@ -54,6 +54,7 @@ fn typical() -> Inherited<'static> {
         execfn: b"/usr/bin/tool",
         top_level_pid: 4711,
         signal_mask: 1 << 30,
+        boot_id: Some([0x357e_a24f_7c5f_4cfd, 0xbff9_4b60_3eaf_0001]),
     }
 }
 
@@ -302,6 +303,7 @@ proptest! {
             execfn: &strings.execfn,
             top_level_pid: descriptors.2,
             signal_mask: numbers[2],
+            boot_id: flags[0].then_some([numbers[2], numbers[0]]),
         };
         let bytes = encoded(&inherited);
         prop_assert!(!bytes.contains(&0));
@@ -322,6 +324,6 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_no_trouble(tail in prop::collection::vec(any::<u8>(), 0..200)) {
         hostile::inherited(&tail);
-        hostile::inherited(&[b"elfuse-inherited/5 s".as_slice(), &tail].concat());
+        hostile::inherited(&[b"elfuse-inherited/6 s".as_slice(), &tail].concat());
     }
 }

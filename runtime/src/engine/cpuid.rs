@@ -13,13 +13,14 @@
 use core::arch::global_asm;
 use core::arch::x86_64::__cpuid_count;
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use elfuse_format::cpuid::{ANY_SUBLEAF, MAX_LEN, MAX_ROWS, Machine, Row, Table, encode};
 use elfuse_format::names;
 
 use super::store;
 use crate::errno::Errno;
+use crate::options::inherited::BootId;
 use crate::sys::abi::{
     O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY, PATH_MAX, S_IFMT, S_IFREG,
 };
@@ -92,7 +93,7 @@ pub fn load(store: &CStr, hwcaps: [u64; 2]) {
         return;
     }
     let Some(boot_id) = boot_id() else { return };
-    let machine = Machine {
+    let mut machine = Machine {
         boot_id,
         hwcap: hwcaps[0],
         hwcap2: hwcaps[1],
@@ -117,6 +118,16 @@ pub fn load(store: &CStr, hwcaps: [u64; 2]) {
     };
     if own.read(&machine).is_ok() {
         return;
+    }
+    // What is written down is to be of this boot, whatever somebody who executed the runtime says.
+    if IS_INHERITED.load(Ordering::Relaxed) {
+        let Some(boot_id) = read_boot_id() else {
+            return;
+        };
+        machine.boot_id = boot_id;
+        if kept.read(&machine).or_else(|_| own.read(&machine)).is_ok() {
+            return;
+        }
     }
     let mut rows = [Row::default(); MAX_ROWS];
     let count = if is_cheap() { 0 } else { all(&mut rows) };
@@ -192,15 +203,56 @@ impl Place<'_> {
     }
 }
 
-/// The running kernel's boot id.
+/// The boot id, once it is known, and whether another process read it. 0: it is not; no boot id is, as it is a random UUID.
+static BOOT_ID: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static IS_INHERITED: AtomicBool = AtomicBool::new(false);
+
+/// The running kernel's boot id, read once a process at most.
+///
+/// It lasts as long as any process, and so is handed on over exec. A process that was restored on another machine from a checkpoint
+/// hands on the id of the machine that it came from: then a table counts that was made there, if the store has it still. That is for
+/// machines between which a running program can be moved, which goes on with what it knows of the CPU too.
 #[must_use]
 pub fn boot_id() -> Option<[u8; 16]> {
+    match known_boot_id() {
+        Some([first, last]) => {
+            let id = u128::from(first) << 64 | u128::from(last);
+            Some(id.to_be_bytes())
+        }
+        None => read_boot_id(),
+    }
+}
+
+/// The boot id, if this process or the one before it has read it.
+#[must_use]
+pub fn known_boot_id() -> Option<BootId> {
+    let words = [0, 1].map(|at: usize| BOOT_ID[at].load(Ordering::Relaxed));
+    (words != [0; 2]).then_some(words)
+}
+
+/// The process that executed this one says that the boot id is this.
+pub fn inherit_boot_id(id: BootId) {
+    remember(id);
+    IS_INHERITED.store(true, Ordering::Relaxed);
+}
+
+fn remember(words: BootId) {
+    for (to, word) in BOOT_ID.iter().zip(words) {
+        to.store(word, Ordering::Relaxed);
+    }
+}
+
+fn read_boot_id() -> Option<[u8; 16]> {
     let path = c"/proc/sys/kernel/random/boot_id";
     let fd = openat(Fd::CWD, path, O_RDONLY | O_CLOEXEC, 0).ok()?;
     let mut text = [0; 40];
     let len = read(fd, &mut text);
     close(fd);
-    parse_boot_id(text.get(..len.ok()?)?)
+    let id = parse_boot_id(text.get(..len.ok()?)?)?;
+    let whole = u128::from_be_bytes(id);
+    remember([(whole >> 64) as u64, whole as u64]);
+    IS_INHERITED.store(false, Ordering::Relaxed);
+    Some(id)
 }
 
 /// 32 hexadecimal digits with dashes among them.
@@ -310,8 +362,46 @@ mod tests {
     extern crate std;
 
     use core::arch::asm;
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::sync::{Mutex, PoisonError};
 
-    use super::{MAX_ROWS, Row, all, cpuid, entry_address, parse_boot_id, take};
+    use super::{
+        MAX_ROWS, Machine, Row, Table, all, boot_id, cpuid, entry_address, inherit_boot_id,
+        known_boot_id, load, parse_boot_id, read_boot_id, take,
+    };
+
+    /// There is one table in a process.
+    static TABLE: Mutex<()> = Mutex::new(());
+
+    #[test]
+    fn a_boot_id_that_another_process_says_is_believed_and_never_written_down() {
+        let _held = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = std::format!("elfuse-cpuid-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        let store = CString::new(dir.as_os_str().as_bytes()).unwrap();
+        let hwcaps = [3, 4];
+        let is_of = |boot_id| {
+            let machine = Machine {
+                boot_id,
+                hwcap: hwcaps[0],
+                hwcap2: hwcaps[1],
+            };
+            let bytes = std::fs::read(dir.join("cpuid")).unwrap();
+            Table::parse(&bytes, &machine).unwrap().is_some()
+        };
+        take([].into_iter());
+        inherit_boot_id([1, 2]);
+        let said = (1_u128 << 64 | 2).to_be_bytes();
+        assert_eq!(boot_id(), Some(said));
+        load(&store, hwcaps);
+        let known = known_boot_id();
+        let real = read_boot_id().unwrap();
+        assert_eq!((boot_id(), known_boot_id()), (Some(real), known));
+        assert!(is_of(real) && !is_of(said));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn a_boot_id_is_sixteen_bytes_in_hexadecimal_and_nothing_else() {
@@ -369,6 +459,7 @@ mod tests {
             0xb | 0x1f => [registers[0], registers[1], registers[2], 0],
             _ => registers,
         };
+        let _held = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = [Row::default(); MAX_ROWS];
         let count = all(&mut rows);
         assert!(count > 8 && count < MAX_ROWS, "{count}");

@@ -374,11 +374,16 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
 #[inline(always)]
 #[must_use]
 pub fn patched(nr: Nr, frame: &Frame) -> Raw {
+    // A process ends without a word of the guest's being touched: a child of fork(2) would ask for nothing else, and copy pages for it.
+    let memory = match nr {
+        nr::EXIT_GROUP => Memory::ByKernel,
+        _ => faults::memory(frame.stack_pointer()),
+    };
     let mut call = Call {
         nr,
         args: frame.args(),
         way: Way::Patched(frame),
-        memory: faults::memory(frame.stack_pointer()),
+        memory,
         process: process(),
         taker: Taker::on_any_stack(),
     };
@@ -389,9 +394,9 @@ pub fn patched(nr: Nr, frame: &Frame) -> Raw {
 #[inline(always)]
 fn answer(serve: Serve, call: &mut Call<'_>) -> Raw {
     let nr = call.nr;
-    // About signals alone: neither the generation is looked at nor the clock.
-    let is_about_signals = matches!(nr, nr::RT_SIGACTION | nr::RT_SIGPROCMASK);
-    if call.memory == Memory::ByKernel && !is_about_signals {
+    // Neither the generation is looked at nor the clock.
+    let looks_at_nothing = matches!(nr, nr::RT_SIGACTION | nr::RT_SIGPROCMASK | nr::EXIT_GROUP);
+    if call.memory == Memory::ByKernel && !looks_at_nothing {
         store::probe();
     }
     let result = tell::timed(nr, || serve(call));

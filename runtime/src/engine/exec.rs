@@ -13,7 +13,7 @@ use super::arena::Arena;
 use super::call::Call;
 use super::pool::Work;
 use super::program::{MAX_WORDS, Ready, Rooms, Strings, open_ready};
-use super::{descriptors, populate, signals, tell};
+use super::{cpuid, descriptors, populate, signals, tell};
 use crate::errno::Errno;
 use crate::guest::Address;
 use crate::options::Executed;
@@ -199,16 +199,23 @@ fn replace(
         // A filter of the guest's own outlasts this image.
         populate: populate::is_on(call.process),
         signal_mask: call.way.mask().0,
+        boot_id: cpuid::known_boot_id(),
     };
     let room = state.len() - 1;
     let len = (call.process.run)
         .encode_for(&program, &mut state[..room])
         .map_err(|_| Errno::E2BIG)?;
     state[len] = 0;
+    let (state, behind) = state.split_at_mut(len + 1);
     let needed = given + MAX_WORDS + 4;
+    // SAFETY: any bytes are words.
+    let (_, behind, _) = unsafe { behind.align_to_mut::<usize>() };
     // A child of vfork(2) leaves such a mapping behind in its parent.
     let mut mapped: Room;
-    let pointers: &mut [usize] = if needed <= vector.len() {
+    let pointers: &mut [usize] = if needed <= behind.len() {
+        // On pages that are touched anyway, mostly.
+        behind
+    } else if needed <= vector.len() {
         vector
     } else {
         mapped = Room::new(needed * size_of::<usize>())?;

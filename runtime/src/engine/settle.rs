@@ -449,6 +449,7 @@ pub fn settle(setting: &mut Setting<'_>) -> &'static Process {
         execfn: b"",
         top_level_pid: setting.pid.cast_signed(),
         signal_mask: 0,
+        boot_id: None,
     };
     tell::open(&run);
     // What the sysroot itself has is asked of a process that has the default mounts only.

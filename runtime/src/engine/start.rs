@@ -17,7 +17,7 @@ use super::stacks::Stacks;
 use super::tell::{self, Step};
 use super::text::Code;
 use super::vector::Vector;
-use super::{descriptors, store};
+use super::{cpuid, descriptors, store};
 use crate::errno::Errno;
 use crate::options::Inherited;
 use crate::sys::abi::{RLIMIT_NOFILE, SignalSet, at};
@@ -85,6 +85,9 @@ fn resume(vector: Vector, run: Inherited<'static>) -> ! {
         if mounts.add(row).is_err() {
             fail(format_args!("a mount's path is not canonical"));
         }
+    }
+    if let Some(id) = run.boot_id {
+        cpuid::inherit_boot_id(id);
     }
     let process = set_up(&mut arena, run, mounts, pool);
     let process = settle(&mut arena, process, run, mounts, false);

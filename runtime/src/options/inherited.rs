@@ -2,7 +2,7 @@
 //! command line once said, and what has been settled since, in one argument.
 //!
 //! ```text
-//! elfuse-inherited/5 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 z1 …
+//! elfuse-inherited/6 s19:/srv/sysroot/debian dfe01 i12d687 x- c0 w0 u1 m2 5:/proc= 8:/home/me14:/mnt/homes/bob h0 q1 z1 …
 //! magic and version   then a letter a field, in a fixed order; numbers in hexadecimal, lengths of strings in decimal
 //! ```
 //!
@@ -26,7 +26,7 @@ use wire::{Reader, Writer};
 pub const MAX_MOUNTS: usize = super::MAX_BINDS + 8;
 
 /// What the argument begins with; a change of the format changes the number.
-const MAGIC: &[u8] = b"elfuse-inherited/5";
+const MAGIC: &[u8] = b"elfuse-inherited/6";
 
 /// Everything that a runtime started by a guest's execve has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,12 @@ pub struct Inherited<'a> {
     pub top_level_pid: i32,
     /// The signals blocked before the filter's needs were taken out; signal N is bit N - 1.
     pub signal_mask: u64,
+    /// The running kernel's boot id, if the process that executed this one has read it.
+    pub boot_id: Option<BootId>,
 }
+
+/// A boot id: its first eight bytes and its last, each as a number with the first byte on top.
+pub type BootId = [u64; 2];
 
 /// The part of an [`Inherited`] that differs from one program to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +105,8 @@ pub struct Executed<'a> {
     pub execfn: &'a [u8],
     /// [`Inherited::signal_mask`].
     pub signal_mask: u64,
+    /// [`Inherited::boot_id`].
+    pub boot_id: Option<BootId>,
 }
 
 /// An [`Inherited`] cannot be written.
@@ -235,6 +242,11 @@ impl<'a> Inherited<'a> {
         out.letter(b'n').string(program.execfn);
         out.letter(b'l')
             .hex(self.top_level_pid.unsigned_abs().into());
+        out.letter(b'y');
+        match program.boot_id {
+            Some([first, last]) => out.hex(first).bytes(b":").hex(last),
+            None => out.bytes(b"-"),
+        };
         out.letter(b'k').hex(program.signal_mask);
         out.finish()
             .map_err(|needed| EncodeError::NoRoom { needed })
@@ -285,6 +297,13 @@ impl<'a> Inherited<'a> {
             exe: from.field(b'e', "path of the executable", Reader::string)?,
             execfn: from.field(b'n', "execfn", Reader::string)?,
             top_level_pid: from.field(b'l', "top-level process", Reader::positive)?,
+            boot_id: from.field(b'y', "boot id", |from| {
+                from.unless_dash(|from| {
+                    let first = from.hex()?;
+                    from.exactly(b":")?;
+                    Some([first, from.hex()?])
+                })
+            })?,
             signal_mask: from.field(b'k', "signal mask", Reader::hex)?,
         };
         if !from.is_at_end() {
@@ -307,6 +326,7 @@ impl<'a> Inherited<'a> {
             exe: self.exe,
             execfn: self.execfn,
             signal_mask: self.signal_mask,
+            boot_id: self.boot_id,
         }
     }
 

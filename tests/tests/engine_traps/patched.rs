@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use elfuse_tests::elfuse_index;
+use elfuse_tests::{elfuse_index, need};
 
 use super::guest::{Guest, said};
 
@@ -361,4 +361,29 @@ fn each_cpuid_of_the_dynamic_linker_is_answered_as_without_a_table() {
         indexed.index.join("cpuid").exists(),
         "it was made by the first run"
     );
+}
+
+#[test]
+fn programs_that_guests_execute_read_the_table_and_not_which_boot_it_is() {
+    const ENV: &str = "/usr/bin/env";
+    let indexed = Indexed::with(|guest| guest.add_of_host(ENV));
+    let index = indexed.index.to_str().expect("UTF-8");
+    let run = indexed
+        .guest
+        .elfuse(&["--index-dir", index], &[ENV, ENV, ENV]);
+    let log = indexed.guest.scratch.beside("strace");
+    let mut traced = Command::new(need::tool("strace", "strace"));
+    traced
+        .args(["-f", "-qq", "-e", "trace=openat", "-e", "signal=none", "-o"])
+        .arg(&log)
+        .arg(run.get_program())
+        .args(run.get_args());
+    for is_first in [true, false] {
+        said(&mut traced).well();
+        let text = fs::read_to_string(&log).expect("what strace wrote");
+        let opened = |name| text.lines().filter(|line| line.contains(name)).count();
+        assert_eq!(opened("/boot_id\""), 1, "{text}");
+        // The first run looks before it makes one.
+        assert!(opened("/cpuid\"") >= 3, "{is_first} {text}");
+    }
 }
