@@ -1,11 +1,13 @@
 //! The functions on memory that the compiler calls by name, since there is no libc.
 //!
 //! # Safety
-//! Each has the contract of its C namesake, which is what the compiler upholds. They are written with string instructions, as a loop
-//! would be compiled into a call of the very function it stands in.
+//! Each has the contract of its C namesake, which is what the compiler upholds. Where a loop would be compiled into a call of the very
+//! function it stands in, they are written with string instructions.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
+
+use elfuse_runtime::sys::compare::compare;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
@@ -42,18 +44,24 @@ unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
     to
 }
 
+/// The memory that C means by an address and a length.
+///
+/// # Safety
+/// It is live, and nobody writes there as long as it is borrowed; but of length 0 the address may be any.
+#[inline(always)]
+unsafe fn piece<'m>(at: *const u8, len: usize) -> &'m [u8] {
+    match len {
+        0 => &[],
+        // SAFETY: the caller's.
+        _ => unsafe { core::slice::from_raw_parts(at, len) },
+    }
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i32 {
-    let mut at = 0;
-    while at < len {
-        // SAFETY: within the caller's ranges.
-        let (a, b) = unsafe { (left.add(at).read(), right.add(at).read()) };
-        if a != b {
-            return i32::from(a) - i32::from(b);
-        }
-        at += 1;
-    }
-    0
+    // SAFETY: the caller's ranges, for the time of this call.
+    let (left, right) = unsafe { (piece(left, len), piece(right, len)) };
+    compare(left, right) as i32
 }
 
 #[unsafe(no_mangle)]

@@ -5,7 +5,7 @@
 //! most answers. So it is remembered which threads were asked about and found to block neither, and all others are asked about, each time.
 //! A thread is forgotten, and so asked about again, by whatever may have made its mask another one:
 //!
-//! - rt_sigprocmask(2), which the runtime always serves. Where it blocks one of the two, all threads are forgotten, as those that are made
+//! - rt_sigprocmask(2), which the runtime serves unless it cannot block one of the two. Where it blocks one of the two, all threads are forgotten, as those that are made
 //!   now begin with the mask of the one that makes them.
 //! - A handler, which is entered through the runtime with whatever its action blocks in addition ([`super::handlers`]). What is found out
 //!   in a handler does not count when it has returned, to a mask that it may even have written: so what is remembered of a

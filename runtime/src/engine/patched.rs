@@ -32,10 +32,11 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 use elfuse_format::text;
 
 use super::dispatch::{self, NUMBERS};
-use super::{descriptors, faults, populate};
+use super::{descriptors, faults, populate, signals};
 use crate::errno::Errno;
 use crate::sys::abi::{
     AT_EMPTY_PATH, MAP_ANONYMOUS, MAP_DENYWRITE, MAP_FIXED, MAP_NORESERVE, MAP_SHARED, PROT_WRITE,
+    SIG_UNBLOCK, SIGSET_LEN,
 };
 use crate::sys::raw::Nr;
 use crate::sys::{clock, nr};
@@ -54,9 +55,32 @@ const PROT_EXEC: u32 = 4;
 const SHM_EXEC: u32 = 0o100_000;
 const READ_IMPLIES_EXEC: u32 = 0x0040_0000;
 const DIRECTION: u32 = 10;
+/// [`signals::OWN`] as a set of signals.
+const OWN_SIGNALS: u32 = {
+    let [sys, segv, bus] = signals::OWN;
+    1 << (sys - 1) | 1 << (segv - 1) | 1 << (bus - 1)
+};
 
+// elfuse_unless_open otherwise: goes there unless it is known that this thread blocks neither SIGSEGV nor SIGBUS. rax and r11 are lost.
+//
 // The unwind information says that the caller is where rcx points, so that a debugger can walk through.
 global_asm!(
+    ".macro elfuse_unless_open otherwise",
+    "cmp byte ptr [rip + {has_thread}], 0",
+    "je \\otherwise",
+    "rdfsbase r11",
+    "test r11, r11",
+    "jz \\otherwise",
+    "movabs rax, {hash}",
+    "imul rax, r11",
+    "shr rax, {hash_shift}",
+    "shl eax, {open_shift}",
+    "add rax, [rip + {open}]",
+    "cmp r11, [rax]",
+    "jne \\otherwise",
+    "cmp rsp, [rax + {depth}]",
+    "ja \\otherwise",
+    ".endm",
     ".globl elfuse_patched_entry",
     ".balign 64",
     "elfuse_patched_entry:",
@@ -167,6 +191,8 @@ global_asm!(
     "ja 13f",
     "cmp r11d, {status}",
     "je 16f",
+    "cmp r11d, {mask}",
+    "je 19f",
     "cmp r11d, {control}",
     "jne 11f",
     "cmp esi, {silent}",
@@ -195,26 +221,13 @@ global_asm!(
     "add r11, [rip + {known}]",
     "mov byte ptr [r11], 0",
     "jmp rcx",
-    // With an empty path, or a null one, it is about the descriptor. The path is read as `faults::memory` says that it may be.
+    // With an empty path, or a null one, it is about the descriptor. What the guest points to is read as `faults::memory` says that it may be.
     "16:",
     "cmp r10d, {empty_path}",
     "jne 2b",
     "test rsi, rsi",
     "jz 4b",
-    "cmp byte ptr [rip + {has_thread}], 0",
-    "je 2b",
-    "rdfsbase r11",
-    "test r11, r11",
-    "jz 2b",
-    "movabs rax, {hash}",
-    "imul rax, r11",
-    "shr rax, {hash_shift}",
-    "shl eax, {open_shift}",
-    "add rax, [rip + {open}]",
-    "cmp r11, [rax]",
-    "jne 17f",
-    "cmp rsp, [rax + {depth}]",
-    "ja 17f",
+    "elfuse_unless_open 17f",
     ".globl elfuse_status_faults, elfuse_status_fixed",
     "elfuse_status_faults:",
     "cmp byte ptr [rsi], 0",
@@ -224,6 +237,26 @@ global_asm!(
     "elfuse_status_fixed:",
     "17:",
     "mov eax, {newfstatat}",
+    "jmp 2b",
+    // Without a set nothing is changed, and to open signals harms nobody. The mask that the kernel tells of is the guest's.
+    "19:",
+    "test rsi, rsi",
+    "jz 4b",
+    "cmp r10, {set_len}",
+    "jne 2b",
+    "cmp edi, {unblock}",
+    "je 4b",
+    "elfuse_unless_open 20f",
+    ".globl elfuse_mask_faults, elfuse_mask_fixed",
+    "elfuse_mask_faults:",
+    "mov r11, [rsi]",
+    "test r11d, {own_signals}",
+    "jnz 20f",
+    "mov eax, {rt_sigprocmask}",
+    "jmp rcx",
+    "elfuse_mask_fixed:",
+    "20:",
+    "mov eax, {rt_sigprocmask}",
     "jmp 2b",
     "14:",
     "cmp r11d, {protection}",
@@ -278,10 +311,12 @@ global_asm!(
     "jnz 2b",
     "jmp rcx",
     ".cfi_endproc",
+    ".purgem elfuse_unless_open",
     numbers = const NUMBERS,
     classes = sym CLASSES,
     served = const Class::Served as u8,
     status = const Class::Status as u8,
+    mask = const Class::Mask as u8,
     control = const Class::Control as u8,
     silent = const text::LAST_SILENT_COMMAND,
     reading = const Class::Reading as u8,
@@ -290,6 +325,10 @@ global_asm!(
     known = sym descriptors::TABLE,
     own = sym descriptors::OWN,
     newfstatat = const nr::NEWFSTATAT.0,
+    rt_sigprocmask = const nr::RT_SIGPROCMASK.0,
+    set_len = const SIGSET_LEN,
+    unblock = const SIG_UNBLOCK,
+    own_signals = const OWN_SIGNALS,
     empty_path = const AT_EMPTY_PATH,
     has_thread = sym clock::HAS_FSGSBASE,
     hash = const faults::HASH,
@@ -324,14 +363,24 @@ unsafe extern "C" {
     static elfuse_patched_entry: u8;
     static elfuse_status_faults: u8;
     static elfuse_status_fixed: u8;
+    static elfuse_mask_faults: u8;
+    static elfuse_mask_fixed: u8;
 }
 
-/// Where execution goes on after a fault at `rip`, if that is the entry's reading of a path: the call is served, and says EFAULT.
+/// Where execution goes on after a fault at `rip`, if that is the entry's reading of a path or a set of signals: the call is served, and
+/// says EFAULT.
 #[must_use]
 pub fn fix_up(rip: usize) -> Option<usize> {
     // Addresses of labels; nothing is read through them.
-    (rip == (&raw const elfuse_status_faults).addr())
-        .then(|| (&raw const elfuse_status_fixed).addr())
+    let reads = [
+        (
+            &raw const elfuse_status_faults,
+            &raw const elfuse_status_fixed,
+        ),
+        (&raw const elfuse_mask_faults, &raw const elfuse_mask_fixed),
+    ];
+    let mut reads = reads.into_iter();
+    reads.find_map(|(faults, fixed)| (rip == faults.addr()).then(|| fixed.addr()))
 }
 
 extern "C" fn serve(frame: *const Frame, nr: u32) -> isize {

@@ -39,14 +39,15 @@ impl Call<'_> {
                 };
                 return Some(then(self, &at));
             }
-            Quick::AsGiven { kind } => (path.to_bytes_with_nul(), kind),
-            Quick::Leads { guest, kind } => (guest, kind),
+            Quick::AsGiven { kind } => (path, kind),
+            Quick::Leads { guest, kind } => (CStr::from_bytes_with_nul(guest).ok()?, kind),
         };
-        let host = CStr::from_bytes_with_nul(guest.get(1..)?).ok()?;
+        // It is absolute.
+        let host = &guest[1..];
         let at = At {
             dir: process.trusted_sysroot().ok()?,
             path: host.as_ptr().addr(),
-            guest: Some(guest.strip_suffix(b"\0")?),
+            guest: Some(guest.to_bytes()),
             base: Base::Sysroot,
             host: Some(host),
             kind: Some(kind),

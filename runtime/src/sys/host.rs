@@ -192,6 +192,18 @@ pub fn getcwd(into: &mut [u8]) -> Result<&[u8], Errno> {
     Ok(&into[..len.saturating_sub(1)])
 }
 
+/// The same into memory that is not cleared first.
+///
+/// # Errors
+/// ERANGE: it does not fit with its NUL. Those of the call.
+pub fn short_getcwd<const N: usize>(into: &mut MaybeUninit<[u8; N]>) -> Result<&CStr, Errno> {
+    let at = into.as_mut_ptr().cast::<u8>();
+    // SAFETY: the buffer has the length given.
+    let len = unsafe { call(nr::GETCWD, [at.expose_provenance(), N, 0, 0, 0, 0]) }.result()?;
+    // SAFETY: the kernel has written so many bytes, of which the last is the one NUL.
+    Ok(unsafe { CStr::from_bytes_with_nul_unchecked(core::slice::from_raw_parts(at, len)) })
+}
+
 /// faccessat2(2).
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 pub mod abi;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod clock;
+pub mod compare;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod host;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

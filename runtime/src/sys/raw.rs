@@ -75,6 +75,8 @@ fn count(counters: *const HostCalls, nr: Nr, result: Raw) {
 /// What the call's man page demands.
 #[inline(always)]
 pub unsafe fn call(nr: Nr, args: Args) -> Raw {
+    // Before the call: behind it the processor would wait for this to come back into its caches.
+    let counters = COUNTERS.load(Ordering::Relaxed);
     let out: isize;
     // SAFETY: the caller upholds the call's own contract; the kernel's calling convention is as written here.
     unsafe {
@@ -92,7 +94,6 @@ pub unsafe fn call(nr: Nr, args: Args) -> Raw {
             options(nostack),
         );
     }
-    let counters = COUNTERS.load(Ordering::Relaxed);
     if !counters.is_null() {
         count(counters, nr, Raw(out));
     }

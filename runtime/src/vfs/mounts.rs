@@ -42,6 +42,8 @@ pub struct Mounts<'m> {
     above: u64,
     /// Length of the longest guest path: what is longer is neither.
     longest: usize,
+    /// See [`Mounts::hides_all`].
+    hides_all: bool,
 }
 
 /// One of 64 bits, by a path's length and last byte.
@@ -90,6 +92,7 @@ impl<'m> Mounts<'m> {
             here: 0,
             above: 0,
             longest: 0,
+            hides_all: false,
         }
     };
 
@@ -121,6 +124,7 @@ impl<'m> Mounts<'m> {
         self.rows[row] = mount;
         self.count = self.count.max(row + 1);
         self.longest = self.longest.max(mount.guest.len());
+        self.hides_all |= mount.guest == b"/";
         self.here |= bit_of(mount.guest);
         self.above |= bit_of(b"/");
         for (end, _) in (1..)
@@ -175,9 +179,15 @@ impl<'m> Mounts<'m> {
             .map(|(id, _)| id)
     }
 
+    /// Whether a mount lies at the root, and the sysroot is seen nowhere.
+    #[inline(always)]
+    pub(super) fn hides_all(&self) -> bool {
+        self.hides_all
+    }
+
     /// Whether a mount may lie at a path of this length whose last name is this, or below it. If not, then none does. Where it may, one
     /// does at a path of that length with that name.
-    #[inline]
+    #[inline(always)]
     pub(super) fn may_be_near(&self, len: usize, name: &[u8]) -> bool {
         len <= self.longest
             && (self.here | self.above) & bit_of_end(len, name) != 0
@@ -216,6 +226,16 @@ impl<'m> Mounts<'m> {
             ),
             None => join(self.sysroot, below(guest, b"/").unwrap_or(b"")),
         }
+    }
+
+    /// The guest path of an absolute host path where it is the end of that: in the sysroot's own tree, and no mount hides it. Empty: the root.
+    /// `None`: [`Mounts::to_guest`] tells.
+    #[must_use]
+    pub fn in_sysroot<'p>(&self, host: &'p [u8]) -> Option<&'p [u8]> {
+        let guest = below(host, self.sysroot)?;
+        let whole = if guest.is_empty() { b"/" } else { guest };
+        let is_hidden = self.rows().iter().any(|row| is_under(whole, row.guest));
+        (!is_hidden).then_some(guest)
     }
 
     /// The guest path of an absolute host path that the kernel made: of getcwd(2), of a link in `/proc/self/fd`. `into` is emptied
@@ -310,9 +330,15 @@ mod tests {
         whole
     }
 
+    /// Both ways say the same where the shorter one says anything.
     fn to_guest(mounts: &Mounts<'_>, host: &[u8]) -> Result<PathBuf<256>, Errno> {
         let mut guest = PathBuf::new();
-        mounts.to_guest(host, &mut guest).map(|()| guest)
+        let found = mounts.to_guest(host, &mut guest).map(|()| guest);
+        if let Some(end) = mounts.in_sysroot(host) {
+            let short = if end.is_empty() { b"/" } else { end };
+            assert_eq!(found.as_ref().map(PathBuf::as_bytes), Ok(short));
+        }
+        found
     }
 
     #[test]
@@ -374,6 +400,28 @@ mod tests {
             b"/etc"
         );
         assert_eq!(to_guest(&mounts, b"/s/etc").unwrap_err(), Errno::ENOENT);
+    }
+
+    #[test]
+    fn what_no_mount_hides_has_the_end_of_its_host_path() {
+        let mounts = table(b"/s", &[(b"/proc", b"/proc"), (b"/mnt/x", b"/s/data")]);
+        for (host, guest) in [
+            (&b"/s"[..], Some(&b""[..])),
+            (b"/s/usr/lib", Some(b"/usr/lib")),
+            (b"/s/mnt", Some(b"/mnt")),
+            (b"/s/proc1", Some(b"/proc1")),
+            (b"/s/proc/1", None),
+            (b"/s/mnt/x", None),
+            (b"/s/data", Some(b"/data")),
+            (b"/sys", None),
+            (b"(unreachable)/s", None),
+        ] {
+            assert_eq!(mounts.in_sysroot(host), guest);
+            assert_eq!(to_guest(&mounts, host).is_ok(), guest.is_some());
+        }
+        assert_eq!(table(b"/", &[]).in_sysroot(b"/"), Some(&b""[..]));
+        assert_eq!(table(b"/", &[]).in_sysroot(b"/usr"), Some(&b"/usr"[..]));
+        assert_eq!(table(b"/s", &[(b"/", b"/o")]).in_sysroot(b"/s"), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::verdict::Verdict;
 use super::{Kind, Last, Vfs, Want};
 use crate::errno::Errno;
 use crate::index::{DirId, Step};
-use elfuse_format::names::is_reserved;
+use elfuse_format::names::{SIDECAR, STORE, is_reserved};
 
 /// Where a path leads, says the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +161,7 @@ impl Vfs<'_> {
         let (whole, name) = (&path[..name_at - 1], &path[name_at..]);
         let known = prefixes.find(&Key::of(whole).filter(|_| !whole.is_empty())?, view)?;
         let is_free = !known.is_nowhere()
-            && self.mounts.at(b"/").is_none()
+            && !self.mounts.hides_all()
             && !is_special(name, known.guest_len() == 0)
             && !(self.mounts).may_be_near(known.guest_len() + 1 + name.len(), name);
         is_free.then_some((known.dir(), name))
@@ -197,7 +197,7 @@ fn at_hand<'a>(
     room: &mut Room,
 ) -> Option<Ended<'a>> {
     // A mount over the root hides all of it.
-    if mounts.at(b"/").is_some() {
+    if mounts.hides_all() {
         return None;
     }
     let name_at = last_name(path)?;
@@ -267,10 +267,20 @@ fn ended(step: Step<'_>, last: Last, dir: DirId) -> Option<Ended<'_>> {
     })
 }
 
-/// Whether a name is none that an index could hold.
-#[inline]
+/// Whether a name is none that an index could hold. All of these but the longest and the empty one begin with a dot.
+#[inline(always)]
 fn is_special(name: &[u8], at_root: bool) -> bool {
-    matches!(name, b"" | b"." | b"..") || name.len() > NAME_MAX || is_reserved(name, at_root)
+    match name.first() {
+        Some(b'.') => is_special_with_dot(name, at_root),
+        Some(_) => name.len() > NAME_MAX,
+        None => true,
+    }
+}
+
+#[inline(never)]
+fn is_special_with_dot(name: &[u8], at_root: bool) -> bool {
+    const { assert!(SIDECAR[0] == b'.' && STORE[0] == b'.') };
+    matches!(name, b"." | b"..") || name.len() > NAME_MAX || is_reserved(name, at_root)
 }
 
 #[cfg(test)]

@@ -67,6 +67,55 @@ static void by_descriptor(void) {
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* The mask without SIGSYS, which is never blocked under the runtime. */
+static unsigned long shown(unsigned long mask) { return mask & ~(1UL << (SIGSYS - 1)); }
+
+/* rt_sigprocmask(2) in all ways that are told apart, from masks that are told apart: what it says, and the mask afterwards, under which a bad
+ * path is still EFAULT and no call is deadly. */
+static void masks(void) {
+    char *edge = (char *)mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + 4096;
+    munmap(edge, 4096);
+    const int blocked[][3] = {{0}, {SIGUSR1}, {SIGSYS}, {SIGSEGV}, {SIGBUS}, {SIGSYS, SIGSEGV, SIGBUS}, {SIGKILL, SIGUSR2, 64}};
+    enum { SETS = sizeof blocked / sizeof *blocked };
+    unsigned long bits[SETS] = {0}, start;
+    for (int set = 0; set < SETS; set++)
+        for (int i = 0; i < 3 && blocked[set][i]; i++)
+            bits[set] |= 1UL << (blocked[set][i] - 1);
+    const long hows[] = {SIG_BLOCK, SIG_UNBLOCK, SIG_SETMASK, 3, -1, 1L << 32 | SIG_SETMASK}, lens[] = {8, 4, 1L << 32 | 8};
+    void *const sets[SETS + 4] = {bits, bits + 1, bits + 2, bits + 3, bits + 4, bits + 5, bits + 6, NULL, (void *)8, edge, edge - 4};
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &start, 8);
+    for (int before = 0; before < SETS; before++)
+        for (size_t how = 0; how < sizeof hows / sizeof *hows; how++)
+            for (size_t set = 0; set < SETS + 4; set++)
+                for (int old = 0; old < 3; old++)
+                    for (size_t len = 0; len < sizeof lens / sizeof *lens; len++) {
+                        unsigned long told = 0, now = 0;
+                        void *const olds[] = {NULL, &told, (void *)8};
+                        syscall(SYS_rt_sigprocmask, SIG_SETMASK, bits + before, NULL, 8);
+                        errno = 0;
+                        long result = syscall(SYS_rt_sigprocmask, hows[how], sets[set], olds[old], lens[len]);
+                        int why = errno;
+                        syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &now, 8);
+                        long bad = syscall(SYS_access, 8, F_OK), missing = syscall(SYS_access, "/w/missing", F_OK);
+                        printf("%d %zu %zu %d %zu: %ld %d %lx %lx %ld %ld %d\n", before, how, set, old, len, result, why, shown(told), shown(now),
+                               bad, missing, errno);
+                    }
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &start, NULL, 8);
+}
+
+/* Blocks a signal, and nothing, and neither any more: so often. */
+static void block(int signal, int times) {
+    sigset_t set, old;
+    sigemptyset(&set);
+    if (signal)
+        sigaddset(&set, signal);
+    for (int i = 0; i < times; i++) {
+        sigprocmask(SIG_BLOCK, &set, &old);
+        sigprocmask(SIG_BLOCK, NULL, NULL);
+        sigprocmask(SIG_SETMASK, &old, NULL);
+    }
+}
+
 static atomic_int stage;
 
 static void *waits(void *nothing) {
@@ -146,6 +195,11 @@ int main(int count, char **words) {
             lookups();
         } else if (strcmp(words[i], "status") == 0) {
             by_descriptor();
+        } else if (strcmp(words[i], "masks") == 0) {
+            masks();
+        } else if (strcmp(words[i], "block") == 0 && i + 2 < count) {
+            block(atoi(words[i + 1]), atoi(words[i + 2]));
+            i += 2;
         } else if (strcmp(words[i], "code") == 0) {
             make_code(0);
         } else if (strcmp(words[i], "protect") == 0) {

@@ -192,6 +192,36 @@ fn an_empty_path_means_the_descriptor_and_a_bad_one_is_efault_whatever_is_blocke
 }
 
 #[test]
+fn signals_are_blocked_as_by_the_kernel_and_a_bad_pointer_is_efault_under_any_mask() {
+    let indexed = Indexed::new();
+    assert_eq!(indexed.same(&["lookups", "masks"]), [false, false]);
+    assert_eq!(indexed.same(&["code", "masks"]), [false, true]);
+}
+
+#[test]
+fn a_mask_that_blocks_none_of_the_runtimes_signals_is_changed_where_the_call_stands() {
+    let indexed = Indexed::new();
+    let count = |signal: &str, times: &str| {
+        let words = ["block", signal, times];
+        let run = said(&mut indexed.command(&["--stats=json"], &words));
+        assert_eq!(filtered(&run.text), [false, false]);
+        let report: serde_json::Value = serde_json::from_str(&run.errors).expect("one document");
+        let calls = report["host_calls"]["by_call"].as_array().expect("a list");
+        let mut calls = calls.iter();
+        let masks = calls.find(|call| call["call"] == "rt_sigprocmask");
+        masks.map_or(0, |call| call["count"].as_u64().expect("a number"))
+    };
+    // SIGUSR1; SIGSEGV, SIGBUS, SIGSYS.
+    for signal in ["0", "10"] {
+        assert_eq!(count(signal, "1"), count(signal, "1000"), "{signal}");
+    }
+    for signal in ["11", "7", "31"] {
+        let (few, many) = (count(signal, "1"), count(signal, "1000"));
+        assert!(many >= few + 999, "{signal}: {few}, {many}");
+    }
+}
+
+#[test]
 fn what_is_closed_or_replaced_is_seen_and_paths_lead_where_they_did() {
     let indexed = Indexed::with(|guest| {
         guest.add("traps-dynamic", "bin/traps-dynamic");

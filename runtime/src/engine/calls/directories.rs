@@ -1,5 +1,7 @@
 //! Working directory, listings, and the text of symlinks.
 
+use core::mem::MaybeUninit;
+
 use elfuse_format::names::is_reserved;
 
 use super::files::through_link;
@@ -9,7 +11,7 @@ use crate::engine::magic;
 use crate::engine::pool::{Text, Work};
 use crate::errno::Errno;
 use crate::guest::Address;
-use crate::sys::host::{Fd, getcwd, readlinkat};
+use crate::sys::host::{Fd, getcwd, readlinkat, short_getcwd};
 use crate::sys::nr;
 use crate::sys::raw::Raw;
 use crate::vfs::path::{AT_ROOM, PathBuf};
@@ -24,20 +26,27 @@ pub fn chdir(call: &mut Call<'_>) -> Raw {
 
 /// getcwd(2): the guest's path, or the host's where the guest has none.
 pub fn getcwd_(call: &mut Call<'_>) -> Raw {
-    let short = || {
-        let mut told = [0; SHORT];
-        let mut path = PathBuf::<SHORT>::new();
-        let told = getcwd(&mut told).ok()?;
-        (call.process.vfs.mounts()).to_guest(told, &mut path).ok()?;
-        let path = path.with_nul();
+    let tell = |call: &Call<'_>, path: &[u8]| {
         if path.len() > call.args[1] {
-            return Some(Err(Errno::ERANGE));
+            return Err(Errno::ERANGE);
         }
-        Some(
-            call.memory
-                .write(call.address(0), path)
-                .map(|()| path.len()),
-        )
+        call.memory.write(call.address(0), path)?;
+        Ok(path.len())
+    };
+    let mounts = call.process.vfs.mounts();
+    let short = || {
+        let mut told = MaybeUninit::<[u8; SHORT]>::uninit();
+        let told = short_getcwd(&mut told).ok()?;
+        if let Some(guest) = mounts.in_sysroot(told.to_bytes()) {
+            let path = match guest.len() {
+                0 => c"/",
+                len => &told[told.count_bytes() - len..],
+            };
+            return Some(tell(call, path.to_bytes_with_nul()));
+        }
+        let mut path = PathBuf::<SHORT>::new();
+        mounts.to_guest(told.to_bytes(), &mut path).ok()?;
+        Some(tell(call, path.with_nul()))
     };
     if let Some(result) = short() {
         return result.into();
@@ -46,18 +55,14 @@ pub fn getcwd_(call: &mut Call<'_>) -> Raw {
         let mut taken = call.area()?;
         let Work { told, start, .. } = taken.work();
         let told = getcwd(told)?;
-        let path = match call.process.vfs.mounts().to_guest(told, start) {
+        let path = match mounts.to_guest(told, start) {
             Ok(()) => start.with_nul(),
             Err(_) => {
                 start.set(told)?;
                 start.with_nul()
             }
         };
-        if path.len() > call.args[1] {
-            return Err(Errno::ERANGE);
-        }
-        call.memory.write(call.address(0), path)?;
-        Ok(path.len())
+        tell(call, path)
     };
     run().into()
 }

@@ -8,7 +8,7 @@ use crate::engine::stacks::{SignalStack, Thread};
 use crate::engine::way::Way;
 use crate::engine::{faults, handlers};
 use crate::errno::Errno;
-use crate::guest::Address;
+use crate::guest::{Address, Memory};
 use crate::sys::abi::{SIG_IGN, SIGSET_LEN, SIGSYS, SigAction, SignalSet, UContext};
 use crate::sys::host::{getpid, gettid, set_signal_stack, tgkill};
 use crate::sys::nr;
@@ -48,7 +48,10 @@ pub fn rt_sigaction(call: &mut Call<'_>) -> Raw {
             .as_ref()
             .map_or(0, |action| core::ptr::from_ref(action).expose_provenance());
         let mut before = SigAction::default();
-        let before_at = (&raw mut before).addr();
+        let before_at = match old {
+            0 => 0,
+            _ => (&raw mut before).addr(),
+        };
         let args = [signal as usize, action, before_at, len, 0, 0];
         let result = call.host(nr::RT_SIGACTION, args).result()?;
         if old != 0 {
@@ -66,10 +69,6 @@ pub fn rt_sigprocmask(call: &mut Call<'_>) -> Raw {
     if len != SIGSET_LEN {
         return Errno::EINVAL.into();
     }
-    if new == 0 && matches!(call.way, Way::Patched(_)) {
-        // Nothing is changed, and what the kernel has is the guest's.
-        return call.as_given();
-    }
     let mut run = || {
         let set = match new {
             0 => None,
@@ -78,8 +77,13 @@ pub fn rt_sigprocmask(call: &mut Call<'_>) -> Raw {
         let change = call.way.change_mask(how, set)?;
         faults::mask_changed(change);
         if old != 0 {
-            let [before, _] = change;
-            call.memory.write(Address(old), &before.0.to_le_bytes())?;
+            let [before, after] = change;
+            let memory = match call.way {
+                // It is in force already.
+                Way::Patched(_) => Memory::under(after),
+                Way::Trap(_) | Way::Own(_) => call.memory,
+            };
+            memory.write(Address(old), &before.0.to_le_bytes())?;
         }
         Ok(0)
     };

@@ -16,6 +16,8 @@ pub(super) enum Class {
     Served,
     /// newfstatat(2): made where it stands if its path is empty and that may be, else served.
     Status,
+    /// rt_sigprocmask(2): made where it stands if it cannot block a signal of the runtime's, else served.
+    Mask,
     /// It is made where it stands, and by it the guest may learn of what others changed: leases end. Calls of that kind that the runtime
     /// serves end leases when they return ([`dispatch`]).
     Ending,
@@ -52,6 +54,7 @@ const fn of(nr: Nr) -> Class {
     match text::class(nr.0) {
         text::Class::Plain => Class::Plain,
         text::Class::Served if nr.0 == nr::NEWFSTATAT.0 => Class::Status,
+        text::Class::Served if nr.0 == nr::RT_SIGPROCMASK.0 => Class::Mask,
         text::Class::Served => Class::Served,
         text::Class::Ending => Class::Ending,
         text::Class::Reading => Class::Reading,
@@ -110,6 +113,8 @@ mod tests {
             [Class::SharedMemory, Class::Reading, Class::Ending]
         );
         assert_eq!(of(nr::FCNTL), Class::Control);
+        let [status, mask] = [nr::NEWFSTATAT, nr::RT_SIGPROCMASK].map(of);
+        assert_eq!([status, mask], [Class::Status, Class::Mask]);
         assert_eq!(
             [of(nr::PERSONALITY), of(nr::GETPID)],
             [Class::Personality, Class::Plain]

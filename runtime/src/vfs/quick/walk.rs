@@ -73,7 +73,7 @@ fn at_length<'a, H: Host>(
     last: Last,
     room: &mut Room,
 ) -> Option<Ended<'a>> {
-    if by.mounts.at(b"/").is_some() {
+    if by.mounts.hides_all() {
         return None;
     }
     let whole = &path[..last_name(path)? - 1];
