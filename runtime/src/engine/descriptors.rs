@@ -64,8 +64,8 @@ const NOBODY: i32 = i32::MIN;
 /// The sysroot's descriptor while it is known to be it; else [`NOBODY`]. The entry compares what is closed with it.
 pub(super) static OWN: AtomicI32 = AtomicI32::new(NOBODY);
 
-/// All calls of this process are seen: it began so, and was not armed since.
-static SEES_ALL: AtomicBool = AtomicBool::new(false);
+/// All calls of this process are seen: it began so, and was not armed since. The entry looks at it, too.
+pub(super) static SEES_ALL: AtomicBool = AtomicBool::new(false);
 
 /// A child of vfork(2) in whose table it may be something else; 0: none.
 static CHILD_WITHOUT: AtomicU32 = AtomicU32::new(0);

@@ -221,10 +221,13 @@ global_asm!(
     "add r11, [rip + {known}]",
     "mov byte ptr [r11], 0",
     "jmp rcx",
-    // With an empty path, or a null one, it is about the descriptor. What the guest points to is read as `faults::memory` says that it may be.
+    // With an empty path, or a null one, it is about the descriptor; where the filter is armed it would be trapped. What the guest points to
+    // is read as `faults::memory` says that it may be.
     "16:",
     "cmp r10d, {empty_path}",
     "jne 2b",
+    "cmp byte ptr [rip + {sees_all}], 0",
+    "je 2b",
     "test rsi, rsi",
     "jz 4b",
     "elfuse_unless_open 17f",
@@ -240,6 +243,8 @@ global_asm!(
     "jmp 2b",
     // Without a set nothing is changed, and to open signals harms nobody. The mask that the kernel tells of is the guest's.
     "19:",
+    "cmp byte ptr [rip + {sees_all}], 0",
+    "je 2b",
     "test rsi, rsi",
     "jz 4b",
     "cmp r10, {set_len}",
@@ -324,6 +329,7 @@ global_asm!(
     known_len = const text::KNOWN_LEN,
     known = sym descriptors::TABLE,
     own = sym descriptors::OWN,
+    sees_all = sym descriptors::SEES_ALL,
     newfstatat = const nr::NEWFSTATAT.0,
     rt_sigprocmask = const nr::RT_SIGPROCMASK.0,
     set_len = const SIGSET_LEN,
