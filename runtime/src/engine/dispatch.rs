@@ -370,7 +370,8 @@ pub fn trapped(info: &SigInfo, context: &mut UContext) -> bool {
 
 /// Serves a call from a patched site.
 ///
-/// It is part of the entry, as [`answer`] and what serves paths is of its caller: after a call of the host's the processor predicts few returns.
+/// It is part of the entry, as [`answer`] and what serves paths is of its caller: each boundary costs some instructions, which are slow after a call of
+/// the host's.
 #[inline(always)]
 #[must_use]
 pub fn patched(nr: Nr, frame: &Frame) -> Raw {
