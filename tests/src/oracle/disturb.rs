@@ -51,12 +51,13 @@ fn break_index(directory: &Path, random: &mut Random, stop: &Stop) {
     // The store alone: a run does not read the sidecars, and a guest that watches a directory would be told of one.
     let entries = fs::read_dir(directory).expect("an index").flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    files.retain(|path| path.is_file());
+    // A temporary one is renamed by who makes it.
+    let is_temporary = |path: &Path| path.extension().is_some_and(|end| end == "tmp");
+    files.retain(|path| path.is_file() && !is_temporary(path));
     let whole: Vec<(PathBuf, Vec<u8>)> = files
         .into_iter()
         .filter_map(|path| match fs::read(&path) {
             Ok(content) => Some((path, content)),
-            // A temporary one, which a run has renamed.
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => panic!("a file of the index: {error}"),
         })
