@@ -366,14 +366,14 @@ fn a_dump_has_a_row_of_its_own_while_it_is_as_it_was_read() {
     sysroot.build(&[]);
     assert_eq!(rows(), expected(5), "it is looked at again");
     let whole = fs::read(&keys).unwrap();
-    // Fewer pages than there are, of a file with two names.
+    // Fewer pages than there are, of a file with two names, which is looked at under one.
     let fewer = |bytes: &mut [u8]| {
         let number = bytes.chunks_exact_mut(4).find(|word| word[0] == 5)?;
         number[0] = 4;
         Some(())
     };
     fs::write(&keys, rewritten(&whole, fewer)).unwrap();
-    assert_eq!(sysroot.differences(), ["wrong-copy", "wrong-copy"]);
+    assert_eq!(sysroot.differences(), ["wrong-copy"]);
     fs::write(&keys, rewritten(&whole, |_| None)).unwrap();
     sysroot.build(&[]);
     assert_eq!(rows(), expected(5), "nobody had looked");

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 
 use elfuse_format::elf_facts::ContentHash;
+use elfuse_format::keys;
 use elfuse_format::text::{ArchivedTextCopy, RelocatedRun, TextVerdict, copy_name};
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
@@ -160,11 +161,14 @@ pub fn stand(root: &Root, scan: &Scan, index: &Index, store: impl AsFd) -> bool 
     let is_named =
         |name: &[u8]| <&[u8; 64]>::try_from(name).is_ok_and(|name| named.contains_key(name));
     let entries = sys::list(dir.as_fd(), usize::MAX - 1);
+    let with_copies = index
+        .keys()
+        .is_some_and(|keys| keys.flags() & keys::flags::WITH_COPIES != 0);
     index.has_relocated_runs()
         && named.iter().all(holds)
         && entries.is_ok_and(|entries| {
             let names = entries.iter().map(|entry| &*entry.name);
             names.filter(|name| is_ours(name)).all(is_named)
         })
-        && (is_on_tmpfs(root).unwrap_or(true) || dumps::stand(root, scan, index))
+        && (!with_copies || is_on_tmpfs(root).unwrap_or(true) || dumps::stand(root, scan, index))
 }

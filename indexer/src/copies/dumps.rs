@@ -1,6 +1,7 @@
 //! Dumps: files without code that are relocated all the same ([`crate::relocated::dump`]). They have no facts, so that nothing of them is
 //! taken over: each build looks at those that there are, of which most trees have none and others one.
 
+use std::collections::HashSet;
 use std::io;
 
 use elfuse_format::keys::{KeysContent, Time};
@@ -23,13 +24,32 @@ struct Dump {
     relocated: RelocatedRun,
 }
 
-/// All files of a scan that are named like dumps: directory and name.
-fn named(scan: &Scan) -> impl Iterator<Item = (&ScannedDir, &[u8])> {
-    scan.dirs.iter().flat_map(|dir| {
+/// A file that is named like a dump.
+struct Named<'s> {
+    dir: &'s ScannedDir,
+    name: &'s [u8],
+    /// Its state, a moment ago.
+    identity: Identity,
+}
+
+/// All of a scan, each file under one of its names.
+fn named<'s>(root: &Root, scan: &'s Scan) -> impl Iterator<Item = Named<'s>> {
+    let names = scan.dirs.iter().flat_map(|dir| {
         let block = dir.names();
         let names = block.into_iter().flat_map(|block| plain::names(&block));
         let names = names.filter(|(name, _)| name.ends_with(dump::SUFFIX));
         names.map(move |(name, _)| (dir, name))
+    });
+    let mut seen = HashSet::new();
+    names.filter_map(move |(dir, name)| {
+        let found = sys::stat_at(root.open_dir(&dir.path).ok()?, name).ok()?;
+        let identity = found.identity;
+        let is_first = identity.dev == root.dev() && seen.insert(identity.ino);
+        is_first.then_some(Named {
+            dir,
+            name,
+            identity,
+        })
     })
 }
 
@@ -37,8 +57,8 @@ fn named(scan: &Scan) -> impl Iterator<Item = (&ScannedDir, &[u8])> {
 ///
 /// # Errors
 /// What opening or reading gives.
-fn look(root: &Root, dir: &ScannedDir, name: &[u8]) -> io::Result<Option<Dump>> {
-    let file = sys::open_file(root.open_dir(&dir.path)?, name)?;
+fn look(root: &Root, named: &Named<'_>) -> io::Result<Option<Dump>> {
+    let file = sys::open_file(root.open_dir(&named.dir.path)?, named.name)?;
     let identity = sys::fstat(&file)?.identity;
     if identity.dev != root.dev() {
         return Ok(None);
@@ -53,12 +73,8 @@ fn look(root: &Root, dir: &ScannedDir, name: &[u8]) -> io::Result<Option<Dump>> 
 
 /// Whether an index says of each dump what there is to say.
 pub(super) fn stand(root: &Root, scan: &Scan, index: &Index) -> bool {
-    named(scan).all(|(dir, name)| {
-        let known = || {
-            let found = sys::stat_at(root.open_dir(&dir.path).ok()?, name).ok()?;
-            index.relocated_run(&found.identity)
-        };
-        known().is_some() || !matches!(look(root, dir, name), Ok(Some(_)))
+    named(root, scan).all(|named| {
+        index.relocated_run(&named.identity).is_some() || !matches!(look(root, &named), Ok(Some(_)))
     })
 }
 
@@ -68,31 +84,25 @@ pub(super) fn differences<'s>(
     scan: &'s Scan,
     index: &Index,
 ) -> impl Iterator<Item = (&'s ScannedDir, &'s [u8])> {
-    named(scan).filter(move |(dir, name)| {
-        let Ok(Some(dump)) = look(root, dir, name) else {
-            return false;
-        };
-        let known = index.relocated_run(&dump.identity);
-        known.is_some_and(|run| run != dump.relocated)
+    named(root, scan).filter_map(move |named| {
+        let dump = look(root, &named).ok()??;
+        let known = index.relocated_run(&dump.identity)?;
+        (known != dump.relocated).then_some((named.dir, named.name))
     })
 }
 
 /// Whether any is so new that its times prove nothing yet.
 pub(super) fn has_racy(root: &Root, scan: &Scan, now: Time) -> bool {
-    named(scan).any(|(dir, name)| {
-        let dir = root.open_dir(&dir.path);
-        let found = dir.and_then(|dir| sys::stat_at(dir, name));
-        found.is_ok_and(|found| is_racy(&found.identity, now))
-    })
+    named(root, scan).any(|named| is_racy(&named.identity, now))
 }
 
 /// Adds the rows of all dumps to keys. One that cannot be read has none, nor has one so young that a change would not show.
 pub(super) fn capture(root: &Root, scan: &Scan, now: Time, keys: &mut KeysContent) {
-    for (dir, name) in named(scan) {
+    for named in named(root, scan) {
         let Ok(Some(Dump {
             identity,
             relocated,
-        })) = look(root, dir, name)
+        })) = look(root, &named)
         else {
             continue;
         };

@@ -68,7 +68,8 @@ impl Header {
         for (at, table) in tables.iter_mut().enumerate() {
             let (offset, rows) = (number(2 * at)?, number(2 * at + 1)?);
             let len = ROW as u64 * rows;
-            if offset < end || len > MAX_TABLE {
+            // A table relocates no word twice.
+            if offset < end || len > MAX_TABLE.min(hot) {
                 return None;
             }
             (*table, end) = ((offset, len), offset + len);

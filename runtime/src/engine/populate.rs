@@ -80,8 +80,8 @@ pub fn is_on(process: &Process) -> bool {
 pub fn populate(at: usize, len: usize, reason: Reason) {
     match advise(at, len, MADV_POPULATE_WRITE) {
         Ok(()) => tell::populated(reason, (len / PAGE) as u64),
-        // The kernel does not know how.
-        Err(Errno::EINVAL) => stop(),
+        // The kernel does not know how; or what the guest has opened is a device's.
+        Err(Errno::EINVAL) if reason != Reason::Opened => stop(),
         Err(_) => {}
     }
 }

@@ -5,7 +5,8 @@
 use core::cmp::Ordering;
 
 /// Compares two pieces of one length by their bytes. Of a longer one what both have is compared.
-#[inline(always)]
+///
+/// It is not to be inlined where the compiler does not optimize: frames are large there, and it runs on stacks of the guest's.
 #[must_use]
 pub fn compare(left: &[u8], right: &[u8]) -> Ordering {
     let both = left.len().min(right.len());

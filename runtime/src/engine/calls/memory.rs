@@ -9,7 +9,7 @@ use crate::engine::populate;
 use crate::engine::text::{Asked, Copy, Plan, Planned};
 use crate::errno::Errno;
 use crate::sys::abi::{
-    F_GETFL, MAP_ANONYMOUS, O_ACCMODE, O_PATH, O_WRONLY, PROT_EXEC, READ_IMPLIES_EXEC,
+    F_GETFL, MAP_ANONYMOUS, MAP_SHARED, O_ACCMODE, O_PATH, O_WRONLY, PROT_EXEC, READ_IMPLIES_EXEC,
     SECCOMP_SET_MODE_FILTER, SECCOMP_SET_MODE_STRICT,
 };
 use crate::sys::host::fcntl;
@@ -50,6 +50,12 @@ pub fn mmap(call: &mut Call<'_>) -> Raw {
     let Planned { plan, file } = code.plan(&asked, call.fd(4));
     populate::expect(call.fd(4), file);
     match plan {
+        Plan::AsGiven if flags & MAP_SHARED != 0 => {
+            let mapped = call.as_given();
+            // Another thread may have mapped something in its place before, and unmapped it.
+            populate::closed::forget();
+            mapped
+        }
         Plan::AsGiven => call.as_given(),
         Plan::Arm => armed(call),
         Plan::Copy(copy) => mmap_copy(call, copy).unwrap_or_else(|_| armed(call)),

@@ -12,8 +12,11 @@
 //! Only the last one is remembered, until a part of it was opened, or any file was mapped to be shared or executed: pages of a shared file are
 //! never to be populated, as that changes its times. What is unmapped is not seen, and other memory may be in its place by then, but of that kind
 //! it is only if it was put there by mremap(2), or by code that no copy stands in for.
+//!
+//! Of a file that is changed after its data was opened the guest sees no more in pages that it has not written to: whether it would is unspecified
+//! (mmap(2), `MAP_PRIVATE`). And where faults are served by the guest itself (userfaultfd(2)), opening memory waits for that.
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::{LEAST, populate};
 use crate::engine::text::Asked;
@@ -31,6 +34,10 @@ pub static START: AtomicUsize = AtomicUsize::new(0);
 /// Its length in bytes; 0: there is none.
 pub static LEN: AtomicUsize = AtomicUsize::new(0);
 static IS_FILE: AtomicBool = AtomicBool::new(false);
+/// A thread is writing the three. A child of fork(2) that was made meanwhile remembers nothing any more.
+static IS_WRITTEN: AtomicBool = AtomicBool::new(false);
+/// How often something was forgotten: what is written meanwhile is, too.
+static FORGOTTEN: AtomicU32 = AtomicU32::new(0);
 
 /// A mapping that cannot be written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,34 +65,57 @@ impl Closed {
 
 /// Nothing is remembered.
 pub fn forget() {
-    LEN.store(0, Ordering::Relaxed);
+    FORGOTTEN.fetch_add(1, Ordering::SeqCst);
+    LEN.store(0, Ordering::SeqCst);
+}
+
+/// Remembers a mapping, unless another one is being remembered just then, or everything forgotten.
+fn remember(closed: Closed) {
+    let before = FORGOTTEN.load(Ordering::SeqCst);
+    if IS_WRITTEN.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    START.store(closed.start, Ordering::SeqCst);
+    IS_FILE.store(closed.is_file, Ordering::SeqCst);
+    LEN.store(closed.len, Ordering::SeqCst);
+    if FORGOTTEN.load(Ordering::SeqCst) != before {
+        LEN.store(0, Ordering::SeqCst);
+    }
+    IS_WRITTEN.store(false, Ordering::SeqCst);
+}
+
+/// What is remembered, as one thread wrote it.
+fn remembered() -> Option<Closed> {
+    let before = FORGOTTEN.load(Ordering::SeqCst);
+    let closed = Closed {
+        start: START.load(Ordering::SeqCst),
+        len: LEN.load(Ordering::SeqCst),
+        is_file: IS_FILE.load(Ordering::SeqCst),
+    };
+    let is_whole = !IS_WRITTEN.load(Ordering::SeqCst) && FORGOTTEN.load(Ordering::SeqCst) == before;
+    is_whole.then_some(closed)
 }
 
 /// Something was mapped at `at` that is not to be executed: a file to be shared, or what cannot be written to.
 pub fn mapped(asked: &Asked, at: usize) {
-    // Of two threads that map at once the address may be the one's and the length the other's: then more than a mapping is compared with.
     forget();
-    if asked.flags & MAP_SHARED != 0 {
-        return;
-    }
-    START.store(at, Ordering::Relaxed);
-    IS_FILE.store(asked.flags & MAP_ANONYMOUS == 0, Ordering::Relaxed);
     let len = usize::try_from(asked.len).ok();
     let len = len.and_then(|len| len.checked_next_multiple_of(PAGE));
-    LEN.store(len.unwrap_or(0), Ordering::Relaxed);
+    if let (0, Some(len)) = (asked.flags & MAP_SHARED, len) {
+        remember(Closed {
+            start: at,
+            len,
+            is_file: asked.flags & MAP_ANONYMOUS == 0,
+        });
+    }
 }
 
 /// Memory may be used so from now on.
 pub fn protected(at: usize, len: usize, protection: usize) {
-    let closed = Closed {
-        start: START.load(Ordering::Relaxed),
-        len: LEN.load(Ordering::Relaxed),
-        is_file: IS_FILE.load(Ordering::Relaxed),
-    };
     if protection != PROT_READ | PROT_WRITE {
         return;
     }
-    let len = closed.opened(at, len);
+    let len = remembered().map_or(0, |closed| closed.opened(at, len));
     if len != 0 {
         forget();
         populate(at, len, Reason::Opened);
