@@ -5,7 +5,8 @@
 //! is a failure too.
 //!
 //! `ELFUSE_ORACLE_CASE=TEXT` runs only the cases with that text in their name, `ELFUSE_ORACLE_WAYS=NAME,…` only some ways,
-//! `ELFUSE_ORACLE_SHOW=1` prints what each run said: for finding out why a case fails.
+//! `ELFUSE_ORACLE_SHOW=1` prints what each run said: for finding out why a case fails. `ELFUSE_ORACLE_ENTERED=1` has every way make the calls of scripts as
+//! patched sites make them, where otherwise one does.
 
 pub mod calls;
 pub mod compile;

@@ -350,7 +350,8 @@ impl Room {
     #[must_use]
     pub fn run(&self, job: &Job, programs: &Programs) -> Outcome {
         let mut input = job.input.clone();
-        if self.way == Way::Entered && job.line == ["/bin/calls"] {
+        let is_entered = self.way == Way::Entered || self.way.is_elfuse() && enters_always();
+        if is_entered && job.line == ["/bin/calls"] {
             input.insert_str(0, "entered\n");
         }
         let mut outcome = run_to_end(self.command(job, programs), &input, job.limit_secs);
@@ -415,4 +416,9 @@ fn inside_command(room: &Room, job: &Job, elfuse: &Path) -> Vec<OsString> {
     }
     line.extend(job.line.iter().map(OsString::from));
     line
+}
+
+/// `ELFUSE_ORACLE_ENTERED`: each way makes the calls of scripts as patched sites make them.
+fn enters_always() -> bool {
+    std::env::var_os("ELFUSE_ORACLE_ENTERED").is_some()
 }
