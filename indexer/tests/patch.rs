@@ -177,6 +177,19 @@ fn a_file_that_cannot_be_mapped_from_a_copy_gets_none() {
     }
 }
 
+#[test]
+fn code_that_is_said_to_be_longer_than_its_file_takes_no_memory_and_makes_no_copy() {
+    let mut bytes = snippets("endless.so");
+    let count = u16::from_le_bytes(bytes[56..58].try_into().unwrap());
+    let mut headers = (0..usize::from(count)).map(|i| 64 + 56 * i);
+    // The segment in front of the code, which is to be code as well. p_filesz: some petabytes.
+    let other = headers.find(|&at| bytes[at] == 1).unwrap();
+    bytes[other + 4] |= 1;
+    bytes[other + 38] = 0x77;
+    let analysis = patch::analyse(&bytes);
+    assert!(analysis.is_none_or(|analysis| analysis.copy(&[0; 32]).is_none()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 

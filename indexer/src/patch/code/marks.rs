@@ -88,7 +88,9 @@ impl Marks {
 /// Marks every address that may be gone to other than from the instruction before it.
 pub(in crate::patch) fn targets(image: &Image<'_>, layout: &Layout) -> Option<Marks> {
     let first = image.loads().find(Load::is_code)?;
-    let range = first.vaddr..first.vaddr.checked_add(first.file_len)?;
+    // A file may claim any length: of what it does not have there is nothing to mark.
+    let len = image.bytes_of(&first).len() as u64;
+    let range = first.vaddr..first.vaddr.checked_add(len)?;
     let mut marks = Marks::new(&range);
     for stretch in &layout.stretches {
         marks.set(stretch.start);
